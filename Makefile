@@ -1,0 +1,39 @@
+# Thin: .ci/setup.sh makes the environment, tests/ and .ci/notebooks.py check, .ci/docs.py builds the site.
+# Options go in ARGS, for instance: make demo ARGS="--port 8000"
+
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export GRADIO_ANALYTICS_ENABLED := False
+export TOKENIZERS_PARALLELISM := false
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+demo test docs bench notebooks: export HF_HUB_OFFLINE := 1
+demo test docs bench notebooks: export HF_DATASETS_OFFLINE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lab docs bench notebooks
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: ## make the environment in .venv (every target does this first; again when settings.ini changes)
+	@bash .ci/setup.sh
+
+demo: setup ## open the workbench in the browser, with the shipped model, offline
+	@$(BIN)/mvl-bench demo $(ARGS)
+
+lab: setup ## open JupyterLab at the tutorials
+	@$(BIN)/mvl-bench lab $(ARGS)
+
+test: setup ## check notebooks and library, run every notebook, run the tests
+	$(BIN)/python -m pytest -q tests/test_notebooks.py
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
+	$(BIN)/python -m pytest -q tests --ignore=tests/test_notebooks.py $(ARGS)
+
+notebooks: setup ## export, run and clean notebooks in place: make notebooks NB=nbs/10_masking.ipynb (default: all)
+	$(BIN)/python .ci/notebooks.py run $(NB)
+
+docs: setup ## build the site in _docs and check its links
+	$(BIN)/python .ci/docs.py $(ARGS)
+
+bench: setup ## measure speed beside references: make bench ARGS="--json bench.json"
+	$(BIN)/python tests/bench.py $(ARGS)

@@ -1,0 +1,2 @@
+"mvl_bench"
+__version__ = "0.1.0"

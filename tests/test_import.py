@@ -1,0 +1,119 @@
+"What only a fresh process shows: every module imports alone, in the order of its number, and loads no more than it needs."
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import notebooks
+import pytest
+
+LIBRARY = notebooks.ROOT / "mvl_bench"
+PACKAGE = LIBRARY.name
+UI = {"gradio", "ipywidgets", "anywidget"}
+UI_FROM = 50  # notebooks 5x are the apps; below, no module imports a UI package
+IMPORT_AND_LIST = """
+import sys, time
+start = time.perf_counter()
+import {module}
+seconds = time.perf_counter() - start
+import json
+print(json.dumps([seconds, sorted({{name.split(".")[0] for name in sys.modules}})]))
+"""
+
+
+def numbers():
+    "Number of the notebook that exports each module."
+    found = {}
+    for path in notebooks.notebooks():
+        module = notebooks.default_exp(json.loads(path.read_text(encoding="utf-8")))
+        if module:
+            found[module] = int(re.match(r"\d+", path.name)[0])
+    return found
+
+
+ORDER = numbers()
+MODULES = sorted(path.stem for path in LIBRARY.glob("*.py") if path.stem != "__init__")
+
+
+def imported(module, path=notebooks.ROOT):
+    "Seconds that `import module` takes in a fresh process, and the packages that it loads."
+    command = [sys.executable, "-c", IMPORT_AND_LIST.format(module=module)]
+    done = subprocess.run(command, cwd=path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"import {module}: {done.stderr}"
+    seconds, packages = json.loads(done.stdout.splitlines()[-1])
+    return seconds, set(packages)
+
+
+@pytest.fixture(scope="module")
+def every():
+    "Every module, each imported in a process of its own, two at a time."
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(MODULES, pool.map(lambda name: imported(f"{PACKAGE}.{name}"), MODULES)))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_imports_alone_and_loads_no_ui_package(every, module):
+    packages = every[module][1]
+    assert PACKAGE in packages
+    if ORDER.get(module, 0) < UI_FROM:
+        assert not packages & UI, f"{module} loads {packages & UI}"
+
+
+def test_the_package_alone_is_light():
+    seconds, packages = min(imported(PACKAGE) for _ in range(3))
+    print(f"import {PACKAGE}: {1000 * seconds:.1f} ms")
+    assert seconds < 0.5
+    assert not packages & (UI | {"torch", "numpy", "transformers", "matplotlib"})
+
+
+def imports(text):
+    "Modules of the package that a module's source imports, anywhere in it."
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = f"{PACKAGE}." * bool(node.level) + (node.module or "")
+            names = [base, *(f"{base.rstrip('.')}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        yield from (name.split(".")[1] for name in names if re.match(rf"{PACKAGE}\.\w", name))
+
+
+def against_the_order(module, text, order):
+    "Modules that `module` imports though their notebook does not come before its own."
+    return sorted({name for name in imports(text) if order.get(name, -1) >= order[module]})
+
+
+@pytest.mark.parametrize("module", sorted(ORDER))
+def test_module_imports_only_from_lower_numbers(module):
+    text = (LIBRARY / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+    assert against_the_order(module, text, ORDER) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from .late import f",
+        "from . import late",
+        "import mvl_bench.late",
+        "from mvl_bench import late",
+        "def g():\n    from mvl_bench.late import f",
+    ],
+)
+def test_an_import_against_the_order_is_found(line):
+    order = {"core": 0, "early": 10, "late": 20}
+    fine = "import torch\nfrom .core import Batch\nfrom mvl_bench.core import Masks\n"
+    assert against_the_order("early", fine, order) == []
+    assert against_the_order("early", fine + line, order) == ["late"]
+
+
+def test_a_broken_or_heavy_module_is_found(tmp_path):
+    (tmp_path / "broken.py").write_text("x = undefined")
+    (tmp_path / "gradio.py").write_text("")
+    (tmp_path / "heavy.py").write_text("import gradio")
+    with pytest.raises(AssertionError, match="NameError"):
+        imported("broken", tmp_path)
+    assert imported("heavy", tmp_path)[1] & UI == {"gradio"}
