@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['KINDS', 'mlm', 'recon', 'weigh']
 
-# %% ../nbs/22_losses.ipynb #0408565b
+# %% ../nbs/22_losses.ipynb #fef69d7c
 import torch.nn.functional as F
 from torch import Tensor
 
 from .core import UserError
 from .patches import normalize_patches
 
-# %% ../nbs/22_losses.ipynb #323fa19e
+# %% ../nbs/22_losses.ipynb #1c3910df
 def mlm(
     logits: Tensor,  # (k v) at the k hidden words
     labels: Tensor,  # (k) the words that were there
@@ -20,7 +20,7 @@ def mlm(
     "Masked language modeling: mean negative log-likelihood of the hidden words (2208.02131, section 3)."
     return F.cross_entropy(logits.float(), labels)
 
-# %% ../nbs/22_losses.ipynb #2629fe1d
+# %% ../nbs/22_losses.ipynb #b323370b
 KINDS = ("l1", "l2", "sse")
 
 
@@ -39,7 +39,7 @@ def recon(
         return error.abs().mean()
     return error.square().mean() * (3 if kind == "sse" else 1)
 
-# %% ../nbs/22_losses.ipynb #1c84faf1
+# %% ../nbs/22_losses.ipynb #087dc969
 def weigh(
     parts: dict[str, Tensor],  # name -> scalar
     weights: dict[str, float],  # name -> weight

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['hide_share', 'random_squares', 'random_words', 'Masking', 'without_text', 'without_image', 'by_hand']
 
-# %% ../nbs/10_masking.ipynb #ab0fbcd9
+# %% ../nbs/10_masking.ipynb #738bac9d
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,27 +14,29 @@ from torch import Tensor
 
 from .core import Batch, Masks, UserError, noise, view
 
-# %% ../nbs/10_masking.ipynb #1a1dcb67
+# %% ../nbs/10_masking.ipynb #bd126adf
 def hide_share(
     chance: Tensor,  # (b m) a number for each unit, from `noise`; the lowest are hidden
-    ratio: float,  # share of the units to hide, 0..1
+    ratio: float | Tensor,  # share of the units to hide, 0..1: one for all rows, or (b)
     allowed: Tensor | None = None,  # (b m) bool, units that may be hidden; None = all
 ) -> Tensor:  # (b m) bool, True = hidden
     "Hide `round(ratio * units)` of each row's allowed units, at least one if `ratio` > 0."
-    if not 0 <= ratio <= 1:
-        raise UserError(f"ratio {ratio} is not between 0 and 1")
+    ratio = torch.as_tensor(ratio, dtype=torch.float64)
+    if not ((ratio >= 0) & (ratio <= 1)).all():
+        raise UserError(f"ratio {ratio.tolist()} is not between 0 and 1")
     if allowed is None:
         allowed = torch.ones_like(chance, dtype=torch.bool)
     units = allowed.sum(1, keepdim=True)
-    count = (ratio * units).round().clamp_min(1 if ratio > 0 else 0)
+    ratio = ratio.reshape(-1, 1).to(chance.device)
+    count = (ratio * units).round().maximum((ratio > 0).double())
     rank = chance.masked_fill(~allowed, 2.0).argsort(1).argsort(1)
     return (rank < count) & allowed
 
-# %% ../nbs/10_masking.ipynb #0dc887ae
+# %% ../nbs/10_masking.ipynb #78a40ee1
 def random_squares(
     ids: Tensor,  # (b) sample ids
     grid: tuple[int, int],  # rows and columns of patches
-    ratio: float,  # share of the squares to hide, 0..1
+    ratio: float | Tensor,  # share of the squares to hide, 0..1: one for all rows, or (b)
     key: tuple,  # e.g. (seed, epoch)
     square: int = 1,  # side of a square, in patches
 ) -> Tensor:  # (b n) bool, True = hidden
@@ -46,10 +48,10 @@ def random_squares(
     spread = hidden.repeat_interleave(square, 1).repeat_interleave(square, 2)
     return spread[:, : grid[0], : grid[1]].reshape(len(ids), -1)
 
-# %% ../nbs/10_masking.ipynb #da382032
+# %% ../nbs/10_masking.ipynb #09e5dc6d
 def random_words(
     batch: Batch,
-    ratio: float,  # share of the words to hide, 0..1
+    ratio: float | Tensor,  # share of the words to hide, 0..1: one for all rows, or (b)
     key: tuple,  # e.g. (seed, epoch)
 ) -> Tensor:  # (b t) bool, True = hidden
     "Hide single words (tokens); padding and special tokens are never hidden."
@@ -58,7 +60,7 @@ def random_words(
     chance = noise((*key, "text"), batch.ids, batch.maskable.shape[1])
     return hide_share(chance.to(place.device).gather(1, place), ratio, batch.maskable)
 
-# %% ../nbs/10_masking.ipynb #0ab89e14
+# %% ../nbs/10_masking.ipynb #7c2f6b13
 @dataclass(frozen=True)
 class Masking:
     "How views of a batch are drawn: `masking(batch, key)` returns the views to train on."
@@ -69,9 +71,10 @@ class Masking:
     text_ratio: float = 0.3  # share of the words to hide
     at_once: bool = False  # False = one modality at a time (two views), True = both (one view)
     absent_ratio: float = 0.1  # share of rows in which the other modality is absent
+    vary: float = 0.0  # share of rows whose ratios are drawn anew, anywhere from 0 to 1
 
     def __post_init__(self):
-        for name in ("image_ratio", "text_ratio", "absent_ratio"):
+        for name in ("image_ratio", "text_ratio", "absent_ratio", "vary"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} {getattr(self, name)} is not between 0 and 1")
         if self.square < 1:
@@ -83,8 +86,9 @@ class Masking:
         key: tuple,  # e.g. (seed, epoch)
     ) -> tuple[Masks, ...]:
         "The views of `batch`: same key and samples, same views."
-        patches = random_squares(batch.ids, self.grid, self.image_ratio, key, self.square)
-        patches, words = patches.to(batch.ids.device), random_words(batch, self.text_ratio, key)
+        image_ratio, text_ratio = self.ratios(batch, key)
+        patches = random_squares(batch.ids, self.grid, image_ratio, key, self.square)
+        patches, words = patches.to(batch.ids.device), random_words(batch, text_ratio, key)
         n = self.grid[0] * self.grid[1]
         lots = noise((*key, "absent"), batch.ids, 2).to(batch.ids.device)
         if self.at_once:
@@ -96,7 +100,19 @@ class Masking:
         gone = lots < self.absent_ratio
         return without_text(picture, gone[:, 0]), without_image(caption, gone[:, 1])
 
-# %% ../nbs/10_masking.ipynb #e6046c6a
+    def ratios(
+        self, batch: Batch, key: tuple
+    ) -> list[Tensor]:  # (b) of the picture, (b) of the words
+        "Each row's ratios: the ones that are set, or drawn anew."
+        lots = noise((*key, "ratio"), batch.ids, 3)
+        anew = lots[:, 0] < self.vary
+        fixed = (self.image_ratio, self.text_ratio)
+        return [
+            torch.where(anew, lots[:, i + 1], torch.tensor(r, dtype=lots.dtype))
+            for i, r in enumerate(fixed)
+        ]
+
+# %% ../nbs/10_masking.ipynb #4d44dcae
 def without_text(
     masks: Masks,
     rows: Tensor | None = None,  # (b) bool, True = take the caption away; None = everywhere
@@ -120,7 +136,7 @@ def without_image(
         masks, has_image=masks.has_image & ~rows, image_mask=masks.image_mask & ~rows[:, None]
     )
 
-# %% ../nbs/10_masking.ipynb #06a8443c
+# %% ../nbs/10_masking.ipynb #ace6d19a
 def by_hand(
     batch: Batch,  # every row gets the same mask
     num_patches: int,  # patches of one picture

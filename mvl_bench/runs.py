@@ -6,7 +6,7 @@
 __all__ = ['STATE', 'Run', 'parse', 'with_settings', 'new_model', 'open_source', 'save_state', 'load_state', 'begin', 'read_run',
            'train', 'commit', 'Log', 'read_log']
 
-# %% ../nbs/46_runs.ipynb #6be2368b
+# %% ../nbs/46_runs.ipynb #ee1302a7
 import json
 import subprocess
 import time
@@ -14,17 +14,16 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from .checkpoints import MODELS, load, newest, save
-from .core import UserError, pick_device, seed_torch
+from .core import UserError, data_path, pick_device, seed_torch
 from .data import is_drawn, make_tokenizer, open_data
 from .pairs import batches
 from .training import TrainConfig, make_optimizer, train_steps
 
-# %% ../nbs/46_runs.ipynb #a15b5ba7
+# %% ../nbs/46_runs.ipynb #b64d33f6
 @dataclass(frozen=True)
 class Run:
     "One training run, complete: the same run, the same weights."
@@ -58,7 +57,7 @@ class Run:
                 f"preset {self.preset!r} is not one of {', '.join(MODELS[self.model][2])}"
             )
 
-# %% ../nbs/46_runs.ipynb #c242734c
+# %% ../nbs/46_runs.ipynb #b4366eb1
 def parse(
     text: str,  # what stands behind the =
     like,  # the value that it replaces
@@ -106,7 +105,7 @@ def with_settings(
     replace(presets[run.preset](), **run.changes)  # impossible values are refused here
     return run
 
-# %% ../nbs/46_runs.ipynb #51b7f776
+# %% ../nbs/46_runs.ipynb #38ee01cd
 def new_model(
     run: Run,
     source,  # the data, for its words
@@ -131,7 +130,7 @@ def open_source(run: Run):
     )
     return open_data(run.data, img_size, run.split, run.train.seed, **columns)
 
-# %% ../nbs/46_runs.ipynb #0de5dfa4
+# %% ../nbs/46_runs.ipynb #25ca005b
 STATE = "optimizer.safetensors"
 
 
@@ -211,7 +210,7 @@ def read_run(out: Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out} is no run folder: its run.json cannot be read") from error
 
-# %% ../nbs/46_runs.ipynb #f1c3975f
+# %% ../nbs/46_runs.ipynb #f516e648
 def train(
     run: Run,
     resume: bool = False,  # go on with the run in the folder
@@ -270,14 +269,21 @@ def train(
 
 def commit() -> str:
     "The commit of the checkout that trains, `+` if it differs from it; empty where there is none."
-    here = Path(__file__).resolve().parent
-    asked = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12"]
+    asked = [
+        "git",
+        "-C",
+        str(data_path().parent),
+        "describe",
+        "--always",
+        "--dirty=+",
+        "--abbrev=12",
+    ]
     try:
         return subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
-# %% ../nbs/46_runs.ipynb #5000b0fd
+# %% ../nbs/46_runs.ipynb #dd015961
 class Log:
     "The log of a run: a file of lines, TensorBoard, and a progress bar."
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainConfig', 'learning_rate', 'make_optimizer', 'precision', 'Step', 'update', 'train_steps']
 
-# %% ../nbs/40_training.ipynb #debbff8c
+# %% ../nbs/40_training.ipynb #18caa317
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .core import Batch, UserError, seed_torch
 from .losses import weigh
 
-# %% ../nbs/40_training.ipynb #1c433e9b
+# %% ../nbs/40_training.ipynb #8faf16fd
 @dataclass(frozen=True)
 class TrainConfig:
     "How long, how fast and how exactly to train."
@@ -29,7 +29,7 @@ class TrainConfig:
     steps: int = 2000  # updates of the weights
     batch_size: int = 32  # pairs in a pass
     accumulate: int = 1  # passes an update
-    lr: float = 2e-3  # highest learning rate
+    lr: float = 1e-3  # highest learning rate
     warmup: int = 100  # steps until it is reached
     weight_decay: float = 0.05  # on matrices only
     beta2: float = 0.98  # of AdamW
@@ -47,7 +47,7 @@ class TrainConfig:
         if self.precision not in ("fp32", "bf16"):
             raise UserError(f"precision {self.precision!r} is neither fp32 nor bf16")
 
-# %% ../nbs/40_training.ipynb #05f3e61f
+# %% ../nbs/40_training.ipynb #6a2985e6
 def learning_rate(
     step: int,  # counted from 0
     cfg: TrainConfig,
@@ -68,7 +68,7 @@ def make_optimizer(model: nn.Module, cfg: TrainConfig) -> torch.optim.AdamW:
     ]
     return torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, cfg.beta2), fused=True)
 
-# %% ../nbs/40_training.ipynb #0cd64250
+# %% ../nbs/40_training.ipynb #6c58d448
 @contextmanager
 def precision(
     device: torch.device,
@@ -85,7 +85,7 @@ def precision(
         else:
             yield
 
-# %% ../nbs/40_training.ipynb #4e2b2423
+# %% ../nbs/40_training.ipynb #c0477c0e
 class Step(NamedTuple):
     "What happened in one update."
 
