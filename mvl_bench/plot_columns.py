@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['four_columns']
 
-# %% ../nbs/13_plot_columns.ipynb #032b22c6
+# %% ../nbs/13_plot_columns.ipynb #76f3303d
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from mvl_bench.plot_words import (
@@ -28,6 +27,7 @@ from mvl_bench.plot_words import (
     wrap_text,
 )
 from mvl_bench.plots import (
+    Drawing,
     Ink,
     as_picture,
     enlarge,
@@ -39,7 +39,7 @@ from mvl_bench.plots import (
     theme,
 )
 
-# %% ../nbs/13_plot_columns.ipynb #55eaa51b
+# %% ../nbs/13_plot_columns.ipynb #259b52d7
 class _Page(NamedTuple):
     "A four-column figure while it is being drawn; lengths in points."
 
@@ -71,20 +71,20 @@ def _new_page(made, ink: Ink) -> _Page:
     cell = float(np.clip(112 * (wide / high) ** 0.5, 112, 160))
     shown = min(cell / wide, 180 / high)
     lefts = {name: 14 + i * (cell + 14) for i, name in enumerate(["given", "truth", *made.columns])}
-    figure = Figure(figsize=((max(lefts.values()) + cell + 14) / 72, 5))
+    figure = Drawing(figsize=((max(lefts.values()) + cell + 14) / 72, 5))
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set_axis_off()
     ax.set_xlim(0, figure.get_figwidth() * 72)
     return _Page(ax, ink, made, lefts, cell, (wide * shown, high * shown))
 
 
-def _close_page(page: _Page, y: float) -> Figure:
+def _close_page(page: _Page, y: float) -> Drawing:
     "Cut the page to the height that was used."
     page.ax.figure.set_figheight(y / 72)
     page.ax.set_ylim(y, 0)
     return page.ax.figure
 
-# %% ../nbs/13_plot_columns.ipynb #7635757f
+# %% ../nbs/13_plot_columns.ipynb #c0fb0dcc
 def _top(page: _Page, words: Sequence, y: float) -> float:
     "The caption as it is given, and over each column what it is."
     made, many = page.made, len(page.made.image_mask)
@@ -144,7 +144,7 @@ def _error_maps(page: _Page, y: float) -> float:
     error_scale(page.ax, (14, y + 16, page.cell, 6), page.ink)
     return y + page.size[1] + 9
 
-# %% ../nbs/13_plot_columns.ipynb #eb4f9671
+# %% ../nbs/13_plot_columns.ipynb #aa44d0a8
 def _scores(page: _Page, y: float, label: str, key: str, digits: int) -> float:
     "One line of figures, `error` or `nats`, each with its change against the column without."
     page.rule(y)
@@ -201,9 +201,11 @@ def _foot(page: _Page, y: float, numbers: bool) -> float:
             " statistics of the hidden patch used."
         )
     if made.hidden_words:
-        notes.append("✓ is the hidden word, ✗ a likeliest word that is not it.")
+        notes.append("✓ is the hidden word, ✗ a first choice that is wrong.")
     if numbers and "without" in made.columns:
-        notes.append("▼ less, ▲ more than without; less is better.")
+        notes.append(
+            "▼\N{NO-BREAK SPACE}less, ▲\N{NO-BREAK SPACE}more than without; less is better."
+        )
     if "edited" in made.columns:
         pixels = "pixels with the truth shown" if made.image_mask.any() else ""
         words = "words with the edited caption" if made.hidden_words else ""
@@ -214,14 +216,14 @@ def _foot(page: _Page, y: float, numbers: bool) -> float:
         y += 11
     return y + 16
 
-# %% ../nbs/13_plot_columns.ipynb #debed237
+# %% ../nbs/13_plot_columns.ipynb #e17ea5fa
 def four_columns(
     reconstruction,  # like `reconstruct.Reconstruction`
     words: Sequence | None = None,  # chips of the caption; None = one token a word
     numbers: bool = True,  # errors, nats and probabilities
     errors: bool = False,  # a map of the error of each patch under each picture
     dark: bool | None = None,  # None = as the theme around it
-) -> Figure:  # not one of pyplot's: show it, or hand it to `to_png`
+) -> Drawing:  # shows itself in a notebook; `to_png` makes a file of it
     "Draw what is given, the truth, and how each column fills in what is hidden."
     made = reconstruction
     with theme(dark) as ink:

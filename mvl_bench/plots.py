@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['LIGHT', 'DARK', 'HIDDEN', 'HATCH', 'LOSS_COLOURS', 'lock', 'Ink', 'theme', 'sheet', 'as_picture', 'enlarge', 'paint',
            'show_image', 'on_grid', 'hide_patches', 'show_masked', 'error_cells', 'error_scale', 'show_errors',
-           'to_png', 'to_image']
+           'to_png', 'to_image', 'Drawing']
 
-# %% ../nbs/11_plots.ipynb #db4cfc09
+# %% ../nbs/11_plots.ipynb #58192038
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ from matplotlib.patches import Rectangle
 
 from .core import UserError
 
-# %% ../nbs/11_plots.ipynb #aab09e62
+# %% ../nbs/11_plots.ipynb #959c4cdc
 class Ink(NamedTuple):
     "The colours of one theme."
 
@@ -82,7 +82,7 @@ def theme(
         finally:
             rcParams.update(before)
 
-# %% ../nbs/11_plots.ipynb #55563116
+# %% ../nbs/11_plots.ipynb #c33cf584
 @contextmanager
 def sheet(
     ax: Axes | None,
@@ -104,7 +104,7 @@ def sheet(
             ax.set(xlim=(0, wide), ylim=(high, 0))
         yield ax, ink
 
-# %% ../nbs/11_plots.ipynb #a41e2221
+# %% ../nbs/11_plots.ipynb #0a2544fb
 def as_picture(
     image,  # (h w 3) array or (3 h w) tensor, uint8 or float in 0..1
 ) -> np.ndarray:  # (h w 3) uint8
@@ -146,7 +146,7 @@ def show_image(
         paint(ax, enlarge(image), (0, 0, wide, high))
     return ax
 
-# %% ../nbs/11_plots.ipynb #aeadc819
+# %% ../nbs/11_plots.ipynb #6ccce226
 def on_grid(mask, shape: tuple[int, int], patch_size: int) -> np.ndarray:  # (rows columns)
     "A value for each patch, laid out as the patches lie; raises `UserError` if their number is wrong."
     mask, (rows, columns) = np.asarray(mask).ravel(), (side // patch_size for side in shape)
@@ -191,7 +191,7 @@ def show_masked(
         paint(ax, seen, (0, 0, wide, high))
     return ax
 
-# %% ../nbs/11_plots.ipynb #949f355b
+# %% ../nbs/11_plots.ipynb #c9b6ef11
 def _heat(errors: np.ndarray, ink: Ink) -> np.ndarray:
     "Colours of errors, 0 to 0.5; transparent where nothing is hidden."
     colours = colormaps[ink.heat](0.04 + 0.9 * np.clip(np.nan_to_num(errors) / 0.5, 0, 1))
@@ -241,7 +241,7 @@ def show_errors(
             error_scale(ax, (0, rows * 1.04, columns, rows * 0.04), ink)
     return ax
 
-# %% ../nbs/11_plots.ipynb #5399e6f7
+# %% ../nbs/11_plots.ipynb #4b0498c3
 def to_png(
     figure: Figure | Axes,
     dpi: float | None = None,  # dots an inch; None = the figure's own
@@ -260,3 +260,11 @@ def to_image(
 ) -> np.ndarray:  # (h w 3) uint8
     "A figure as a picture; the figure is closed."
     return (plt.imread(BytesIO(to_png(figure, dpi)))[..., :3] * 255 + 0.5).astype(np.uint8)
+
+
+class Drawing(Figure):
+    "A figure that shows itself in a notebook and that pyplot knows nothing of: for apps and their threads."
+
+    def _repr_png_(self) -> bytes:
+        "What a notebook shows."
+        return to_png(self)

@@ -9,9 +9,15 @@ import torch
 from mvl_bench import checkpoints
 from mvl_bench.core import Batch, Losses, UserError, view
 from mvl_bench.encoders import ImageEncoder
-from mvl_bench.losses import BEND, weigh
-from mvl_bench.masking import Masking, by_hand, random_squares, random_words
-from mvl_bench.masking import without_image, without_text
+from mvl_bench.losses import weigh
+from mvl_bench.masking import (
+    Masking,
+    by_hand,
+    random_squares,
+    random_words,
+    without_image,
+    without_text,
+)
 from mvl_bench.maskvlm import MaskVLM
 from mvl_bench.pairs import collate
 from mvl_bench.scenes import Scenes
@@ -29,7 +35,7 @@ VARIANTS = dict(
         "at_once": dict(at_once=True),
         "words only": dict(recon_weight=0.0),
         "pixels only": dict(mlm_weight=0.0),
-        "l1": dict(recon_kind="l1"),
+        "l1, ratios vary": dict(recon_kind="l1", vary=1.0),
         "sse": dict(recon_kind="sse"),
     }
 )
@@ -133,6 +139,7 @@ def check_finite(model, batch, views):
         assert all(a.isfinite().all() for a in answers)
         model.zero_grad()
         parts = model.losses(batch, (masks,)).parts
+        assert all(part.isfinite() for part in parts.values())
         if parts:
             weigh(parts, model.cfg.loss_weights).backward()
         grads = [p.grad for p in model.parameters() if p.grad is not None]
@@ -150,18 +157,20 @@ def check_gradients(model, batch, views, idle):
         assert reached != name.startswith(tuple(idle)), f"{name} reached: {reached}"
 
 
-def check_learns(model, batch, views, steps=120):
-    "One batch is learnt by heart: every loss falls below a third."
+def check_learns(model, batch, views, steps=80):
+    "One batch is learnt by heart: every loss falls below a sixth."
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0)
-    history = []
+    first = None
     for _ in range(steps):
         losses = model.losses(batch, views)
+        now = {name: part.item() for name, part in losses.parts.items()}
+        first = first or now
+        if all(now[name] < first[name] / 6 for name in first):
+            return
         weigh(losses.parts, model.cfg.loss_weights).backward()
         optimizer.step()
         optimizer.zero_grad()
-        history.append({name: part.item() for name, part in losses.parts.items()})
-    for name, first in history[0].items():
-        assert history[-1][name] < first / 3, f"{name}: {first:.3f} became {history[-1][name]:.3f}"
+    raise AssertionError(f"{first} became {now}")
 
 
 def scrambled(model, batch, masks):
@@ -239,9 +248,7 @@ def check_losses_repeat(model, batch, views):
 
 def pixel_error(error, kind):
     "The error of pixels by its name, written out."
-    size = error.abs()
-    bent = torch.where(size < BEND, size**2 / (2 * BEND), size - BEND / 2)
-    return dict(l1=size, l2=error**2, sse=3 * error**2, huber=bent)[kind].mean()
+    return dict(l1=error.abs(), l2=error**2, sse=3 * error**2)[kind].mean()
 
 
 @torch.no_grad()
@@ -369,17 +376,18 @@ def test_gathered_and_dense_models_agree(model):
                 torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-@torch.no_grad()
 def test_pairs_that_lack_a_side_are_answered(model):
-    whole, pairs = some_batch(), pairs_of()
+    pairs = pairs_of()
     lacking = [pairs[0], pairs[1]._replace(image=None), pairs[2]._replace(caption=None), *pairs[3:]]
     batch = collate(lacking, TOKENIZER, model.cfg.max_words)
-    views = model.cfg.masking()(batch, (0, 0))
-    check_finite(model, batch, (*views, view(batch, model.num_patches)))
-    assert all(found is None or found.isfinite().all() for found in model.features(batch))
-    told = model.features(replace(batch, images=whole.images, input_ids=whole.input_ids))
-    for a, b in zip(model.features(batch), told):  # what is absent is not looked at
-        assert a is None or a.equal(b)
+    nothing = view(batch, model.num_patches)
+    check_finite(model, batch, (*model.cfg.masking()(batch, (0, 0)), nothing))
+    other = scrambled(model, batch, nothing)
+    assert not other.images.equal(batch.images)
+    for a, b in zip(
+        model.features(batch), model.features(other)
+    ):  # what is absent is not looked at
+        assert a is None or (a.equal(b) and a.isfinite().all())
 
 
 # ---- planted faults
@@ -403,7 +411,7 @@ class Blind(MaskVLM):
 class BlindLoss(MaskVLM):
     def losses(self, batch, views, key=()):
         found = super().losses(batch, views, key)
-        bad = 0 / torch.tensor(float(not any(v.image_mask.all(1).any() for v in views)))
+        bad = torch.nan if any(v.image_mask.all(1).any() for v in views) else 0
         return found._replace(parts={name: part + bad for name, part in found.parts.items()})
 
 
@@ -488,10 +496,14 @@ class MeanOfViews(MaskVLM):
 
 
 class Peeks(ImageEncoder):
-    "The dense way without its mask of keys."
+    "Looks at hidden patches in the dense way."
 
-    def run(self, x, keys=None):
-        return super().run(x)
+    def forward(self, images, hidden=None, way="gather"):
+        if way != "dense":
+            return super().forward(images, hidden, way)
+        return (
+            self.run(self.embed(images)) * ~torch.cat([hidden[:, :1] & False, hidden], 1)[..., None]
+        )
 
 
 FAULTS = [
@@ -653,6 +665,15 @@ def test_a_ratio_outside_is_refused(ratio):
     ):
         with pytest.raises(UserError, match="between 0 and 1"):
             hide()
+
+
+@pytest.mark.parametrize("name", checkpoints.MODELS)
+def test_the_config_reaches_the_masking(name):
+    cfg = small(name).cfg
+    shared = {f.name for f in fields(cfg)} & {f.name for f in fields(Masking)} - {"grid"}
+    for option in shared:
+        value = True if option == "at_once" else 0.37
+        assert getattr(replace(cfg, **{option: value}).masking(), option) == value, option
 
 
 def test_faulty_masking_is_found():
