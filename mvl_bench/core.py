@@ -6,7 +6,7 @@
 __all__ = ['UserError', 'Batch', 'Pair', 'Masks', 'view', 'Output', 'Features', 'Losses', 'noise', 'seed_torch', 'data_path',
            'pick_device']
 
-# %% ../nbs/00_core.ipynb #8754b6ec
+# %% ../nbs/00_core.ipynb #73a611cc
 import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# %% ../nbs/00_core.ipynb #26c5a628
+# %% ../nbs/00_core.ipynb #14f0b0ee
 class UserError(ValueError):
     "A mistake that the user can mend; the message is one sentence with the value and the rule."
 
-# %% ../nbs/00_core.ipynb #7363c370
+# %% ../nbs/00_core.ipynb #c1368575
 @dataclass(frozen=True)
 class Batch:
     "Pictures and captions side by side; every field has one row a pair."
@@ -45,7 +45,7 @@ class Batch:
         "Some rows of the batch, in the order asked for."
         return Batch(*(getattr(self, f.name)[index] for f in fields(self)))
 
-# %% ../nbs/00_core.ipynb #757e2213
+# %% ../nbs/00_core.ipynb #7db66fd5
 class Pair(NamedTuple):
     "One picture with one caption."
 
@@ -54,7 +54,7 @@ class Pair(NamedTuple):
     id: int  # this sample; chance depends on it
     item: int  # what it is about; captions of one picture share it
 
-# %% ../nbs/00_core.ipynb #20842140
+# %% ../nbs/00_core.ipynb #ad6c2a81
 @dataclass(frozen=True)
 class Masks:
     "One view of a batch: what is hidden in it and what is absent from it."
@@ -77,7 +77,7 @@ class Masks:
         chosen = {f.name: getattr(self, f.name) for f in fields(self)}
         return Masks(**{k: v if v is None else v[index] for k, v in chosen.items()})
 
-# %% ../nbs/00_core.ipynb #0e3e21e4
+# %% ../nbs/00_core.ipynb #d81d65ae
 def view(
     batch: Batch,
     num_patches: int,  # patches of one picture
@@ -97,7 +97,7 @@ def view(
         batch.has_text,
     )
 
-# %% ../nbs/00_core.ipynb #e1083ddc
+# %% ../nbs/00_core.ipynb #523d94ba
 class Output(NamedTuple):
     "What a model fills in for one view."
 
@@ -127,7 +127,7 @@ class Losses(NamedTuple):
     counts: dict[str, int]  # name -> hidden units the mean was taken over
     carry: object = None  # what `model.after_step` needs
 
-# %% ../nbs/00_core.ipynb #092cb242
+# %% ../nbs/00_core.ipynb #110bf985
 def _mix(x: np.ndarray) -> np.ndarray:
     "SplitMix64: every input bit moves about half of the output bits."
     x = x + np.uint64(0x9E3779B97F4A7C15)
@@ -151,12 +151,12 @@ def noise(
         cells = _mix(rows[:, None] ^ _mix(np.arange(size, dtype=np.uint64)))
     return torch.from_numpy((cells >> np.uint64(11)) * 2.0**-53)
 
-# %% ../nbs/00_core.ipynb #5e93b389
+# %% ../nbs/00_core.ipynb #d7ec7a53
 def seed_torch(*key) -> None:  # whole numbers, e.g. seed, step
     "Seed torch's global generator from several numbers at once."
     torch.manual_seed(int(noise(key, torch.zeros(1), 1).item() * 2**53))
 
-# %% ../nbs/00_core.ipynb #37ad1646
+# %% ../nbs/00_core.ipynb #988d6028
 def data_path(*parts: str) -> Path:  # e.g. "checkpoints", "maskvlm-tiny"
     "Path of a shipped file: in the checkout's `data/`, or in the installed package."
     here = Path(__file__).resolve().parent

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['is_drawn', 'open_data', 'make_tokenizer']
 
-# %% ../nbs/05_data.ipynb #8cfa12f8
+# %% ../nbs/05_data.ipynb #7867de72
 from itertools import islice
 
 from .pairs import open_pairs
 from .scenes import Scenes
 from .text import piece_tokenizer, word_tokenizer
 
-# %% ../nbs/05_data.ipynb #e6462304
+# %% ../nbs/05_data.ipynb #09f7754d
 def is_drawn(
     spec: str,  # name of the data
 ) -> bool:
@@ -39,7 +39,7 @@ def make_tokenizer(
     vocab_size: int = 4096,  # tokens at most, for data that is not drawn
 ):
     "The tokenizer that fits: every word of a drawn world, word pieces for written captions."
-    captions = islice(source.captions(), 20_000 if isinstance(source, Scenes) else 200_000)
+    captions = islice(source.captions(), 6_000 if isinstance(source, Scenes) else 200_000)
     return (
         word_tokenizer(captions)
         if isinstance(source, Scenes)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['hide_share', 'random_squares', 'random_words', 'Masking', 'without_text', 'without_image', 'by_hand']
 
-# %% ../nbs/10_masking.ipynb #738bac9d
+# %% ../nbs/10_masking.ipynb #7fef5f2e
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .core import Batch, Masks, UserError, noise, view
 
-# %% ../nbs/10_masking.ipynb #bd126adf
+# %% ../nbs/10_masking.ipynb #ff0271f8
 def hide_share(
     chance: Tensor,  # (b m) a number for each unit, from `noise`; the lowest are hidden
     ratio: float | Tensor,  # share of the units to hide, 0..1: one for all rows, or (b)
@@ -32,7 +32,7 @@ def hide_share(
     rank = chance.masked_fill(~allowed, 2.0).argsort(1).argsort(1)
     return (rank < count) & allowed
 
-# %% ../nbs/10_masking.ipynb #78a40ee1
+# %% ../nbs/10_masking.ipynb #6e3dfbf1
 def random_squares(
     ids: Tensor,  # (b) sample ids
     grid: tuple[int, int],  # rows and columns of patches
@@ -48,7 +48,7 @@ def random_squares(
     spread = hidden.repeat_interleave(square, 1).repeat_interleave(square, 2)
     return spread[:, : grid[0], : grid[1]].reshape(len(ids), -1)
 
-# %% ../nbs/10_masking.ipynb #09e5dc6d
+# %% ../nbs/10_masking.ipynb #7814bc44
 def random_words(
     batch: Batch,
     ratio: float | Tensor,  # share of the words to hide, 0..1: one for all rows, or (b)
@@ -60,7 +60,7 @@ def random_words(
     chance = noise((*key, "text"), batch.ids, batch.maskable.shape[1])
     return hide_share(chance.to(place.device).gather(1, place), ratio, batch.maskable)
 
-# %% ../nbs/10_masking.ipynb #7c2f6b13
+# %% ../nbs/10_masking.ipynb #fcd6346d
 @dataclass(frozen=True)
 class Masking:
     "How views of a batch are drawn: `masking(batch, key)` returns the views to train on."
@@ -71,7 +71,9 @@ class Masking:
     text_ratio: float = 0.3  # share of the words to hide
     at_once: bool = False  # False = one modality at a time (two views), True = both (one view)
     absent_ratio: float = 0.1  # share of rows in which the other modality is absent
-    vary: float = 0.0  # share of rows whose ratios are drawn anew, anywhere from 0 to 1
+    vary: float = (
+        0.0  # share of rows whose ratios (0 to 1) and square (1 to half of the grid) are drawn anew
+    )
 
     def __post_init__(self):
         for name in ("image_ratio", "text_ratio", "absent_ratio", "vary"):
@@ -87,8 +89,8 @@ class Masking:
     ) -> tuple[Masks, ...]:
         "The views of `batch`: same key and samples, same views."
         image_ratio, text_ratio = self.ratios(batch, key)
-        patches = random_squares(batch.ids, self.grid, image_ratio, key, self.square)
-        patches, words = patches.to(batch.ids.device), random_words(batch, text_ratio, key)
+        patches = self.squares(batch, image_ratio, key).to(batch.ids.device)
+        words = random_words(batch, text_ratio, key)
         n = self.grid[0] * self.grid[1]
         lots = noise((*key, "absent"), batch.ids, 2).to(batch.ids.device)
         if self.at_once:
@@ -99,6 +101,16 @@ class Masking:
         picture, caption = view(batch, n, image_mask=patches), view(batch, n, text_mask=words)
         gone = lots < self.absent_ratio
         return without_text(picture, gone[:, 0]), without_image(caption, gone[:, 1])
+
+    def squares(self, batch: Batch, ratio: Tensor, key: tuple) -> Tensor:  # (b n) bool
+        "Hidden squares of the side that is set, or of one drawn anew."
+        lots, largest = noise((*key, "ratio"), batch.ids, 4), max(1, min(self.grid) // 2)
+        sides = torch.where(lots[:, 0] < self.vary, (lots[:, 3] * largest).long() + 1, self.square)
+        hidden = torch.zeros(len(batch), self.grid[0] * self.grid[1], dtype=torch.bool)
+        for side in sides.unique().tolist():
+            rows = sides == side
+            hidden[rows] = random_squares(batch.ids[rows], self.grid, ratio[rows], key, side)
+        return hidden
 
     def ratios(
         self, batch: Batch, key: tuple
@@ -112,7 +124,7 @@ class Masking:
             for i, r in enumerate(fixed)
         ]
 
-# %% ../nbs/10_masking.ipynb #4d44dcae
+# %% ../nbs/10_masking.ipynb #92cd8c10
 def without_text(
     masks: Masks,
     rows: Tensor | None = None,  # (b) bool, True = take the caption away; None = everywhere
@@ -136,7 +148,7 @@ def without_image(
         masks, has_image=masks.has_image & ~rows, image_mask=masks.image_mask & ~rows[:, None]
     )
 
-# %% ../nbs/10_masking.ipynb #ace6d19a
+# %% ../nbs/10_masking.ipynb #1a9413a5
 def by_hand(
     batch: Batch,  # every row gets the same mask
     num_patches: int,  # patches of one picture

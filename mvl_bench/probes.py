@@ -6,9 +6,9 @@
 __all__ = ['PALETTE', 'Question', 'questions', 'nearest_colour', 'paint', 'probe_objects', 'word_position', 'probe_words',
            'probe_edits', 'evaluate_probes']
 
-# %% ../nbs/47_probes.ipynb #e59603be
+# %% ../nbs/47_probes.ipynb #8dd2f127
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .baselines import background, count_baselines, mean_colour
 from .core import Batch, Masks, Pair, view
-from .masking import without_image, without_text
+from .masking import without_text
 from .metrics import partners, ratio_intervals
 from .pairs import collate
 from .patches import patchify, touched, unpatchify
@@ -24,7 +24,7 @@ from .scenes import Scene, Scenes, caption, draw, edit, kept_out, object_masks, 
 from .text import chips
 from .things import COLOURS, SHAPES, box, stickers
 
-# %% ../nbs/47_probes.ipynb #50f6c6c9
+# %% ../nbs/47_probes.ipynb #52095bd9
 @dataclass(frozen=True)
 class Question:
     "One object of one scene, hidden."
@@ -56,7 +56,7 @@ def _novel(scene: Scene) -> int:
     "The thing whose combination is kept from training."
     return next(i for i, thing in enumerate(scene.things) if kept_out(thing))
 
-# %% ../nbs/47_probes.ipynb #6537e7c6
+# %% ../nbs/47_probes.ipynb #2793dd2e
 PALETTE = torch.tensor(list(COLOURS.values())) / 255  # (8 3)
 
 
@@ -149,7 +149,7 @@ def _share(right: Tensor) -> float | None:
     "Share of right answers; None where nothing was asked."
     return right.double().mean().item() if len(right) else None
 
-# %% ../nbs/47_probes.ipynb #9724dd1f
+# %% ../nbs/47_probes.ipynb #2943c7af
 def word_position(
     model,
     scene: Scene,
@@ -206,7 +206,7 @@ def _read(pairs: list[Pair], model, where: Tensor) -> float:
 
     return _share(torch.cat(_batched(model, pairs, run)))
 
-# %% ../nbs/47_probes.ipynb #81f3808b
+# %% ../nbs/47_probes.ipynb #208b05b2
 @torch.inference_mode()
 def probe_edits(model, asked: list[Question], limit: int = 200) -> dict:
     "Whether a hidden shape takes the colour that the caption is edited to, and how far the rest of the picture changes."

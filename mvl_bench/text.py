@@ -6,7 +6,7 @@
 __all__ = ['SPECIAL', 'word_tokenizer', 'piece_tokenizer', 'load_tokenizer', 'Encoded', 'encode', 'Chip', 'chips', 'cut_off',
            'plain', 'positions_of']
 
-# %% ../nbs/01_text.ipynb #2a56eb1e
+# %% ../nbs/01_text.ipynb #9aead775
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -28,7 +28,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from .core import UserError
 
-# %% ../nbs/01_text.ipynb #15492b35
+# %% ../nbs/01_text.ipynb #db4e9392
 SPECIAL = dict(
     pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
 )
@@ -56,7 +56,7 @@ def word_tokenizer(
     tokenizer.train_from_iterator(captions, trainer)
     return _wrap(tokenizer)
 
-# %% ../nbs/01_text.ipynb #52224bac
+# %% ../nbs/01_text.ipynb #7108fe27
 def piece_tokenizer(
     captions: Iterable[str],
     vocab_size: int = 4096,  # tokens at most
@@ -73,7 +73,7 @@ def piece_tokenizer(
     tokenizer.train_from_iterator(captions, trainer)
     return _wrap(tokenizer)
 
-# %% ../nbs/01_text.ipynb #77edc874
+# %% ../nbs/01_text.ipynb #bbb3baf7
 def load_tokenizer(
     name: str | Path,  # a folder or a Hub id
 ):
@@ -88,7 +88,7 @@ def load_tokenizer(
         raise UserError(f"tokenizer {str(name)!r} has no mask token, so no word could be hidden")
     return tokenizer
 
-# %% ../nbs/01_text.ipynb #f47fa7be
+# %% ../nbs/01_text.ipynb #18709fef
 class Encoded(NamedTuple):
     "Captions as padded token ids."
 
@@ -114,7 +114,7 @@ def encode(
     special = torch.tensor(rows["special_tokens_mask"]).bool()
     return Encoded(ids, real, ~special & real.bool())
 
-# %% ../nbs/01_text.ipynb #d7ed5a51
+# %% ../nbs/01_text.ipynb #3083607d
 class Chip(NamedTuple):
     "One token as a person sees it: where it stands in the ids and in the caption."
 
@@ -139,7 +139,7 @@ def chips(
         if end > start
     ]
 
-# %% ../nbs/01_text.ipynb #89f09543
+# %% ../nbs/01_text.ipynb #eaa5ffa6
 def cut_off(
     tokenizer: PreTrainedTokenizerFast,
     caption: str,
@@ -150,7 +150,7 @@ def cut_off(
     whole = chips(tokenizer, caption, len(caption) + 8)
     return caption[whole[len(kept)].start :] if len(kept) < len(whole) else ""
 
-# %% ../nbs/01_text.ipynb #a978b685
+# %% ../nbs/01_text.ipynb #3fdc16b0
 def plain(word: str) -> str:
     "A word in lower case, without accents and outer punctuation."
     bare = "".join(

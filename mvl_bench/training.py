@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainConfig', 'learning_rate', 'make_optimizer', 'precision', 'Step', 'update', 'train_steps']
 
-# %% ../nbs/40_training.ipynb #18caa317
+# %% ../nbs/40_training.ipynb #3fdedb4d
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .core import Batch, UserError, seed_torch
 from .losses import weigh
 
-# %% ../nbs/40_training.ipynb #8faf16fd
+# %% ../nbs/40_training.ipynb #05e3ade6
 @dataclass(frozen=True)
 class TrainConfig:
     "How long, how fast and how exactly to train."
@@ -42,12 +42,16 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} {getattr(self, name)} is under 1")
         for name in ("lr", "grad_clip"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} {getattr(self, name)} is not above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{name} {getattr(self, name)} is not a number above 0")
+        if not 0 <= self.weight_decay < math.inf or self.warmup < 0:
+            raise UserError(f"weight_decay {self.weight_decay} or warmup {self.warmup} is under 0")
+        if not 0 <= self.beta2 < 1:
+            raise UserError(f"beta2 {self.beta2} is not between 0 and 1")
         if self.precision not in ("fp32", "bf16"):
             raise UserError(f"precision {self.precision!r} is neither fp32 nor bf16")
 
-# %% ../nbs/40_training.ipynb #6a2985e6
+# %% ../nbs/40_training.ipynb #f7f64b10
 def learning_rate(
     step: int,  # counted from 0
     cfg: TrainConfig,
@@ -68,7 +72,7 @@ def make_optimizer(model: nn.Module, cfg: TrainConfig) -> torch.optim.AdamW:
     ]
     return torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, cfg.beta2), fused=True)
 
-# %% ../nbs/40_training.ipynb #6c58d448
+# %% ../nbs/40_training.ipynb #0a766c60
 @contextmanager
 def precision(
     device: torch.device,
@@ -85,7 +89,7 @@ def precision(
         else:
             yield
 
-# %% ../nbs/40_training.ipynb #c0477c0e
+# %% ../nbs/40_training.ipynb #66dd8c53
 class Step(NamedTuple):
     "What happened in one update."
 

@@ -85,23 +85,40 @@ function heat(errors, grid) {
     style: { 'grid-area': place(i, grid[1]), '--error': error } }));
   return make('div', { class: 'mb-pic mb-heat', style: sides(grid) }, ...cells);
 }
-function column({ name, title, beside, picture, patches, errors, error, nats, guesses, truth }, { grid, base }) {
-  const told = list(beside).map(([text, changed]) => make(changed ? 'mark' : 'span', {}, text));
-  const same = name === 'without' ? { error: null, nats: null } : base;
+function titles({ columns, hidden_words: words, said }) {  // for each column its title, and what the model sees there
+  const patches = list(columns.with.patches).length, hidden = new Set(words);
+  const own = new Map(said.with), text = (part) => [[part, false]];
+  const quote = (name) => said[name].map(([i, word]) => (hidden.has(i) && name !== 'wrong' ? ['▢▢▢', false]
+    : [word, name === 'edited' && own.get(i) !== word]));
+  const edited = ['with your edit', columns.edited.picture ? quote('edited') : text('Change a word under “Your edit”.')];
+  if (words.length && !patches) return { with: ['with the picture', text('the whole picture')], edited,
+    without: ['without it', text('only the rest of the caption')], wrong: ['with a wrong picture', text('the picture of another pair')] };
+  if (words.length) return { with: ['with the other side', quote('with')], edited,
+    without: ['without it', text('only the rest of the same side')], wrong: ['with a wrong one', quote('wrong')] };
+  return { with: ['with the caption', quote('with')], edited,
+    without: ['without it', text('only the rest of the picture')], wrong: ['with a wrong caption', quote('wrong')] };
+}
+function column(name, { picture, patches, errors, error, nats, guesses, truth }, [title, beside], { grid, columns: { without } }) {
+  const told = beside.map(([text, changed]) => make(changed ? 'mark' : 'span', {}, text));
+  const base = name === 'with' || name === 'wrong' ? without : { error: null, nats: null };  // an edit has another truth
   return make('figure', { class: `mb-column mb-${name}` },
-    make('figcaption', {}, make('b', {}, title), ...told.flatMap((part, i) => (i ? [' ', part] : [part]))),
+    make('figcaption', {}, make('b', {}, title), ...told.flatMap((part, i) => (i && part.textContent !== ',' ? [' ', part] : [part]))),
     make('div', { class: picture ? 'mb-pic' : 'mb-pic mb-none', style: sides(grid) },
-      picture ? make('img', { src: picture, alt: `the picture ${title}` }) : null, ...outline(list(patches), grid)),
+      picture ? make('img', { src: picture, alt: `the picture ${title}` }) : null, ...(picture ? outline(list(patches), grid) : [])),
     make('div', { class: 'mb-guesses' }, ...list(guesses).map(guess)),
-    make('div', { class: 'mb-scores mb-number' }, heat(errors, grid), score('mean error', error, same.error, 3),
-      score('nats a word', nats, same.nats, 2)),
+    make('div', { class: 'mb-scores mb-number' }, ...[heat(errors, grid), score('mean error', error, base.error, 3),
+      score('nats a word', nats, base.nats, 2)].filter(Boolean)),
     make('div', { class: 'mb-truth' }, ...(truth ? [make('img', { src: truth[1], alt: '' }), truth[0]] : [])));
+}
+function columns(value) {
+  const about = titles(value);
+  return make('div', { class: 'mb-columns' }, ...Object.entries(value.columns).map(([name, found]) => column(name, found, about[name], value)));
 }
 
 // ---- what is shown, and what a person does -----------------------------------------------------------------------------
 function show() {
   const value = props.value;
-  if (value?.columns) host.replaceChildren(make('div', { class: 'mb-columns' }, ...value.columns.map((c) => column(c, value))));
+  if (value?.columns) host.replaceChildren(columns(value));
   else if (value?.cards) host.replaceChildren(make('div', { class: 'mb-cards' }, ...value.cards.map(([src, text], i) =>
     make('button', { type: 'button', 'data-card': i }, make('img', { src, alt: '' }), make('span', {}, text)))));
   else if (value?.view) {
