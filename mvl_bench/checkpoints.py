@@ -6,7 +6,7 @@
 __all__ = ['MODELS', 'SHIPPED', 'MANIFEST', 'write_folder', 'recover', 'check_folder', 'save', 'card', 'newest', 'find', 'load',
            'read_config', 'fit']
 
-# %% ../nbs/32_checkpoints.ipynb #f2453379
+# %% ../nbs/32_checkpoints.ipynb #f2f5f7c4
 import hashlib
 import json
 import os
@@ -26,11 +26,11 @@ from .maskvlm import PRESETS as MASKVLM_PRESETS
 from .maskvlm import MaskVLM, MaskVLMConfig
 from .text import load_tokenizer
 
-# %% ../nbs/32_checkpoints.ipynb #c627e3fd
+# %% ../nbs/32_checkpoints.ipynb #d2127c4d
 MODELS = dict(maskvlm=(MaskVLM, MaskVLMConfig, MASKVLM_PRESETS))  # name -> class, config, presets
 SHIPPED = {name: data_path("checkpoints", name) for name in ("maskvlm-tiny",)}
 
-# %% ../nbs/32_checkpoints.ipynb #a4d9acbb
+# %% ../nbs/32_checkpoints.ipynb #aa12c2a8
 MANIFEST = "manifest.json"
 
 
@@ -106,7 +106,7 @@ def check_folder(path: Path) -> None:
         if _hash(path / name) != expected:
             raise UserError(f"checkpoint {path} is damaged: {name} is not what was written")
 
-# %% ../nbs/32_checkpoints.ipynb #726af37e
+# %% ../nbs/32_checkpoints.ipynb #d0984aff
 def save(
     model: nn.Module,  # with `cfg`
     tokenizer,
@@ -159,7 +159,7 @@ def card(
     head = f"# {about['model']}\n\nA checkpoint of mvl_bench ({size}). Weights, decoder and heads included.\n\n{use}\n"
     return head + "\n".join(["| | |", "| --- | --- |", *rows]) + "\n" + "".join(scores)
 
-# %% ../nbs/32_checkpoints.ipynb #6c1f1c7e
+# %% ../nbs/32_checkpoints.ipynb #a432173e
 def newest(
     run: Path,  # a run folder
 ) -> Path | None:
@@ -226,7 +226,7 @@ def load(
     model.tokenizer, model.facts = load_tokenizer(path), about.get("facts", {})
     return model.to(device).eval()
 
-# %% ../nbs/32_checkpoints.ipynb #fa465ea2
+# %% ../nbs/32_checkpoints.ipynb #2a0338ad
 def read_config(
     config: type,  # a config class
     values: dict,  # from JSON

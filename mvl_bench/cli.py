@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['parser', 'do_train', 'do_evaluate', 'do_reconstruct', 'do_demo', 'do_lab', 'main']
 
-# %% ../nbs/53_cli.ipynb #b9025390
+# %% ../nbs/53_cli.ipynb #a87f1374
 import argparse
 import contextlib
 import json
@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-# %% ../nbs/53_cli.ipynb #cb1bf027
+# %% ../nbs/53_cli.ipynb #be0bd946
 def parser() -> argparse.ArgumentParser:
     "All commands with their flags."
     top = argparse.ArgumentParser(
@@ -117,7 +117,7 @@ def _add_apps(commands) -> None:
     one.add_argument("--out", required=True, metavar="FILE.png", help="the figure")
     one.add_argument("--json", metavar="FILE", help="errors and word chances as JSON")
 
-# %% ../nbs/53_cli.ipynb #a9dcbbc9
+# %% ../nbs/53_cli.ipynb #246dfd21
 def do_train(asked) -> None:
     "Train and say where the checkpoint is."
     from mvl_bench.runs import train
@@ -258,7 +258,7 @@ def _write_json(path: str | None, content: dict) -> None:
     if path:
         _write(path, json.dumps(content, indent=1).encode())
 
-# %% ../nbs/53_cli.ipynb #b1034522
+# %% ../nbs/53_cli.ipynb #9b045d85
 def main(
     words: list[str] | None = None,  # the command line; None = what the shell was given
 ) -> int:  # 0, or 2 after a user's mistake

@@ -6,7 +6,7 @@
 __all__ = ['STATE', 'new_model', 'open_source', 'save_state', 'load_state', 'begin', 'read_run', 'train', 'commit', 'Log',
            'read_log']
 
-# %% ../nbs/46_runs.ipynb #6680c397
+# %% ../nbs/46_runs.ipynb #aa6e6237
 import json
 import subprocess
 import time
@@ -24,7 +24,7 @@ from .pairs import batches
 from .settings import Run, command
 from .training import TrainConfig, make_optimizer, train_steps
 
-# %% ../nbs/46_runs.ipynb #ca7d6e51
+# %% ../nbs/46_runs.ipynb #4a9488cf
 def new_model(
     run: Run,
     source,  # the data, for its words
@@ -55,7 +55,7 @@ def open_source(run: Run):
     )
     return open_data(run.data, img_size, run.split, run.train.seed, **columns)
 
-# %% ../nbs/46_runs.ipynb #b7a778c2
+# %% ../nbs/46_runs.ipynb #bf07dbc9
 STATE = "optimizer.safetensors"
 
 
@@ -135,7 +135,7 @@ def read_run(out: Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out} is no run folder: its run.json cannot be read") from error
 
-# %% ../nbs/46_runs.ipynb #4562b5a2
+# %% ../nbs/46_runs.ipynb #916d5719
 def train(
     run: Run,
     resume: bool = False,  # go on with the run in the folder
@@ -211,7 +211,7 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
-# %% ../nbs/46_runs.ipynb #09b3ec41
+# %% ../nbs/46_runs.ipynb #43358e38
 class Log:
     "The log of a run: a file of lines, TensorBoard, and a progress bar."
 

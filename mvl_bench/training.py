@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainConfig', 'learning_rate', 'make_optimizer', 'precision', 'Step', 'update', 'train_steps']
 
-# %% ../nbs/40_training.ipynb #3fdedb4d
+# %% ../nbs/40_training.ipynb #3c719bcc
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .core import Batch, UserError, seed_torch
 from .losses import weigh
 
-# %% ../nbs/40_training.ipynb #05e3ade6
+# %% ../nbs/40_training.ipynb #7215c7fe
 @dataclass(frozen=True)
 class TrainConfig:
     "How long, how fast and how exactly to train."
@@ -51,7 +51,7 @@ class TrainConfig:
         if self.precision not in ("fp32", "bf16"):
             raise UserError(f"precision {self.precision!r} is neither fp32 nor bf16")
 
-# %% ../nbs/40_training.ipynb #f7f64b10
+# %% ../nbs/40_training.ipynb #2f840625
 def learning_rate(
     step: int,  # counted from 0
     cfg: TrainConfig,
@@ -72,7 +72,7 @@ def make_optimizer(model: nn.Module, cfg: TrainConfig) -> torch.optim.AdamW:
     ]
     return torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, cfg.beta2), fused=True)
 
-# %% ../nbs/40_training.ipynb #0a766c60
+# %% ../nbs/40_training.ipynb #a5149d6a
 @contextmanager
 def precision(
     device: torch.device,
@@ -89,7 +89,7 @@ def precision(
         else:
             yield
 
-# %% ../nbs/40_training.ipynb #66dd8c53
+# %% ../nbs/40_training.ipynb #2c25f849
 class Step(NamedTuple):
     "What happened in one update."
 
