@@ -6,7 +6,7 @@
 __all__ = ['partners', 'ratio_intervals', 'conditions', 'surprise', 'per_row', 'score_batch', 'first_pairs',
            'evaluate_reconstruction', 'summarise']
 
-# %% ../nbs/45_metrics.ipynb #c85c31b3
+# %% ../nbs/45_metrics.ipynb #840f1f52
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ from .masking import without_image, without_text
 from .pairs import collate
 from .patches import patchify
 
-# %% ../nbs/45_metrics.ipynb #a1090490
+# %% ../nbs/45_metrics.ipynb #baa69e64
 def partners(
     items: Tensor,  # (n) what each pair is about
     seed: int = 0,
@@ -36,7 +36,7 @@ def partners(
                 break
     return wrong
 
-# %% ../nbs/45_metrics.ipynb #76f0d58a
+# %% ../nbs/45_metrics.ipynb #c8926899
 def ratio_intervals(
     sums: dict[str, np.ndarray],  # condition -> (n) summed error of each pair
     counts: np.ndarray,  # (n) units the error was summed over
@@ -55,7 +55,7 @@ def ratio_intervals(
         "ci": {name: np.percentile(values, [2.5, 97.5]).tolist() for name, values in again.items()},
     }
 
-# %% ../nbs/45_metrics.ipynb #066b4792
+# %% ../nbs/45_metrics.ipynb #3c2f1f46
 def conditions(
     batch: Batch,
     masks: Masks,
@@ -112,7 +112,7 @@ def score_batch(model, batch: Batch, wrong: Batch, views: tuple[Masks, Masks], b
     )
     return found
 
-# %% ../nbs/45_metrics.ipynb #4f28b235
+# %% ../nbs/45_metrics.ipynb #25801664
 def first_pairs(
     source,  # a source of pairs
     limit: int,  # pairs at most
@@ -136,7 +136,7 @@ def evaluate_reconstruction(
     "Error of hidden pixels (mean absolute, 0..1) and of hidden words (nats) with, without and with a wrong other modality."
     pairs = first_pairs(source, limit)
     wrong = partners(torch.tensor([pair.item for pair in pairs])).tolist()
-    masking = replace(model.cfg.masking(), at_once=False, absent_ratio=0.0)
+    masking = replace(model.cfg.masking(), at_once=False, absent_ratio=0.0, vary=0.0)
     whole = collate(pairs, model.tokenizer, model.cfg.max_words)
     baselines = count_baselines(whole, model.cfg.vocab_size)
     sums: dict[tuple, list] = {}
