@@ -106,7 +106,7 @@ class MaskVLMConfig:
 
 # %% ../nbs/31_maskvlm.ipynb #6b39f310
 def maskvlm_tiny() -> MaskVLMConfig:
-    "64 px, some 1.4 million numbers: learns to paint by caption in minutes on two cores."
+    "64 px, some 1.4 million numbers, for drawn scenes and for small photographs on two cores."
     # drawn worlds have plain grounds, where L1 is slow to see the caption (see `losses`); any share may be hidden by hand
     return replace(MaskVLMConfig(), recon_kind="l2", recon_weight=10.0, vary=0.5)
 
