@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['hide_share', 'random_squares', 'random_words', 'Masking', 'without_text', 'without_image', 'by_hand']
 
-# %% ../nbs/10_masking.ipynb #7fef5f2e
+# %% ../nbs/10_masking.ipynb #e3d6c497
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .core import Batch, Masks, UserError, noise, view
 
-# %% ../nbs/10_masking.ipynb #ff0271f8
+# %% ../nbs/10_masking.ipynb #81f79fd6
 def hide_share(
     chance: Tensor,  # (b m) a number for each unit, from `noise`; the lowest are hidden
     ratio: float | Tensor,  # share of the units to hide, 0..1: one for all rows, or (b)
@@ -32,23 +32,27 @@ def hide_share(
     rank = chance.masked_fill(~allowed, 2.0).argsort(1).argsort(1)
     return (rank < count) & allowed
 
-# %% ../nbs/10_masking.ipynb #6e3dfbf1
+# %% ../nbs/10_masking.ipynb #6c70d730
 def random_squares(
     ids: Tensor,  # (b) sample ids
     grid: tuple[int, int],  # rows and columns of patches
     ratio: float | Tensor,  # share of the squares to hide, 0..1: one for all rows, or (b)
     key: tuple,  # e.g. (seed, epoch)
-    square: int = 1,  # side of a square, in patches
+    square: int | Tensor = 1,  # side of a square, in patches: one for all rows, or (b)
+    shift: Tensor | None = None,  # (b 2) patches by which the squares lie further up and left
 ) -> Tensor:  # (b n) bool, True = hidden
     "Hide whole squares of patches, each equally likely; `square=1` hides single patches."
-    rows, columns = (-(-side // square) for side in grid)
-    hidden = hide_share(noise((*key, "image"), ids, rows * columns), ratio).reshape(
-        -1, rows, columns
+    square = torch.as_tensor(square).expand(len(ids))
+    shift = torch.zeros(len(ids), 2, dtype=torch.long) if shift is None else shift
+    row, column = (
+        (torch.arange(side) + shift[:, axis, None]) // square[:, None]
+        for axis, side in enumerate(grid)
     )
-    spread = hidden.repeat_interleave(square, 1).repeat_interleave(square, 2)
-    return spread[:, : grid[0], : grid[1]].reshape(len(ids), -1)
+    unit = (row[:, :, None] * grid[1] + column[:, None]).flatten(1)  # the square of each patch
+    drawn = torch.zeros(unit.shape, dtype=torch.bool).scatter(1, unit, True)
+    return hide_share(noise((*key, "image"), ids, unit.shape[1]), ratio, drawn).gather(1, unit)
 
-# %% ../nbs/10_masking.ipynb #7814bc44
+# %% ../nbs/10_masking.ipynb #893cafe7
 def random_words(
     batch: Batch,
     ratio: float | Tensor,  # share of the words to hide, 0..1: one for all rows, or (b)
@@ -60,7 +64,7 @@ def random_words(
     chance = noise((*key, "text"), batch.ids, batch.maskable.shape[1])
     return hide_share(chance.to(place.device).gather(1, place), ratio, batch.maskable)
 
-# %% ../nbs/10_masking.ipynb #fcd6346d
+# %% ../nbs/10_masking.ipynb #613eb329
 @dataclass(frozen=True)
 class Masking:
     "How views of a batch are drawn: `masking(batch, key)` returns the views to train on."
@@ -103,28 +107,21 @@ class Masking:
         return without_text(picture, gone[:, 0]), without_image(caption, gone[:, 1])
 
     def squares(self, batch: Batch, ratio: Tensor, key: tuple) -> Tensor:  # (b n) bool
-        "Hidden squares of the side that is set, or of one drawn anew."
-        lots, largest = noise((*key, "ratio"), batch.ids, 4), max(1, min(self.grid) // 2)
-        sides = torch.where(lots[:, 0] < self.vary, (lots[:, 3] * largest).long() + 1, self.square)
-        hidden = torch.zeros(len(batch), self.grid[0] * self.grid[1], dtype=torch.bool)
-        for side in sides.unique().tolist():
-            rows = sides == side
-            hidden[rows] = random_squares(batch.ids[rows], self.grid, ratio[rows], key, side)
-        return hidden
-
-    def ratios(
-        self, batch: Batch, key: tuple
-    ) -> list[Tensor]:  # (b) of the picture, (b) of the words
-        "Each row's ratios: the ones that are set, or drawn anew."
-        lots = noise((*key, "ratio"), batch.ids, 3)
+        "Hidden squares of the side that is set, or of one drawn anew, anywhere."
+        lots, largest = noise((*key, "ratio"), batch.ids, 6), max(1, min(self.grid) // 2)
         anew = lots[:, 0] < self.vary
-        fixed = (self.image_ratio, self.text_ratio)
-        return [
-            torch.where(anew, lots[:, i + 1], torch.tensor(r, dtype=lots.dtype))
-            for i, r in enumerate(fixed)
-        ]
+        square = torch.where(anew, (lots[:, 3] * largest).long() + 1, self.square)
+        shift = torch.where(anew[:, None], (lots[:, 4:] * square[:, None]).long(), 0)
+        return random_squares(batch.ids, self.grid, ratio, key, square, shift)
 
-# %% ../nbs/10_masking.ipynb #92cd8c10
+    def ratios(self, batch: Batch, key: tuple) -> list[Tensor]:  # (b) picture, (b) words
+        "Each row's ratios: the ones that are set, or drawn anew; of the latter a quarter hides all."
+        lots = noise((*key, "ratio"), batch.ids, 3)
+        anew, drawn = lots[:, 0] < self.vary, (lots[:, 1:] * 4 / 3).clamp(max=1)
+        fixed = (self.image_ratio, self.text_ratio)
+        return [torch.where(anew, drawn[:, i], ratio) for i, ratio in enumerate(fixed)]
+
+# %% ../nbs/10_masking.ipynb #97f43c86
 def without_text(
     masks: Masks,
     rows: Tensor | None = None,  # (b) bool, True = take the caption away; None = everywhere
@@ -148,7 +145,7 @@ def without_image(
         masks, has_image=masks.has_image & ~rows, image_mask=masks.image_mask & ~rows[:, None]
     )
 
-# %% ../nbs/10_masking.ipynb #1a9413a5
+# %% ../nbs/10_masking.ipynb #be1d36af
 def by_hand(
     batch: Batch,  # every row gets the same mask
     num_patches: int,  # patches of one picture

@@ -6,7 +6,7 @@
 __all__ = ['WORLDS', 'SPLITS', 'HOW_MANY', 'Scene', 'draw', 'object_masks', 'Word', 'words_of', 'caption', 'edit', 'kept_out',
            'Scenes']
 
-# %% ../nbs/04_scenes.ipynb #204a444c
+# %% ../nbs/04_scenes.ipynb #f99c8c2e
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,7 +18,7 @@ import numpy as np
 from .core import Pair, UserError
 from .things import COLOURS, GROUNDS, PLACES, SHAPES, SIZES, Thing, box, sprite, stickers
 
-# %% ../nbs/04_scenes.ipynb #42112f54
+# %% ../nbs/04_scenes.ipynb #72f084ef
 @dataclass(frozen=True)
 class Scene:
     "Everything that is true of one drawn picture, and how its caption is worded."
@@ -27,7 +27,7 @@ class Scene:
     ground: str  # colour of the plain ground
     wording: int = 0  # chooses among differently worded captions
 
-# %% ../nbs/04_scenes.ipynb #4c7fc2c0
+# %% ../nbs/04_scenes.ipynb #783bb849
 def draw(
     scene: Scene,
     img_size: tuple[int, int] = (64, 64),  # (height, width)
@@ -56,13 +56,13 @@ def object_masks(
         )
     return masks
 
-# %% ../nbs/04_scenes.ipynb #94c08f08
+# %% ../nbs/04_scenes.ipynb #e77f9b0d
 class Word(NamedTuple):
     "One word of a caption and what it speaks of."
 
     text: str
     thing: int | None = None  # index in `scene.things`
-    attribute: str | None = None  # name, colour or size
+    attribute: str | None = None  # name, colour, size or place
 
 
 def _noun(scene: Scene, index: int, sized: bool) -> list[Word]:
@@ -85,33 +85,28 @@ def _relation(one: Thing, other: Thing) -> str:
 def _sentences(scene: Scene, sized: bool) -> list[list]:
     "Every wording for the number of things there are, as strings and lists of words."
     nouns = [_noun(scene, i, sized) for i in range(len(scene.things))]
-    places = [PLACES[thing.place] for thing in scene.things]
+    plain = [_noun(scene, i, False) for i in range(len(scene.things))]
+    words = [[Word(PLACES[thing.place], i, "place")] for i, thing in enumerate(scene.things)]
+    places = [["in the" if w[0].text == "middle" else "at the", w] for w in words]
     on = f"on a {scene.ground} ground"
     if len(nouns) == 1:
         return [
-            [nouns[0], places[0], on],
-            ["there is", nouns[0], places[0]],
-            [on, nouns[0], places[0]],
+            [nouns[0], *places[0], on],
+            ["there is", nouns[0], *places[0]],
+            [on, nouns[0], *places[0]],
         ]
     if len(nouns) == 2:
         one, other = nouns
-        plain = [_noun(scene, i, False) for i in range(2)]
-        relation = _relation(*scene.things)
         return [
-            [one, relation, other, on],
-            [plain[0], places[0], "and", plain[1], places[1]],
-            ["there is", one, relation, other],
-            [on, one, "and", other],
+            [one, _relation(*scene.things), other, on],
+            [plain[0], *places[0], "and", plain[1], *places[1]],
+            ["there is", one, words[0], "and", other, words[1]],
+            [on, plain[0], words[0], "and", plain[1], words[1]],
         ]
-    *first, last = nouns
-    listed = [part for noun in first[:-1] for part in (noun, ",")] + [first[-1], "and", last]
+    bare = [part for noun, word in zip(plain, words) for part in (noun[1:], word, ",")][:-1]
     if len(nouns) == 3:
-        return [
-            [*listed, f"on {scene.ground}"],
-            ["there is", *listed],
-            [nouns[0], places[0], ",", nouns[1], "and", last],
-        ]
-    return [listed, [*listed, f"on {scene.ground}"]]
+        return [bare, [on, *bare], [*bare, on]]
+    return [bare, [*bare, f"on {scene.ground}"]]
 
 
 def words_of(scene: Scene) -> list[Word]:
@@ -130,7 +125,7 @@ def caption(scene: Scene) -> str:
     "The caption of a scene, 6 to 15 words."
     return " ".join(word.text for word in words_of(scene)).replace(" ,", ",")
 
-# %% ../nbs/04_scenes.ipynb #cf2c0f9d
+# %% ../nbs/04_scenes.ipynb #9ddf5d13
 def edit(
     scene: Scene,
     thing: int,  # index in `scene.things`
@@ -147,7 +142,7 @@ def edit(
         raise UserError(f"the place {things[thing].place} is taken by another thing")
     return replace(scene, things=tuple(things))
 
-# %% ../nbs/04_scenes.ipynb #5ae3971b
+# %% ../nbs/04_scenes.ipynb #fb827fc7
 def kept_out(thing: Thing) -> bool:
     "Whether a thing is a combination that training never shows."
     place = 3 * thing.place[0] + thing.place[1]
@@ -166,7 +161,7 @@ def _numbers() -> dict[str, int]:
     "The place of each sticker in the list."
     return {name: i for i, name in enumerate(stickers())}
 
-# %% ../nbs/04_scenes.ipynb #04ad89a2
+# %% ../nbs/04_scenes.ipynb #7a9ec587
 WORLDS = dict(all=0.5, shapes=0.0, stickers=1.0)  # share of stickers
 SPLITS = ("train", "val", "novel")
 HOW_MANY = (4, 4, 3, 2)  # weight of scenes with one, two, three and four things

@@ -6,7 +6,7 @@
 __all__ = ['SPECIAL', 'word_tokenizer', 'piece_tokenizer', 'load_tokenizer', 'Encoded', 'encode', 'Chip', 'chips', 'cut_off',
            'plain', 'positions_of']
 
-# %% ../nbs/01_text.ipynb #9aead775
+# %% ../nbs/01_text.ipynb #3f3c5752
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 from tokenizers import (
+    Regex,
     Tokenizer,
     decoders,
     models,
@@ -28,7 +29,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from .core import UserError
 
-# %% ../nbs/01_text.ipynb #db4e9392
+# %% ../nbs/01_text.ipynb #e72b9d67
 SPECIAL = dict(
     pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
 )
@@ -51,12 +52,13 @@ def word_tokenizer(
     "One token a word: every word of `captions` is in the vocabulary, any other is `[UNK]`."
     tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    word = Regex(r"\w+(?:[-'’]\w+)*|[^\w\s]")  # `top-left` is one word, a comma another
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(word, "removed", invert=True)
     trainer = trainers.WordLevelTrainer(special_tokens=list(SPECIAL.values()), show_progress=False)
     tokenizer.train_from_iterator(captions, trainer)
     return _wrap(tokenizer)
 
-# %% ../nbs/01_text.ipynb #7108fe27
+# %% ../nbs/01_text.ipynb #1197f69d
 def piece_tokenizer(
     captions: Iterable[str],
     vocab_size: int = 4096,  # tokens at most
@@ -73,7 +75,7 @@ def piece_tokenizer(
     tokenizer.train_from_iterator(captions, trainer)
     return _wrap(tokenizer)
 
-# %% ../nbs/01_text.ipynb #bbb3baf7
+# %% ../nbs/01_text.ipynb #30e7f032
 def load_tokenizer(
     name: str | Path,  # a folder or a Hub id
 ):
@@ -88,7 +90,7 @@ def load_tokenizer(
         raise UserError(f"tokenizer {str(name)!r} has no mask token, so no word could be hidden")
     return tokenizer
 
-# %% ../nbs/01_text.ipynb #18709fef
+# %% ../nbs/01_text.ipynb #06004c81
 class Encoded(NamedTuple):
     "Captions as padded token ids."
 
@@ -114,7 +116,7 @@ def encode(
     special = torch.tensor(rows["special_tokens_mask"]).bool()
     return Encoded(ids, real, ~special & real.bool())
 
-# %% ../nbs/01_text.ipynb #3083607d
+# %% ../nbs/01_text.ipynb #3cff1faf
 class Chip(NamedTuple):
     "One token as a person sees it: where it stands in the ids and in the caption."
 
@@ -139,7 +141,7 @@ def chips(
         if end > start
     ]
 
-# %% ../nbs/01_text.ipynb #eaa5ffa6
+# %% ../nbs/01_text.ipynb #60bb6c58
 def cut_off(
     tokenizer: PreTrainedTokenizerFast,
     caption: str,
@@ -150,7 +152,7 @@ def cut_off(
     whole = chips(tokenizer, caption, len(caption) + 8)
     return caption[whole[len(kept)].start :] if len(kept) < len(whole) else ""
 
-# %% ../nbs/01_text.ipynb #3fdc16b0
+# %% ../nbs/01_text.ipynb #89bc9f5c
 def plain(word: str) -> str:
     "A word in lower case, without accents and outer punctuation."
     bare = "".join(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLOURS', 'GROUNDS', 'SHAPES', 'SIZES', 'PLACES', 'stickers', 'Thing', 'sprite', 'box']
 
-# %% ../nbs/03_things.ipynb #7b518c87
+# %% ../nbs/03_things.ipynb #da43e69e
 import csv
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .core import UserError, data_path
 
-# %% ../nbs/03_things.ipynb #dcc3ad85
+# %% ../nbs/03_things.ipynb #a8f96322
 COLOURS = dict(
     red=(222, 32, 40),
     orange=(250, 128, 20),
@@ -27,19 +27,19 @@ COLOURS = dict(
     purple=(135, 50, 185),
     pink=(250, 150, 195),
 )
-GROUNDS = dict(white=(255, 255, 255), grey=(150, 150, 150), black=(22, 22, 26))
+GROUNDS = dict(white=(255, 255, 255), beige=(240, 228, 200), grey=(204, 206, 212))
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "heart", "cross", "ring")
 SIZES = dict(small=0.25, big=0.33)  # side of the thing over side of the picture
-PLACES = {  # (row, column) of a 3 x 3 arrangement -> how a caption says it
-    (0, 0): "in the top left",
-    (0, 1): "at the top",
-    (0, 2): "in the top right",
-    (1, 0): "on the left",
-    (1, 1): "in the middle",
-    (1, 2): "on the right",
-    (2, 0): "in the bottom left",
-    (2, 1): "at the bottom",
-    (2, 2): "in the bottom right",
+PLACES = {  # (row, column) of a 3 x 3 arrangement -> its word
+    (0, 0): "top-left",
+    (0, 1): "top",
+    (0, 2): "top-right",
+    (1, 0): "left",
+    (1, 1): "middle",
+    (1, 2): "right",
+    (2, 0): "bottom-left",
+    (2, 1): "bottom",
+    (2, 2): "bottom-right",
 }
 
 
@@ -49,7 +49,7 @@ def stickers() -> dict[str, str]:
     with open(data_path("stickers.csv"), encoding="utf-8", newline="") as file:
         return {row["name"]: row["emoji"] for row in csv.DictReader(file)}
 
-# %% ../nbs/03_things.ipynb #c7c0a531
+# %% ../nbs/03_things.ipynb #130693c6
 @dataclass(frozen=True)
 class Thing:
     "One object of a scene."
@@ -82,7 +82,7 @@ class Thing:
             if not holds:
                 raise UserError(message)
 
-# %% ../nbs/03_things.ipynb #535d2d3b
+# %% ../nbs/03_things.ipynb #7d59e904
 def _outline(shape: str, side: int) -> Image.Image:
     "A white shape on black, `side` pixels wide."
     picture = Image.new("L", (side, side))
@@ -151,7 +151,7 @@ def sprite(
     pixels = np.stack(small, -1)
     return pixels[..., :3].clip(0, 255), pixels[..., 3:].clip(0, 1)
 
-# %% ../nbs/03_things.ipynb #43a06f83
+# %% ../nbs/03_things.ipynb #3cc8ede6
 def box(
     thing: Thing,
     img_size: tuple[int, int] = (64, 64),  # (height, width)
