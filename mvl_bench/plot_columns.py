@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['four_columns']
 
-# %% ../nbs/13_plot_columns.ipynb #160824b0
+# %% ../nbs/13_plot_columns.ipynb #42b5aa28
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -39,7 +39,7 @@ from mvl_bench.plots import (
     theme,
 )
 
-# %% ../nbs/13_plot_columns.ipynb #4f55e23c
+# %% ../nbs/13_plot_columns.ipynb #201a6b3d
 class _Page(NamedTuple):
     "A four-column figure while it is being drawn; lengths in points."
 
@@ -84,7 +84,7 @@ def _close_page(page: _Page, y: float) -> Drawing:
     page.ax.set_ylim(y, 0)
     return page.ax.figure
 
-# %% ../nbs/13_plot_columns.ipynb #281df152
+# %% ../nbs/13_plot_columns.ipynb #da7420f0
 def _top(page: _Page, words: Sequence, y: float) -> float:
     "The caption as it is given, and over each column what it is."
     made, many = page.made, len(page.made.image_mask)
@@ -144,7 +144,7 @@ def _error_maps(page: _Page, y: float) -> float:
     error_scale(page.ax, (14, y + 16, page.cell, 6), page.ink)
     return y + page.size[1] + 9
 
-# %% ../nbs/13_plot_columns.ipynb #dd5bae98
+# %% ../nbs/13_plot_columns.ipynb #d2971fee
 def _scores(page: _Page, y: float, label: str, key: str, digits: int) -> float:
     "One line of figures, `error` or `nats`, each with its change against the column without."
     page.rule(y)
@@ -216,7 +216,7 @@ def _foot(page: _Page, y: float, numbers: bool) -> float:
         y += 11
     return y + 16
 
-# %% ../nbs/13_plot_columns.ipynb #f875c9cf
+# %% ../nbs/13_plot_columns.ipynb #20ee5039
 def four_columns(
     reconstruction,  # like `reconstruct.Reconstruction`
     words: Sequence | None = None,  # chips of the caption; None = one token a word

@@ -7,7 +7,7 @@ __all__ = ['LIGHT', 'DARK', 'HIDDEN', 'HATCH', 'LOSS_COLOURS', 'lock', 'Ink', 't
            'show_image', 'on_grid', 'hide_patches', 'show_masked', 'error_cells', 'error_scale', 'show_errors',
            'to_png', 'to_image', 'Drawing']
 
-# %% ../nbs/11_plots.ipynb #4ebca9e7
+# %% ../nbs/11_plots.ipynb #09727ab5
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ from matplotlib.patches import Rectangle
 
 from .core import UserError
 
-# %% ../nbs/11_plots.ipynb #d0b8dcd1
+# %% ../nbs/11_plots.ipynb #a4a36315
 class Ink(NamedTuple):
     "The colours of one theme."
 
@@ -82,7 +82,7 @@ def theme(
         finally:
             rcParams.update(before)
 
-# %% ../nbs/11_plots.ipynb #b427873d
+# %% ../nbs/11_plots.ipynb #1d3e6ac3
 @contextmanager
 def sheet(
     ax: Axes | None,
@@ -104,7 +104,7 @@ def sheet(
             ax.set(xlim=(0, wide), ylim=(high, 0))
         yield ax, ink
 
-# %% ../nbs/11_plots.ipynb #859cc69c
+# %% ../nbs/11_plots.ipynb #4a66472d
 def as_picture(
     image,  # (h w 3) array or (3 h w) tensor, uint8 or float in 0..1
 ) -> np.ndarray:  # (h w 3) uint8
@@ -146,7 +146,7 @@ def show_image(
         paint(ax, enlarge(image), (0, 0, wide, high))
     return ax
 
-# %% ../nbs/11_plots.ipynb #587de277
+# %% ../nbs/11_plots.ipynb #fb65c4e7
 def on_grid(mask, shape: tuple[int, int], patch_size: int) -> np.ndarray:  # (rows columns)
     "A value for each patch, laid out as the patches lie; raises `UserError` if their number is wrong."
     mask, (rows, columns) = np.asarray(mask).ravel(), (side // patch_size for side in shape)
@@ -191,7 +191,7 @@ def show_masked(
         paint(ax, seen, (0, 0, wide, high))
     return ax
 
-# %% ../nbs/11_plots.ipynb #2b00db86
+# %% ../nbs/11_plots.ipynb #7515449c
 def _heat(errors: np.ndarray, ink: Ink) -> np.ndarray:
     "Colours of errors, 0 to 0.5; transparent where nothing is hidden."
     colours = colormaps[ink.heat](0.04 + 0.9 * np.clip(np.nan_to_num(errors) / 0.5, 0, 1))
@@ -241,7 +241,7 @@ def show_errors(
             error_scale(ax, (0, rows * 1.04, columns, rows * 0.04), ink)
     return ax
 
-# %% ../nbs/11_plots.ipynb #5d587aef
+# %% ../nbs/11_plots.ipynb #cb4f36a8
 def to_png(
     figure: Figure | Axes,
     dpi: float | None = None,  # dots an inch; None = the figure's own

@@ -6,7 +6,7 @@
 __all__ = ['SPECIAL', 'word_tokenizer', 'piece_tokenizer', 'load_tokenizer', 'Encoded', 'encode', 'Chip', 'chips', 'cut_off',
            'plain', 'positions_of']
 
-# %% ../nbs/01_text.ipynb #3f3c5752
+# %% ../nbs/01_text.ipynb #0f186ab4
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -29,7 +29,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from .core import UserError
 
-# %% ../nbs/01_text.ipynb #e72b9d67
+# %% ../nbs/01_text.ipynb #97400989
 SPECIAL = dict(
     pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
 )
@@ -58,7 +58,7 @@ def word_tokenizer(
     tokenizer.train_from_iterator(captions, trainer)
     return _wrap(tokenizer)
 
-# %% ../nbs/01_text.ipynb #1197f69d
+# %% ../nbs/01_text.ipynb #0cfcbf98
 def piece_tokenizer(
     captions: Iterable[str],
     vocab_size: int = 4096,  # tokens at most
@@ -75,7 +75,7 @@ def piece_tokenizer(
     tokenizer.train_from_iterator(captions, trainer)
     return _wrap(tokenizer)
 
-# %% ../nbs/01_text.ipynb #30e7f032
+# %% ../nbs/01_text.ipynb #c03fbe08
 def load_tokenizer(
     name: str | Path,  # a folder or a Hub id
 ):
@@ -90,7 +90,7 @@ def load_tokenizer(
         raise UserError(f"tokenizer {str(name)!r} has no mask token, so no word could be hidden")
     return tokenizer
 
-# %% ../nbs/01_text.ipynb #06004c81
+# %% ../nbs/01_text.ipynb #fa651efa
 class Encoded(NamedTuple):
     "Captions as padded token ids."
 
@@ -116,7 +116,7 @@ def encode(
     special = torch.tensor(rows["special_tokens_mask"]).bool()
     return Encoded(ids, real, ~special & real.bool())
 
-# %% ../nbs/01_text.ipynb #3cff1faf
+# %% ../nbs/01_text.ipynb #3b774bd3
 class Chip(NamedTuple):
     "One token as a person sees it: where it stands in the ids and in the caption."
 
@@ -141,7 +141,7 @@ def chips(
         if end > start
     ]
 
-# %% ../nbs/01_text.ipynb #60bb6c58
+# %% ../nbs/01_text.ipynb #7ff6b708
 def cut_off(
     tokenizer: PreTrainedTokenizerFast,
     caption: str,
@@ -152,7 +152,7 @@ def cut_off(
     whole = chips(tokenizer, caption, len(caption) + 8)
     return caption[whole[len(kept)].start :] if len(kept) < len(whole) else ""
 
-# %% ../nbs/01_text.ipynb #89bc9f5c
+# %% ../nbs/01_text.ipynb #51a1647e
 def plain(word: str) -> str:
     "A word in lower case, without accents and outer punctuation."
     bare = "".join(

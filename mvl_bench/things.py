@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLOURS', 'GROUNDS', 'SHAPES', 'SIZES', 'PLACES', 'stickers', 'Thing', 'sprite', 'box']
 
-# %% ../nbs/03_things.ipynb #da43e69e
+# %% ../nbs/03_things.ipynb #f126af68
 import csv
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .core import UserError, data_path
 
-# %% ../nbs/03_things.ipynb #a8f96322
+# %% ../nbs/03_things.ipynb #d3ede506
 COLOURS = dict(
     red=(222, 32, 40),
     orange=(250, 128, 20),
@@ -49,7 +49,7 @@ def stickers() -> dict[str, str]:
     with open(data_path("stickers.csv"), encoding="utf-8", newline="") as file:
         return {row["name"]: row["emoji"] for row in csv.DictReader(file)}
 
-# %% ../nbs/03_things.ipynb #130693c6
+# %% ../nbs/03_things.ipynb #dfdd9ec2
 @dataclass(frozen=True)
 class Thing:
     "One object of a scene."
@@ -82,7 +82,7 @@ class Thing:
             if not holds:
                 raise UserError(message)
 
-# %% ../nbs/03_things.ipynb #7d59e904
+# %% ../nbs/03_things.ipynb #b4c23c82
 def _outline(shape: str, side: int) -> Image.Image:
     "A white shape on black, `side` pixels wide."
     picture = Image.new("L", (side, side))
@@ -151,7 +151,7 @@ def sprite(
     pixels = np.stack(small, -1)
     return pixels[..., :3].clip(0, 255), pixels[..., 3:].clip(0, 1)
 
-# %% ../nbs/03_things.ipynb #3cc8ede6
+# %% ../nbs/03_things.ipynb #a3473635
 def box(
     thing: Thing,
     img_size: tuple[int, int] = (64, 64),  # (height, width)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fastest', 'TrainConfig', 'learning_rate', 'make_optimizer', 'precision', 'Step', 'update', 'train_steps']
 
-# %% ../nbs/40_training.ipynb #70af052c
+# %% ../nbs/40_training.ipynb #0df5ad37
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .core import Batch, UserError, pick_device, seed_torch
 from .losses import weigh
 
-# %% ../nbs/40_training.ipynb #ec4fc583
+# %% ../nbs/40_training.ipynb #1a9334ed
 def fastest() -> str:  # bf16 or fp32
     "The precision that this machine multiplies fastest in: bf16 where it has it in hardware."
     device = pick_device().type
@@ -61,7 +61,7 @@ class TrainConfig:
         if self.precision not in ("fp32", "bf16"):
             raise UserError(f"precision {self.precision!r} is neither fp32 nor bf16")
 
-# %% ../nbs/40_training.ipynb #54771bb8
+# %% ../nbs/40_training.ipynb #26a208d9
 def learning_rate(
     step: int,  # counted from 0
     cfg: TrainConfig,
@@ -82,7 +82,7 @@ def make_optimizer(model: nn.Module, cfg: TrainConfig) -> torch.optim.AdamW:
     ]
     return torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, cfg.beta2), fused=True)
 
-# %% ../nbs/40_training.ipynb #bd6027f3
+# %% ../nbs/40_training.ipynb #f51b306c
 @contextmanager
 def precision(
     device: torch.device,
@@ -99,7 +99,7 @@ def precision(
         else:
             yield
 
-# %% ../nbs/40_training.ipynb #3b6d997a
+# %% ../nbs/40_training.ipynb #8fe0980c
 class Step(NamedTuple):
     "What happened in one update."
 
