@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['hide_share', 'random_squares', 'random_words', 'Masking', 'without_text', 'without_image', 'by_hand']
 
-# %% ../nbs/10_masking.ipynb #fe0e501a
+# %% ../nbs/10_masking.ipynb #9f01a5d9
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .core import Batch, Masks, UserError, noise, view
 
-# %% ../nbs/10_masking.ipynb #22641de6
+# %% ../nbs/10_masking.ipynb #ea963da4
 def hide_share(
     chance: Tensor,  # (b m) a number for each unit, from `noise`; the lowest are hidden
     ratio: float | Tensor,  # share of the units to hide, 0..1: one for all rows, or (b)
@@ -32,7 +32,7 @@ def hide_share(
     rank = chance.masked_fill(~allowed, 2.0).argsort(1).argsort(1)
     return (rank < count) & allowed
 
-# %% ../nbs/10_masking.ipynb #91129ba2
+# %% ../nbs/10_masking.ipynb #82263aa7
 def random_squares(
     ids: Tensor,  # (b) sample ids
     grid: tuple[int, int],  # rows and columns of patches
@@ -52,7 +52,7 @@ def random_squares(
     drawn = torch.zeros(unit.shape, dtype=torch.bool).scatter(1, unit, True)
     return hide_share(noise((*key, "image"), ids, unit.shape[1]), ratio, drawn).gather(1, unit)
 
-# %% ../nbs/10_masking.ipynb #dcdca818
+# %% ../nbs/10_masking.ipynb #4dca9c6a
 def random_words(
     batch: Batch,
     ratio: float | Tensor,  # share of the words to hide, 0..1: one for all rows, or (b)
@@ -64,7 +64,7 @@ def random_words(
     chance = noise((*key, "text"), batch.ids, batch.maskable.shape[1])
     return hide_share(chance.to(place.device).gather(1, place), ratio, batch.maskable)
 
-# %% ../nbs/10_masking.ipynb #46a102bb
+# %% ../nbs/10_masking.ipynb #488a5521
 @dataclass(frozen=True)
 class Masking:
     "How views of a batch are drawn: `masking(batch, key)` returns the views to train on."
@@ -119,7 +119,7 @@ class Masking:
         fixed = (self.image_ratio, self.text_ratio)
         return [torch.where(anew, drawn[:, i], ratio) for i, ratio in enumerate(fixed)]
 
-# %% ../nbs/10_masking.ipynb #990693c2
+# %% ../nbs/10_masking.ipynb #fa92de5d
 def without_text(
     masks: Masks,
     rows: Tensor | None = None,  # (b) bool, True = take the caption away; None = everywhere
@@ -143,7 +143,7 @@ def without_image(
         masks, has_image=masks.has_image & ~rows, image_mask=masks.image_mask & ~rows[:, None]
     )
 
-# %% ../nbs/10_masking.ipynb #9f4eb9d0
+# %% ../nbs/10_masking.ipynb #fd6b9bed
 def by_hand(
     batch: Batch,  # every row gets the same mask
     num_patches: int,  # patches of one picture

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEAST', 'PRESETS', 'MaskVLMConfig', 'maskvlm_tiny', 'maskvlm_small', 'maskvlm_base', 'MaskVLM']
 
-# %% ../nbs/31_maskvlm.ipynb #c5f6db42
+# %% ../nbs/31_maskvlm.ipynb #229eaf10
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,10 +18,10 @@ from .losses import KINDS, mlm, recon
 from .masking import Masking
 from .patches import grid_of, patchify, sincos_positions
 
-# %% ../nbs/31_maskvlm.ipynb #67f97259
+# %% ../nbs/31_maskvlm.ipynb #d3636d50
 LEAST = dict(  # smallest value of each number
     vocab_size=6, max_words=3, pad_id=0, mask_id=0, embed_dim=4, num_heads=1, image_depth=1, text_depth=1,
-    cross_depth=0, decoder_depth=0, blind_steps=0, mlm_weight=0.0, recon_weight=0.0,
+    cross_depth=0, decoder_depth=0, blind_steps=0, pixel_mean=0.0, pixel_std=0.01, mlm_weight=0.0, recon_weight=0.0,
 )  # fmt: skip
 
 
@@ -31,6 +31,8 @@ class MaskVLMConfig:
 
     img_size: tuple[int, int] = (64, 64)  # (height, width) in pixels
     patch_size: int = 8  # side of a patch, in pixels
+    pixel_mean: float = 0.5  # of the pixels to come, 0..1; a run measures it on its data
+    pixel_std: float = 0.5  # their spread
     mask_size: int = 16  # side of a hidden square, in pixels
     vocab_size: int = 400  # words of the tokenizer
     max_words: int = 24  # longest caption, special tokens included
@@ -107,7 +109,7 @@ class MaskVLMConfig:
         chances = dict(at_once=self.at_once, absent_ratio=self.absent_ratio, vary=self.vary)
         return Masking(self.grid, square, **ratios, **chances)
 
-# %% ../nbs/31_maskvlm.ipynb #8ef702a7
+# %% ../nbs/31_maskvlm.ipynb #ac4b231e
 def maskvlm_tiny() -> MaskVLMConfig:
     "64 px, some 1.4 million numbers, for drawn scenes and for small photographs on two cores."
     # drawn worlds have plain grounds, where L1 is slow to see the caption (see `losses`); any share may be hidden by hand
@@ -133,7 +135,7 @@ def maskvlm_base() -> MaskVLMConfig:
 
 PRESETS = dict(tiny=maskvlm_tiny, small=maskvlm_small, base=maskvlm_base)
 
-# %% ../nbs/31_maskvlm.ipynb #3ac8bae0
+# %% ../nbs/31_maskvlm.ipynb #309cbe47
 class MaskVLM(nn.Module):
     "Joint masked vision and language modeling with one modality hidden at a time (arXiv 2208.02131)."
 
@@ -142,7 +144,9 @@ class MaskVLM(nn.Module):
     def __init__(self, cfg: MaskVLMConfig):
         super().__init__()
         self.cfg, d, heads = cfg, cfg.embed_dim, cfg.num_heads
-        self.image_encoder = ImageEncoder(cfg.img_size, cfg.patch_size, d, cfg.image_depth, heads)
+        self.image_encoder = ImageEncoder(
+            cfg.img_size, cfg.patch_size, d, cfg.image_depth, heads, (cfg.pixel_mean, cfg.pixel_std)
+        )
         self.text_encoder = TextEncoder(
             cfg.text_arch, cfg.vocab_size, cfg.max_words, d, cfg.text_depth, heads, cfg.pad_id
         )

@@ -6,7 +6,7 @@
 __all__ = ['STATE', 'new_model', 'open_source', 'save_state', 'load_state', 'begin', 'read_run', 'open_folder', 'facts_of',
            'train', 'commit', 'Log', 'read_log']
 
-# %% ../nbs/46_runs.ipynb #0282d24d
+# %% ../nbs/46_runs.ipynb #1f900187
 import json
 import subprocess
 import time
@@ -24,7 +24,7 @@ from .pairs import batches
 from .settings import Run, command
 from .training import TrainConfig, make_optimizer, train_steps
 
-# %% ../nbs/46_runs.ipynb #124500d9
+# %% ../nbs/46_runs.ipynb #d5b88737
 def new_model(
     run: Run,
     source,  # the data, for its words
@@ -42,7 +42,11 @@ def new_model(
     ids = dict(
         vocab_size=len(tokenizer), pad_id=tokenizer.pad_token_id, mask_id=tokenizer.mask_token_id
     )
-    cfg = replace(presets[run.preset](), **{"text_arch": "bert", **ids, **window, **run.changes})
+    first, _ = next(batches(source, tokenizer, 256, run.train.seed))
+    shades = dict(pixel_mean=first.images.mean(), pixel_std=first.images.std().clamp_min(0.05))
+    shades = {name: round(value.item(), 3) for name, value in shades.items()}
+    given = {"text_arch": "bert", **shades, **ids, **window, **run.changes}
+    cfg = replace(presets[run.preset](), **given)
     seed_torch(run.train.seed)
     return cls(cfg), tokenizer
 
@@ -55,7 +59,7 @@ def open_source(run: Run):
     )
     return open_data(run.data, img_size, run.split, run.train.seed, **columns)
 
-# %% ../nbs/46_runs.ipynb #5b2ec417
+# %% ../nbs/46_runs.ipynb #1510cd6c
 STATE = "optimizer.safetensors"
 
 
@@ -135,7 +139,7 @@ def read_run(out: Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out} is no run folder: its run.json cannot be read") from error
 
-# %% ../nbs/46_runs.ipynb #f7e41b99
+# %% ../nbs/46_runs.ipynb #a341d394
 def open_folder(run: Run) -> Path:
     "The run's folder, with what was asked for written in it."
     out = Path(run.out)
@@ -208,7 +212,7 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
-# %% ../nbs/46_runs.ipynb #4d397a8a
+# %% ../nbs/46_runs.ipynb #2b0c79e5
 class Log:
     "The log of a run: a file of lines, TensorBoard, and a progress bar."
 
