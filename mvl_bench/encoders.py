@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['key_mask', 'begin_as_mae', 'ImageEncoder', 'TextEncoder']
 
-# %% ../nbs/21_encoders.ipynb #ae7a6d98
+# %% ../nbs/21_encoders.ipynb #a53116ba
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from .core import UserError
 from .layers import put, take
 from .patches import sincos_positions
 
-# %% ../nbs/21_encoders.ipynb #54c8ed91
+# %% ../nbs/21_encoders.ipynb #75cd074e
 def key_mask(
     keys: Tensor | None,  # (b k) bool, True = may be looked at
     dtype: torch.dtype,
@@ -99,7 +99,7 @@ class ImageEncoder(nn.Module):
         tokens, places, kept = take(x, visible)
         return put(self.run(tokens, kept), places, kept, torch.zeros_like(x))
 
-# %% ../nbs/21_encoders.ipynb #9bca54ba
+# %% ../nbs/21_encoders.ipynb #2d627a25
 class TextEncoder(nn.Module):
     "A text encoder from transformers, with random weights."
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['hide_share', 'random_squares', 'random_words', 'Masking', 'without_text', 'without_image', 'by_hand']
 
-# %% ../nbs/10_masking.ipynb #122ab6a2
+# %% ../nbs/10_masking.ipynb #b9d9039a
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .core import Batch, Masks, UserError, noise, view
 
-# %% ../nbs/10_masking.ipynb #342a9d52
+# %% ../nbs/10_masking.ipynb #45ca9005
 def hide_share(
     chance: Tensor,  # (b m) a number for each unit, from `noise`; the lowest are hidden
     ratio: float | Tensor,  # share of the units to hide, 0..1: one for all rows, or (b)
@@ -32,7 +32,7 @@ def hide_share(
     rank = chance.masked_fill(~allowed, 2.0).argsort(1).argsort(1)
     return (rank < count) & allowed
 
-# %% ../nbs/10_masking.ipynb #d1ac6837
+# %% ../nbs/10_masking.ipynb #82c8ebe7
 def random_squares(
     ids: Tensor,  # (b) sample ids
     grid: tuple[int, int],  # rows and columns of patches
@@ -52,7 +52,7 @@ def random_squares(
     drawn = torch.zeros(unit.shape, dtype=torch.bool).scatter(1, unit, True)
     return hide_share(noise((*key, "image"), ids, unit.shape[1]), ratio, drawn).gather(1, unit)
 
-# %% ../nbs/10_masking.ipynb #63196261
+# %% ../nbs/10_masking.ipynb #1d2029bd
 def random_words(
     batch: Batch,
     ratio: float | Tensor,  # share of the words to hide, 0..1: one for all rows, or (b)
@@ -64,7 +64,7 @@ def random_words(
     chance = noise((*key, "text"), batch.ids, batch.maskable.shape[1])
     return hide_share(chance.to(place.device).gather(1, place), ratio, batch.maskable)
 
-# %% ../nbs/10_masking.ipynb #7b622675
+# %% ../nbs/10_masking.ipynb #f6f1d2b1
 @dataclass(frozen=True)
 class Masking:
     "How views of a batch are drawn: `masking(batch, key)` returns the views to train on."
@@ -123,7 +123,7 @@ class Masking:
         fixed = (self.image_ratio, self.text_ratio)
         return [torch.where(anew[i], drawn[:, i], ratio) for i, ratio in enumerate(fixed)]
 
-# %% ../nbs/10_masking.ipynb #8760e0cb
+# %% ../nbs/10_masking.ipynb #d05a6a1a
 def without_text(
     masks: Masks,
     rows: Tensor | None = None,  # (b) bool, True = take the caption away; None = everywhere
@@ -147,7 +147,7 @@ def without_image(
         masks, has_image=masks.has_image & ~rows, image_mask=masks.image_mask & ~rows[:, None]
     )
 
-# %% ../nbs/10_masking.ipynb #24f590a6
+# %% ../nbs/10_masking.ipynb #107b6644
 def by_hand(
     batch: Batch,  # every row gets the same mask
     num_patches: int,  # patches of one picture

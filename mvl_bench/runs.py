@@ -6,7 +6,7 @@
 __all__ = ['STATE', 'new_model', 'open_source', 'save_state', 'load_state', 'begin', 'read_run', 'open_folder', 'facts_of',
            'train', 'commit', 'Log', 'read_log']
 
-# %% ../nbs/46_runs.ipynb #1f900187
+# %% ../nbs/46_runs.ipynb #aaef60f1
 import json
 import subprocess
 import time
@@ -24,7 +24,7 @@ from .pairs import batches
 from .settings import Run, command
 from .training import TrainConfig, make_optimizer, train_steps
 
-# %% ../nbs/46_runs.ipynb #d5b88737
+# %% ../nbs/46_runs.ipynb #eee70a70
 def new_model(
     run: Run,
     source,  # the data, for its words
@@ -59,7 +59,7 @@ def open_source(run: Run):
     )
     return open_data(run.data, img_size, run.split, run.train.seed, **columns)
 
-# %% ../nbs/46_runs.ipynb #1510cd6c
+# %% ../nbs/46_runs.ipynb #adf72df1
 STATE = "optimizer.safetensors"
 
 
@@ -139,7 +139,7 @@ def read_run(out: Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out} is no run folder: its run.json cannot be read") from error
 
-# %% ../nbs/46_runs.ipynb #a341d394
+# %% ../nbs/46_runs.ipynb #94c02037
 def open_folder(run: Run) -> Path:
     "The run's folder, with what was asked for written in it."
     out = Path(run.out)
@@ -212,7 +212,7 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
-# %% ../nbs/46_runs.ipynb #2b0c79e5
+# %% ../nbs/46_runs.ipynb #44fb4cef
 class Log:
     "The log of a run: a file of lines, TensorBoard, and a progress bar."
 

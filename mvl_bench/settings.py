@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Run', 'parse', 'with_settings', 'command']
 
-# %% ../nbs/45_settings.ipynb #1a628297
+# %% ../nbs/45_settings.ipynb #a5757c15
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 
@@ -13,7 +13,7 @@ from .checkpoints import MODELS
 from .core import UserError
 from .training import TrainConfig
 
-# %% ../nbs/45_settings.ipynb #7c156384
+# %% ../nbs/45_settings.ipynb #255461fc
 @dataclass(frozen=True)
 class Run:
     "One training run, complete: the same run, the same weights."
@@ -50,7 +50,7 @@ class Run:
                 f"preset {self.preset!r} is not one of {', '.join(MODELS[self.model][2])}"
             )
 
-# %% ../nbs/45_settings.ipynb #0d3d49c4
+# %% ../nbs/45_settings.ipynb #47636fcd
 def parse(
     text: str,  # what stands behind the =
     like,  # the value that it replaces
@@ -98,7 +98,7 @@ def with_settings(
     replace(presets[run.preset](), **run.changes)  # impossible values are refused here
     return run
 
-# %% ../nbs/45_settings.ipynb #dbeacb88
+# %% ../nbs/45_settings.ipynb #8b712404
 def command(run: Run) -> str:
     "The command line that repeats a run."
     words = [
@@ -124,6 +124,7 @@ def command(run: Run) -> str:
         for n in ("init", "save_every", "workers")
         if getattr(run, n) != getattr(default, n)
     }
+    changed["precision"] = run.train.precision  # its default is this machine's
     settings = {k: v for k, v in {**changed, **run.changes}.items() if k != "steps"}
     return " ".join(
         words
