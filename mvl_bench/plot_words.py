@@ -6,7 +6,7 @@
 __all__ = ['text_width', 'fit_text', 'wrap_text', 'Word', 'as_words', 'split_words', 'percent', 'bare', 'same_word', 'top_word',
            'draw_chip', 'chip_style', 'draw_chips', 'show_chips', 'draw_bars', 'show_guesses']
 
-# %% ../nbs/12_plot_words.ipynb #f9d8c05d
+# %% ../nbs/12_plot_words.ipynb #df621dbf
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from .plots import HATCH, HIDDEN, LIGHT, Ink, lock, sheet
 
-# %% ../nbs/12_plot_words.ipynb #67336646
+# %% ../nbs/12_plot_words.ipynb #15e23461
 _pen = RendererAgg(8, 8, 120)
 
 
@@ -58,7 +58,7 @@ def wrap_text(text: str, wide: float, size: float, most: int = 4) -> list[str]:
         )
     return [fit_text(line, wide, size) for line in kept]
 
-# %% ../nbs/12_plot_words.ipynb #2b916f6e
+# %% ../nbs/12_plot_words.ipynb #a10016b4
 class Word(NamedTuple):
     "One word of a caption, with the names that `text.Chip` uses."
 
@@ -76,7 +76,7 @@ def as_words(words) -> list:
 
 def split_words(caption: str) -> list:
     "Words and marks of a caption, numbered from 1 as a tokenizer with one token a word and one start token does."
-    found = enumerate(re.finditer(r"\w+|[^\w\s]", caption), 1)
+    found = enumerate(re.finditer(r"\w+(?:[-'’]\w+)*|[^\w\s]", caption), 1)
     return [Word(i, m[0], *m.span()) for i, m in found]
 
 
@@ -136,7 +136,7 @@ def chip_style(word, hidden: bool, guess, ink: Ink) -> tuple[str, dict]:
         linestyle=dash,
     )
 
-# %% ../nbs/12_plot_words.ipynb #3824c812
+# %% ../nbs/12_plot_words.ipynb #f57ed6d9
 def _lay_chips(words: Sequence, labels: Sequence[str], wide: float) -> list[tuple[float, float]]:
     "Left upper corner of each chip, in points; parts of one word stand close together."
     spots, x, line, before = [], 0.0, 0, -1
@@ -177,7 +177,7 @@ def show_chips(
         draw_chips(ax, words, hidden, guesses, (2, 2, ax.get_xlim()[1] - 4), ink)
     return ax
 
-# %% ../nbs/12_plot_words.ipynb #b500adc9
+# %% ../nbs/12_plot_words.ipynb #1b899149
 def draw_bars(ax: Axes, guess, box: tuple[float, float, float], most: int, ink: Ink) -> float:
     "Draw the likeliest words into left, top, width; returns the height that they take."
     left, top, wide = box

@@ -6,7 +6,7 @@
 __all__ = ['STATE', 'new_model', 'open_source', 'save_state', 'load_state', 'begin', 'read_run', 'open_folder', 'facts_of',
            'train', 'commit', 'Log', 'read_log']
 
-# %% ../nbs/46_runs.ipynb #aaef60f1
+# %% ../nbs/46_runs.ipynb #34b86b7c
 import json
 import subprocess
 import time
@@ -24,7 +24,7 @@ from .pairs import batches
 from .settings import Run, command
 from .training import TrainConfig, make_optimizer, train_steps
 
-# %% ../nbs/46_runs.ipynb #eee70a70
+# %% ../nbs/46_runs.ipynb #37aaeb61
 def new_model(
     run: Run,
     source,  # the data, for its words
@@ -42,7 +42,8 @@ def new_model(
     ids = dict(
         vocab_size=len(tokenizer), pad_id=tokenizer.pad_token_id, mask_id=tokenizer.mask_token_id
     )
-    first, _ = next(batches(source, tokenizer, 256, run.train.seed))
+    some = min(256, len(source)) if hasattr(source, "__len__") else 256
+    first, _ = next(batches(source, tokenizer, some, run.train.seed))
     shades = dict(pixel_mean=first.images.mean(), pixel_std=first.images.std().clamp_min(0.05))
     shades = {name: round(value.item(), 3) for name, value in shades.items()}
     given = {"text_arch": "bert", **shades, **ids, **window, **run.changes}
@@ -59,7 +60,7 @@ def open_source(run: Run):
     )
     return open_data(run.data, img_size, run.split, run.train.seed, **columns)
 
-# %% ../nbs/46_runs.ipynb #adf72df1
+# %% ../nbs/46_runs.ipynb #a3814b53
 STATE = "optimizer.safetensors"
 
 
@@ -139,7 +140,7 @@ def read_run(out: Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out} is no run folder: its run.json cannot be read") from error
 
-# %% ../nbs/46_runs.ipynb #94c02037
+# %% ../nbs/46_runs.ipynb #69f4ec2d
 def open_folder(run: Run) -> Path:
     "The run's folder, with what was asked for written in it."
     out = Path(run.out)
@@ -212,7 +213,7 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
-# %% ../nbs/46_runs.ipynb #44fb4cef
+# %% ../nbs/46_runs.ipynb #2598efa1
 class Log:
     "The log of a run: a file of lines, TensorBoard, and a progress bar."
 
