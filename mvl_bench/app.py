@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FRONT', 'CREDIT', 'show_board', 'show_columns', 'build', 'open_page', 'serve']
 
-# %% ../nbs/52_app.ipynb #4cafaff4
+# %% ../nbs/52_app.ipynb #c88bf1ec
 import os
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
@@ -30,7 +30,7 @@ from .reconstruct import Column, nearby, reconstruct
 from .scenes import draw
 from .text import chips
 
-# %% ../nbs/52_app.ipynb #300c66cd
+# %% ../nbs/52_app.ipynb #fe233722
 def show_board(model, board: Board) -> dict:
     "A board as the browser keeps it, with what is needed to draw it."
     words = chips(model.tokenizer, board.caption, model.cfg.max_words)
@@ -94,7 +94,7 @@ def show_columns(model, board: Board, edited: str) -> dict:
     said = {name: _words(model, text) for name, text in texts.items()}
     return dict(columns=told, grid=model.cfg.grid, hidden_words=board.words, said=said)
 
-# %% ../nbs/52_app.ipynb #f16072bd
+# %% ../nbs/52_app.ipynb #f1bf3fdf
 FRONT = files("mvl_bench") / "board"  # hand-written script and style sheet
 CREDIT = """Visible patches are pasted in; hidden patches are the model's raw output.
 Stickers: OpenMoji (openmoji.org), CC BY-SA 4.0."""
@@ -176,7 +176,7 @@ def _right(page: SimpleNamespace, model, posed: Posed) -> None:
         )
         page.use = gr.Button("Use this caption", size="sm", min_width=130)
 
-# %% ../nbs/52_app.ipynb #f3c5d63f
+# %% ../nbs/52_app.ipynb #e5123f52
 def _wire(page: SimpleNamespace, event: Callable, name: str, action: Callable, *more) -> None:
     "Let an event change the board and show the answer."
     model = page.model
@@ -250,7 +250,7 @@ def _events(page: SimpleNamespace, model) -> None:
     switch = "(on) => { document.querySelector('#mb-page').classList.toggle('mb-numbers', on); }"
     page.numbers.input(None, page.numbers, None, js=switch, api_name="numbers")
 
-# %% ../nbs/52_app.ipynb #6c7b2ea5
+# %% ../nbs/52_app.ipynb #68c14449
 def build(
     model,  # from `checkpoints.load`
     name: str = "a model",  # what to call it

@@ -6,7 +6,7 @@
 __all__ = ['EXAMPLES', 'Board', 'to_url', 'pack', 'unpack', 'Posed', 'propose', 'pose', 'scatter', 'redraw', 'shares',
            'warnings_about', 'another', 'bring', 'write']
 
-# %% ../nbs/50_board_state.ipynb #cc6d2baf
+# %% ../nbs/50_board_state.ipynb #d11441db
 import base64
 import re
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +29,7 @@ from .scenes import Scene, caption, draw, edit, words_of
 from .text import chips, cut_off
 from .things import COLOURS, Thing, box, stickers
 
-# %% ../nbs/50_board_state.ipynb #f09b34c6
+# %% ../nbs/50_board_state.ipynb #59019609
 @dataclass(frozen=True)
 class Board:
     "A pair, and what is hidden of it."
@@ -92,7 +92,7 @@ def unpack(
             error if isinstance(error, UserError) else UserError(f"this is no board: {error!r}")
         ) from error
 
-# %% ../nbs/50_board_state.ipynb #765b81c1
+# %% ../nbs/50_board_state.ipynb #8988e0fe
 class Posed(NamedTuple):
     "A board with a proposed edit of its caption, and the sentence that goes with them."
 
@@ -167,9 +167,9 @@ def scatter(
     ]
     return replace(board, patches=tuple(chosen[0]), words=tuple(chosen[1]))
 
-# %% ../nbs/50_board_state.ipynb #d4d31b2f
+# %% ../nbs/50_board_state.ipynb #cd44cb0f
 EXAMPLES = (  # scene, thing, what is hidden; the first one opens the page
-    (Scene((Thing("circle", "red", "big", (1, 0)), Thing("cat", None, "big", (0, 2))), "white", 0), 0, "object"),
+    (Scene((Thing("circle", "red", "big", (1, 0)), Thing("cat", None, "big", (0, 2))), "white", 4), 0, "object"),
     (Scene((Thing("star", "yellow", "big", (0, 0)), Thing("sun", None, "big", (2, 1))), "beige", 2), 1, "word"),
     (Scene((Thing("rocket", None, "big", (1, 1)), Thing("cross", "cyan", "small", (2, 2))), "white", 4), 0, "object"),
     (Scene((Thing("heart", "pink", "big", (0, 1)), Thing("square", "blue", "big", (2, 2))), "grey", 4), 1, "word"),
@@ -180,7 +180,7 @@ EXAMPLES = (  # scene, thing, what is hidden; the first one opens the page
     ),
 )  # fmt: skip
 
-# %% ../nbs/50_board_state.ipynb #7dfb545c
+# %% ../nbs/50_board_state.ipynb #e40ee804
 def redraw(
     scene: Scene,
     wanted: str,  # its caption with some words changed
@@ -234,7 +234,7 @@ def warnings_about(
             told.append(f"The {name} is longer than the model's {most} tokens; left out: “{lost}”.")
     return told
 
-# %% ../nbs/50_board_state.ipynb #1113cfc8
+# %% ../nbs/50_board_state.ipynb #d0fa97cd
 def another(model, seed: int) -> Posed:
     "The next of endless scenes, with something hidden."
     data = str(model.facts.get("data", "scenes"))

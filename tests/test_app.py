@@ -143,7 +143,7 @@ def test_edit_shares_and_examples(browser, url):
     with opened(browser, url) as page:
         with changes(page, f".mb-edited {PAINTED}"):
             page.locator("#mb-edit textarea").fill(
-                "a big green circle left of a big cat on a white ground"
+                "there is a big green circle left and a big cat top-right"
             )
         assert page.locator(".mb-edited mark").inner_text() == "green"
         assert "redrawn" in page.locator(".mb-edited .mb-truth").inner_text()
