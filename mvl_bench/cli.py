@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Parser', 'parser', 'do_train', 'do_evaluate', 'do_reconstruct', 'do_demo', 'do_lab', 'main']
 
-# %% ../nbs/53_cli.ipynb #11626f7a
+# %% ../nbs/53_cli.ipynb #7013a469
 import argparse
 import contextlib
 import json
@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-# %% ../nbs/53_cli.ipynb #bda353c5
+# %% ../nbs/53_cli.ipynb #aa7fd538
 class Parser(argparse.ArgumentParser):
     "Says a mistake in one line, as all of `mvl-bench` does."
 
@@ -106,11 +106,12 @@ def _add_reconstruct(commands) -> None:
     add("--out", required=True, metavar="FILE.png", help="the figure")
     add("--json", metavar="FILE", help="errors and word chances as JSON")
 
-# %% ../nbs/53_cli.ipynb #f304735e
+# %% ../nbs/53_cli.ipynb #841e54e7
 def do_train(asked) -> None:
     "Train and say where the checkpoint is."
     from mvl_bench.runs import train
     from mvl_bench.settings import Run, with_settings
+    from mvl_bench.training import processes
 
     data = dict(
         data=asked.data,
@@ -121,7 +122,9 @@ def do_train(asked) -> None:
     )
     settings = asked.set + ([f"steps={asked.steps}"] if asked.steps is not None else [])
     run = with_settings(Run(asked.out, asked.model, asked.preset, **data), settings)
-    print(f"checkpoint: {train(run, asked.resume)}")
+    path = train(run, asked.resume)
+    if processes()[0] == 0:
+        print(f"checkpoint: {path}")
 
 
 def do_evaluate(asked) -> None:
@@ -253,7 +256,7 @@ def _write_json(path: str | None, content: dict) -> None:
     if path:
         _write(path, json.dumps(content, indent=1).encode())
 
-# %% ../nbs/53_cli.ipynb #8fc2d48f
+# %% ../nbs/53_cli.ipynb #cf9bf22f
 def main(
     words: list[str] | None = None,  # the command line; None = what the shell was given
 ) -> int:  # 0, or 2 after a user's mistake

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['key_mask', 'begin_as_mae', 'ImageEncoder', 'TextEncoder']
 
-# %% ../nbs/21_encoders.ipynb #a53116ba
+# %% ../nbs/21_encoders.ipynb #74017d84
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -13,9 +13,9 @@ from transformers import AutoConfig, AutoModel
 
 from .core import UserError
 from .layers import put, take
-from .patches import sincos_positions
+from .patches import sincos, sincos_positions
 
-# %% ../nbs/21_encoders.ipynb #75cd074e
+# %% ../nbs/21_encoders.ipynb #38b4cb5d
 def key_mask(
     keys: Tensor | None,  # (b k) bool, True = may be looked at
     dtype: torch.dtype,
@@ -99,7 +99,7 @@ class ImageEncoder(nn.Module):
         tokens, places, kept = take(x, visible)
         return put(self.run(tokens, kept), places, kept, torch.zeros_like(x))
 
-# %% ../nbs/21_encoders.ipynb #2d627a25
+# %% ../nbs/21_encoders.ipynb #4db6bc5c
 class TextEncoder(nn.Module):
     "A text encoder from transformers, with random weights."
 
@@ -137,6 +137,18 @@ class TextEncoder(nn.Module):
             raise UserError(
                 f"text_arch {arch!r} is no text encoder of transformers; try bert or roberta"
             ) from error
+        self.begin_positions()
+
+    @torch.no_grad()
+    def begin_positions(self) -> None:
+        "Sines and cosines, as large as the words, where the encoder has a table of positions."
+        tables = self.model.embeddings
+        positions = getattr(tables, "position_embeddings", None)
+        if isinstance(positions, nn.Embedding):
+            waves = sincos(*positions.weight.shape)
+            positions.weight.copy_(
+                waves * tables.word_embeddings.weight.std() / waves.square().mean().sqrt()
+            )
 
     def forward(
         self,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['hide_share', 'random_squares', 'random_words', 'Masking', 'without_text', 'without_image', 'by_hand']
 
-# %% ../nbs/10_masking.ipynb #b9d9039a
+# %% ../nbs/10_masking.ipynb #4a30e58c
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .core import Batch, Masks, UserError, noise, view
 
-# %% ../nbs/10_masking.ipynb #45ca9005
+# %% ../nbs/10_masking.ipynb #96583f28
 def hide_share(
     chance: Tensor,  # (b m) a number for each unit, from `noise`; the lowest are hidden
     ratio: float | Tensor,  # share of the units to hide, 0..1: one for all rows, or (b)
@@ -32,7 +32,7 @@ def hide_share(
     rank = chance.masked_fill(~allowed, 2.0).argsort(1).argsort(1)
     return (rank < count) & allowed
 
-# %% ../nbs/10_masking.ipynb #82c8ebe7
+# %% ../nbs/10_masking.ipynb #4b7d2e4f
 def random_squares(
     ids: Tensor,  # (b) sample ids
     grid: tuple[int, int],  # rows and columns of patches
@@ -52,7 +52,7 @@ def random_squares(
     drawn = torch.zeros(unit.shape, dtype=torch.bool).scatter(1, unit, True)
     return hide_share(noise((*key, "image"), ids, unit.shape[1]), ratio, drawn).gather(1, unit)
 
-# %% ../nbs/10_masking.ipynb #1d2029bd
+# %% ../nbs/10_masking.ipynb #27bb241e
 def random_words(
     batch: Batch,
     ratio: float | Tensor,  # share of the words to hide, 0..1: one for all rows, or (b)
@@ -64,7 +64,7 @@ def random_words(
     chance = noise((*key, "text"), batch.ids, batch.maskable.shape[1])
     return hide_share(chance.to(place.device).gather(1, place), ratio, batch.maskable)
 
-# %% ../nbs/10_masking.ipynb #f6f1d2b1
+# %% ../nbs/10_masking.ipynb #56c28e8f
 @dataclass(frozen=True)
 class Masking:
     "How views of a batch are drawn: `masking(batch, key)` returns the views to train on."
@@ -75,9 +75,7 @@ class Masking:
     text_ratio: float = 0.3  # share of the words to hide
     at_once: bool = False  # False = one modality at a time (two views), True = both (one view)
     absent_ratio: float = 0.1  # share of rows in which the other modality is absent
-    vary: float = (
-        0.0  # share of rows whose ratio and squares are drawn anew; words: a quarter of it
-    )
+    vary: float = 0.0  # share of rows whose ratios and squares are drawn anew
 
     def __post_init__(self):
         for name in ("image_ratio", "text_ratio", "absent_ratio", "vary"):
@@ -115,15 +113,13 @@ class Masking:
         return random_squares(batch.ids, self.grid, ratio, key, square, shift)
 
     def ratios(self, batch: Batch, key: tuple) -> list[Tensor]:  # (b) picture, (b) words
-        "Each row's ratios: the ones that are set, or drawn anew; of the latter a quarter hides all."
+        "Each row's ratios: the ones that are set, or drawn anew; of the latter a quarter hides all of the picture."
         lots = noise((*key, "ratio"), batch.ids, 3)
-        drawn = (lots[:, 1:] * 4 / 3).clamp(max=1)
-        # words less often: a row with all of its words hidden counts as much as three others
-        anew = lots[:, 0] < self.vary, lots[:, 0] < self.vary / 4
+        drawn = (lots[:, 1] * 4 / 3).clamp(max=1), lots[:, 2]
         fixed = (self.image_ratio, self.text_ratio)
-        return [torch.where(anew[i], drawn[:, i], ratio) for i, ratio in enumerate(fixed)]
+        return [torch.where(lots[:, 0] < self.vary, *pair) for pair in zip(drawn, fixed)]
 
-# %% ../nbs/10_masking.ipynb #d05a6a1a
+# %% ../nbs/10_masking.ipynb #14b75881
 def without_text(
     masks: Masks,
     rows: Tensor | None = None,  # (b) bool, True = take the caption away; None = everywhere
@@ -147,7 +143,7 @@ def without_image(
         masks, has_image=masks.has_image & ~rows, image_mask=masks.image_mask & ~rows[:, None]
     )
 
-# %% ../nbs/10_masking.ipynb #107b6644
+# %% ../nbs/10_masking.ipynb #5811a5dd
 def by_hand(
     batch: Batch,  # every row gets the same mask
     num_patches: int,  # patches of one picture

@@ -6,7 +6,7 @@
 __all__ = ['MAX_BAD', 'Source', 'Pairs', 'shuffled', 'windows', 'StreamedPairs', 'open_pairs', 'collate', 'sample_ids', 'ahead',
            'stream_chunks', 'batches']
 
-# %% ../nbs/04_pairs.ipynb #ea05994f
+# %% ../nbs/04_pairs.ipynb #398a012b
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ from .pictures import as_size, fetch, open_picture, read_bytes, resize
 from .tables import Table, captions_in, open_table, streamed
 from .text import encode
 
-# %% ../nbs/04_pairs.ipynb #b2d48ef5
+# %% ../nbs/04_pairs.ipynb #c75691b6
 MAX_BAD = 100_000  # bad rows that are remembered
 
 
@@ -128,7 +128,7 @@ class Pairs(Source):
         "Every caption of picture `i`."
         return self.captions_of(self.table.rows[i])
 
-# %% ../nbs/04_pairs.ipynb #9ea6d739
+# %% ../nbs/04_pairs.ipynb #740c65b9
 @lru_cache(maxsize=4)
 def shuffled(
     size: int,
@@ -152,7 +152,7 @@ def windows(
     if kept:
         yield kept
 
-# %% ../nbs/04_pairs.ipynb #baf35f0c
+# %% ../nbs/04_pairs.ipynb #33b97c34
 @dataclass
 class StreamedPairs(Source):
     "Pictures with captions as they come, shuffled by shard and in windows."
@@ -179,7 +179,7 @@ class StreamedPairs(Source):
             done += len(window)
         self.rows_seen = done
 
-# %% ../nbs/04_pairs.ipynb #5ead38d1
+# %% ../nbs/04_pairs.ipynb #cf928183
 def open_pairs(
     spec: str,  # a folder, .csv, .parquet or .tar, a glob, or hf:owner/name
     img_size: int | Sequence[int],  # a side, or (height, width)
@@ -197,7 +197,7 @@ def open_pairs(
     pairs.pair(0)  # one readable pair at least
     return pairs
 
-# %% ../nbs/04_pairs.ipynb #d862facb
+# %% ../nbs/04_pairs.ipynb #e6a5d9d5
 def collate(
     pairs: Sequence[Pair],
     tokenizer,  # as `mvl_bench.text` makes them
@@ -220,7 +220,7 @@ def collate(
     words = encode(tokenizer, texts, max_words)
     return Batch(images, *words, *(torch.tensor(column) for column in zip(*facts)))
 
-# %% ../nbs/04_pairs.ipynb #0d024186
+# %% ../nbs/04_pairs.ipynb #0d19ec44
 def sample_ids(
     step: int,  # counted from 0
     batch_size: int,
@@ -235,7 +235,7 @@ def sample_ids(
     epoch, place = divmod(step, length // batch_size)
     return shuffled(length, seed, epoch)[place * batch_size :][:batch_size], epoch
 
-# %% ../nbs/04_pairs.ipynb #0b813315
+# %% ../nbs/04_pairs.ipynb #d35f4a18
 def ahead(
     jobs: Iterator,  # functions without arguments
     workers: int,  # threads
@@ -272,7 +272,7 @@ def stream_chunks(
             raise UserError(f"batch_size {batch_size} is not between 1 and {many}")
         start = max(0, start - steps)
 
-# %% ../nbs/04_pairs.ipynb #6e06e003
+# %% ../nbs/04_pairs.ipynb #36ecab64
 def batches(
     source,  # `StreamedPairs`, or anything with `pair(i, epoch)`; no length = endless
     tokenizer,  # as `mvl_bench.text` makes them
@@ -281,15 +281,20 @@ def batches(
     start: int = 0,  # first step
     max_words: int = 32,  # longest row, special tokens included
     workers: int = 0,  # threads that decode ahead; a stream is read by one
+    part: tuple[int, int] = (0, 1),  # which process this is, and of how many: each takes its rows
 ) -> Iterator[tuple[Batch, int]]:  # batch, epoch
-    "Batches without end, from step `start` on."
+    "Batches without end, from step `start` on; `batch_size` counts the pairs of all processes."
+    mine = slice(part[0], None, part[1])
+    if part[1] > batch_size:
+        raise UserError(f"batch_size {batch_size} is under {part[1]}, the processes that share it")
 
     def pairs_of(step):
         ids, epoch = sample_ids(step, batch_size, length, seed)
-        return [source.pair(i, epoch) for i in ids.tolist()], epoch
+        return [source.pair(i, epoch) for i in ids[mine].tolist()], epoch
 
     if isinstance(source, StreamedPairs):
-        jobs = repeat(partial(next, stream_chunks(source, batch_size, start)))
+        chunks = ((pairs[mine], e) for pairs, e in stream_chunks(source, batch_size, start))
+        jobs = repeat(partial(next, chunks))
         workers = min(workers, 1)
     else:
         length = len(source) if hasattr(source, "__len__") else None

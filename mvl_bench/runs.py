@@ -6,7 +6,7 @@
 __all__ = ['STATE', 'new_model', 'open_source', 'save_state', 'load_state', 'begin', 'read_run', 'open_folder', 'facts_of',
            'train', 'commit', 'Log', 'read_log']
 
-# %% ../nbs/46_runs.ipynb #34b86b7c
+# %% ../nbs/46_runs.ipynb #e330a57f
 import json
 import subprocess
 import time
@@ -22,9 +22,9 @@ from .core import UserError, data_path, pick_device, seed_torch
 from .data import is_drawn, make_tokenizer, open_data
 from .pairs import batches
 from .settings import Run, command
-from .training import TrainConfig, make_optimizer, train_steps
+from .training import TrainConfig, make_optimizer, processes, train_steps
 
-# %% ../nbs/46_runs.ipynb #37aaeb61
+# %% ../nbs/46_runs.ipynb #662bc6ee
 def new_model(
     run: Run,
     source,  # the data, for its words
@@ -60,7 +60,7 @@ def open_source(run: Run):
     )
     return open_data(run.data, img_size, run.split, run.train.seed, **columns)
 
-# %% ../nbs/46_runs.ipynb #a3814b53
+# %% ../nbs/46_runs.ipynb #46cc2935
 STATE = "optimizer.safetensors"
 
 
@@ -140,7 +140,7 @@ def read_run(out: Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out} is no run folder: its run.json cannot be read") from error
 
-# %% ../nbs/46_runs.ipynb #69f4ec2d
+# %% ../nbs/46_runs.ipynb #e4166d15
 def open_folder(run: Run) -> Path:
     "The run's folder, with what was asked for written in it."
     out = Path(run.out)
@@ -168,20 +168,23 @@ def train(
 ) -> Path:  # the last checkpoint
     "Train, log and save; Ctrl-C saves and leaves with a line that says how to go on."
     source, model, tokenizer, optimizer, start = begin(run, resume)
-    cfg, words = run.train, model.cfg.max_words
-    passed = start * cfg.accumulate
-    stream = batches(source, tokenizer, cfg.batch_size, cfg.seed, passed, words, run.workers)
+    cfg, words, part = run.train, model.cfg.max_words, processes()
+    passed, leads = start * cfg.accumulate, part[0] == 0  # one process writes for all
+    stream = batches(source, tokenizer, cfg.batch_size, cfg.seed, passed, words, run.workers, part)
     first = next(stream)  # a mistake in the data shows before anything is written
-    out, facts = open_folder(run), facts_of(run, model)
-    step, log = start, Log(run, start)
+    step, out = start, open_folder(run) if leads else Path(run.out)
+    facts = facts_of(run, model)
+    log = Log(run, start) if leads else None
 
     def keep() -> Path:
-        return save_state(model, tokenizer, optimizer, run, step, {**facts, "minutes": log.minutes})
+        told = dict(facts, minutes=log.minutes) if leads else {}
+        return save_state(model, tokenizer, optimizer, run, step, told) if leads else out
 
     try:
         for done in train_steps(model, chain([first], stream), cfg, optimizer, start):
             step = done.step
-            log.add(done, quiet)
+            if leads:
+                log.add(done, quiet)
             if step % run.save_every == 0 and step < cfg.steps:
                 keep()
     except KeyboardInterrupt:
@@ -191,7 +194,8 @@ def train(
         ) from None
     finally:
         stream.close()
-        log.close()
+        if leads:
+            log.close()
     if getattr(source, "bad", None):
         print(source.report())
     return newest(out) if step == start and newest(out) else keep()
@@ -213,9 +217,9 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
-# %% ../nbs/46_runs.ipynb #2598efa1
+# %% ../nbs/46_runs.ipynb #48087fe8
 class Log:
-    "The log of a run: a file of lines, TensorBoard, and a progress bar."
+    "The log of a run in its folder: a file of lines, TensorBoard, and a progress bar."
 
     def __init__(self, run: Run, start: int):
         from torch.utils.tensorboard import SummaryWriter
