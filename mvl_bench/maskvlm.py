@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEAST', 'PRESETS', 'MaskVLMConfig', 'maskvlm_tiny', 'maskvlm_small', 'maskvlm_base', 'MaskVLM']
 
-# %% ../nbs/31_maskvlm.ipynb #13105141
+# %% ../nbs/31_maskvlm.ipynb #6882d1d7
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,10 +18,10 @@ from .losses import KINDS, mlm, recon
 from .masking import Masking
 from .patches import grid_of, patchify, sincos_positions
 
-# %% ../nbs/31_maskvlm.ipynb #a4b85339
+# %% ../nbs/31_maskvlm.ipynb #e76c7287
 LEAST = dict(  # smallest value of each number
     vocab_size=6, max_words=3, pad_id=0, mask_id=0, embed_dim=4, num_heads=1, image_depth=1, text_depth=1,
-    cross_depth=0, decoder_depth=0, blind_steps=0, pixel_mean=0.0, pixel_std=0.01, mlm_weight=0.0, recon_weight=0.0,
+    cross_depth=0, decoder_depth=0, blind_steps=0, blind_weight=1e-6, pixel_mean=0.0, pixel_std=0.01, mlm_weight=0.0, recon_weight=0.0,
 )  # fmt: skip
 
 
@@ -53,7 +53,8 @@ class MaskVLMConfig:
     at_once: bool = False  # hide both modalities at once instead of one at a time
     absent_ratio: float = 0.1  # share of training rows in which the other modality is absent
     vary: float = 0.0  # share of training rows whose ratios and squares are drawn anew
-    blind_steps: int = 0  # first steps of training in which the whole picture is hidden
+    blind_steps: int = 0  # first steps: the whole picture is hidden, errors of pixels are squared
+    blind_weight: float = 100.0  # weight of the pixel loss in these steps
     recon_kind: str = "l1"  # error of pixels: l1 as in the paper, l2 or sse
     mlm_weight: float = 1.0  # weight of the word loss
     recon_weight: float = 1.0  # weight of the pixel loss
@@ -100,20 +101,25 @@ class MaskVLMConfig:
         weights = dict(mlm=self.mlm_weight, recon=self.recon_weight)
         return {name: weight for name, weight in weights.items() if weight}
 
-    def masking(self, step: int | None = None) -> Masking:
-        "The strategy that hides parts of a batch in training, or at one step of it."
-        if step is not None and step < self.blind_steps:
-            return replace(self.masking(), image_ratio=1.0, vary=0.0)
+    def at(self, step: int) -> "MaskVLMConfig":
+        "The config as one step of training goes by it, counted from 0: blind at first."
+        if step >= self.blind_steps or not self.recon_weight:
+            return self
+        blind = dict(image_ratio=1.0, vary=0.0, recon_kind="l2", recon_weight=self.blind_weight)
+        return replace(self, **blind, blind_steps=0)
+
+    def masking(self) -> Masking:
+        "The strategy that hides parts of a batch in training."
         square = self.mask_size // self.patch_size
         ratios = dict(image_ratio=self.image_ratio, text_ratio=self.text_ratio)
         chances = dict(at_once=self.at_once, absent_ratio=self.absent_ratio, vary=self.vary)
         return Masking(self.grid, square, **ratios, **chances)
 
-# %% ../nbs/31_maskvlm.ipynb #abc0a495
+# %% ../nbs/31_maskvlm.ipynb #2afbae5b
 def maskvlm_tiny() -> MaskVLMConfig:
     "64 px, some 1.4 million numbers, for drawn scenes and for small photographs on two cores."
     # drawn worlds have plain grounds, where L1 is slow to see the caption (see `losses`); any share may be hidden by hand
-    return replace(MaskVLMConfig(), recon_kind="l2", recon_weight=100.0, vary=0.8, blind_steps=1000)
+    return replace(MaskVLMConfig(), recon_weight=10.0, vary=0.8, blind_steps=1000)
 
 
 def maskvlm_small() -> MaskVLMConfig:
@@ -135,7 +141,7 @@ def maskvlm_base() -> MaskVLMConfig:
 
 PRESETS = dict(tiny=maskvlm_tiny, small=maskvlm_small, base=maskvlm_base)
 
-# %% ../nbs/31_maskvlm.ipynb #bbb6651e
+# %% ../nbs/31_maskvlm.ipynb #c9773c3e
 class MaskVLM(nn.Module):
     "Joint masked vision and language modeling with one modality hidden at a time (arXiv 2208.02131)."
 
@@ -231,8 +237,9 @@ class MaskVLM(nn.Module):
         return Output(pixels, logits, shown if attention else None)
 
     def losses(self, batch: Batch, views: tuple[Masks, ...], key: tuple = ()) -> Losses:
-        "Mean losses over the hidden pixels and hidden words of all views; changes nothing."
-        found = {name: [] for name in self.cfg.loss_weights}
+        "Mean losses over the hidden pixels and hidden words of all views at (seed, step, ...); changes nothing."
+        cfg = self.cfg.at(key[1]) if key else self.cfg
+        found = {name: [] for name in cfg.loss_weights}
         whole: dict = {}  # the pass over an unhidden modality is shared between views
         for masks in views:
             wants = dict(recon=masks.image_mask.any(), mlm=masks.text_mask.any())
@@ -249,7 +256,7 @@ class MaskVLM(nn.Module):
             for name, pairs in found.items()
             if pairs
         }
-        score = dict(mlm=mlm, recon=lambda *pair: recon(*pair, self.cfg.recon_kind))
+        score = dict(mlm=mlm, recon=lambda *pair: recon(*pair, cfg.recon_kind))
         parts = {name: score[name](*pair) for name, pair in joined.items()}
         return Losses(parts, {name: len(pair[0]) for name, pair in joined.items()})
 

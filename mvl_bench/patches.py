@@ -6,13 +6,13 @@
 __all__ = ['grid_of', 'patchify', 'unpatchify', 'touched', 'sincos', 'sincos_positions', 'patch_statistics', 'normalize_patches',
            'denormalize_patches', 'visible_statistics']
 
-# %% ../nbs/02_patches.ipynb #6f1ce239
+# %% ../nbs/02_patches.ipynb #3bad3df8
 import torch
 from torch import Tensor
 
 from .core import UserError
 
-# %% ../nbs/02_patches.ipynb #01478517
+# %% ../nbs/02_patches.ipynb #f9b7de35
 def grid_of(
     img_size: int | tuple[int, int],  # side, or (height, width), in pixels
     patch_size: int,  # side of a patch, in pixels
@@ -24,7 +24,7 @@ def grid_of(
             raise UserError(f"img_size {side} is not a multiple of patch_size {patch_size}")
     return height // patch_size, width // patch_size
 
-# %% ../nbs/02_patches.ipynb #42050410
+# %% ../nbs/02_patches.ipynb #01ad8f5f
 def patchify(
     images: Tensor,  # (b c h w)
     patch_size: int,  # side p of a patch, in pixels
@@ -48,7 +48,7 @@ def unpatchify(
     placed = patches.reshape(b, rows, columns, side, side, channels)
     return placed.permute(0, 5, 1, 3, 2, 4).reshape(b, channels, rows * side, columns * side)
 
-# %% ../nbs/02_patches.ipynb #c3b34324
+# %% ../nbs/02_patches.ipynb #e0ad4069
 def touched(
     box: tuple[
         int, int, int, int
@@ -64,7 +64,7 @@ def touched(
     ] = True
     return mask.flatten()
 
-# %% ../nbs/02_patches.ipynb #f89295ca
+# %% ../nbs/02_patches.ipynb #2f7ce0f1
 def sincos(
     places: int,  # on a line
     dim: int,  # width d, even
@@ -89,7 +89,7 @@ def sincos_positions(
     rows, columns = (sincos(side, dim // 2, slowest=2 * max(grid)) for side in grid)
     return torch.cat([rows.repeat_interleave(grid[1], 0), columns.repeat(grid[0], 1)], dim=1)
 
-# %% ../nbs/02_patches.ipynb #a2cffeef
+# %% ../nbs/02_patches.ipynb #eece1f13
 def patch_statistics(
     patches: Tensor,  # (b n p*p*c)
 ) -> tuple[Tensor, Tensor]:  # (b n 1) mean, (b n 1) standard deviation
@@ -111,7 +111,7 @@ def denormalize_patches(
     mean, spread = statistics
     return patches * spread + mean
 
-# %% ../nbs/02_patches.ipynb #b7cd92fa
+# %% ../nbs/02_patches.ipynb #9ee8db53
 def visible_statistics(
     patches: Tensor,  # (b n p*p*c)
     image_mask: Tensor,  # (b n) bool, True = hidden

@@ -6,7 +6,7 @@
 __all__ = ['fastest', 'TrainConfig', 'learning_rate', 'make_optimizer', 'precision', 'processes', 'over_processes',
            'share_gradients', 'Step', 'update', 'train_steps']
 
-# %% ../nbs/40_training.ipynb #482db087
+# %% ../nbs/40_training.ipynb #8516e5b5
 import math
 import os
 import time
@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .core import Batch, UserError, pick_device, seed_torch
 from .losses import weigh
 
-# %% ../nbs/40_training.ipynb #79d41a43
+# %% ../nbs/40_training.ipynb #bdf98275
 def fastest() -> str:  # bf16 or fp32
     "The precision that this machine multiplies fastest in: bf16 where it has it in hardware."
     device = pick_device().type
@@ -64,7 +64,7 @@ class TrainConfig:
         if self.precision not in ("fp32", "bf16"):
             raise UserError(f"precision {self.precision!r} is neither fp32 nor bf16")
 
-# %% ../nbs/40_training.ipynb #0cda6cb4
+# %% ../nbs/40_training.ipynb #b97732d1
 def learning_rate(
     step: int,  # counted from 0
     cfg: TrainConfig,
@@ -85,7 +85,7 @@ def make_optimizer(model: nn.Module, cfg: TrainConfig) -> torch.optim.AdamW:
     ]
     return torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, cfg.beta2), fused=True)
 
-# %% ../nbs/40_training.ipynb #901c7663
+# %% ../nbs/40_training.ipynb #f25a8952
 @contextmanager
 def precision(
     device: torch.device,
@@ -102,7 +102,7 @@ def precision(
         else:
             yield
 
-# %% ../nbs/40_training.ipynb #e266851b
+# %% ../nbs/40_training.ipynb #a561dc02
 def processes() -> tuple[int, int]:  # which one this is, how many there are
     "As `accelerate launch` or `torchrun` started them; one where nobody did."
     if int(os.environ.get("WORLD_SIZE", 1)) < 2:
@@ -134,7 +134,7 @@ def share_gradients(model: nn.Module) -> None:
     for i, part in enumerate(flat[len(has) :].split([p.numel() for p in learning])):
         learning[i].grad = part.view_as(learning[i]) if flat[i] else None
 
-# %% ../nbs/40_training.ipynb #d32a4c97
+# %% ../nbs/40_training.ipynb #0a03b909
 class Step(NamedTuple):
     "What happened in one update."
 
@@ -153,7 +153,7 @@ def update(
     step: int,  # counted from 0
 ) -> tuple[dict[str, float], float]:  # losses by name, norm of the gradient
     "One step of the optimiser over one or several passes; raises `UserError` before a step on a loss that is no number."
-    device, weights = next(model.parameters()).device, model.cfg.loss_weights
+    device, weights = next(model.parameters()).device, model.cfg.at(step).loss_weights
     views = [view for _, some in passes for view in some]
     masks = dict(mlm=[v.text_mask for v in views], recon=[v.image_mask for v in views])
     units = over_processes({n: sum(m.sum().item() for m in masks[n]) for n in weights})
@@ -199,7 +199,7 @@ def train_steps(
             return
         begun = time.perf_counter()
         model.train()
-        masking = model.cfg.masking(step)
+        masking = model.cfg.at(step).masking()
         passes = [(batch, masking(batch, (cfg.seed, epoch))) for batch, epoch in taken]
         losses, norm = update(model, optimizer, passes, cfg, step)
         yield Step(step + 1, losses, learning_rate(step, cfg), norm, time.perf_counter() - begun)
