@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['KINDS', 'mlm', 'recon', 'weigh']
 
-# %% ../nbs/22_losses.ipynb #fef69d7c
+# %% ../nbs/22_losses.ipynb #25bfef7c
 import torch.nn.functional as F
 from torch import Tensor
 
 from .core import UserError
 from .patches import normalize_patches
 
-# %% ../nbs/22_losses.ipynb #1c3910df
+# %% ../nbs/22_losses.ipynb #471eaaf4
 def mlm(
     logits: Tensor,  # (k v) at the k hidden words
     labels: Tensor,  # (k) the words that were there
@@ -20,7 +20,7 @@ def mlm(
     "Masked language modeling: mean negative log-likelihood of the hidden words (2208.02131, section 3)."
     return F.cross_entropy(logits.float(), labels)
 
-# %% ../nbs/22_losses.ipynb #b323370b
+# %% ../nbs/22_losses.ipynb #6bab5ff6
 KINDS = ("l1", "l2", "sse")
 
 
@@ -39,7 +39,7 @@ def recon(
         return error.abs().mean()
     return error.square().mean() * (3 if kind == "sse" else 1)
 
-# %% ../nbs/22_losses.ipynb #087dc969
+# %% ../nbs/22_losses.ipynb #6bf7ad54
 def weigh(
     parts: dict[str, Tensor],  # name -> scalar
     weights: dict[str, float],  # name -> weight

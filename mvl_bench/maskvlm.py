@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEAST', 'PRESETS', 'MaskVLMConfig', 'maskvlm_tiny', 'maskvlm_small', 'maskvlm_base', 'MaskVLM']
 
-# %% ../nbs/31_maskvlm.ipynb #6882d1d7
+# %% ../nbs/31_maskvlm.ipynb #10bd83f4
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,7 +18,7 @@ from .losses import KINDS, mlm, recon
 from .masking import Masking
 from .patches import grid_of, patchify, sincos_positions
 
-# %% ../nbs/31_maskvlm.ipynb #e76c7287
+# %% ../nbs/31_maskvlm.ipynb #6b61d6a4
 LEAST = dict(  # smallest value of each number
     vocab_size=6, max_words=3, pad_id=0, mask_id=0, embed_dim=4, num_heads=1, image_depth=1, text_depth=1,
     cross_depth=0, decoder_depth=0, blind_steps=0, blind_weight=1e-6, pixel_mean=0.0, pixel_std=0.01, mlm_weight=0.0, recon_weight=0.0,
@@ -115,7 +115,7 @@ class MaskVLMConfig:
         chances = dict(at_once=self.at_once, absent_ratio=self.absent_ratio, vary=self.vary)
         return Masking(self.grid, square, **ratios, **chances)
 
-# %% ../nbs/31_maskvlm.ipynb #2afbae5b
+# %% ../nbs/31_maskvlm.ipynb #2cce1adc
 def maskvlm_tiny() -> MaskVLMConfig:
     "64 px, some 1.4 million numbers, for drawn scenes and for small photographs on two cores."
     # drawn worlds have plain grounds, where L1 is slow to see the caption (see `losses`); any share may be hidden by hand
@@ -141,7 +141,7 @@ def maskvlm_base() -> MaskVLMConfig:
 
 PRESETS = dict(tiny=maskvlm_tiny, small=maskvlm_small, base=maskvlm_base)
 
-# %% ../nbs/31_maskvlm.ipynb #c9773c3e
+# %% ../nbs/31_maskvlm.ipynb #f9ffbf32
 class MaskVLM(nn.Module):
     "Joint masked vision and language modeling with one modality hidden at a time (arXiv 2208.02131)."
 
