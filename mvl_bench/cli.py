@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['parser', 'do_train', 'do_evaluate', 'do_reconstruct', 'do_demo', 'do_lab', 'main']
 
-# %% ../nbs/53_cli.ipynb #a87f1374
+# %% ../nbs/53_cli.ipynb #735a70df
 import argparse
 import contextlib
 import json
@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-# %% ../nbs/53_cli.ipynb #be0bd946
+# %% ../nbs/53_cli.ipynb #42312b0a
 def parser() -> argparse.ArgumentParser:
     "All commands with their flags."
     top = argparse.ArgumentParser(
@@ -22,8 +22,10 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_apps(commands)
     train = commands.add_parser("train", help="train a model on scenes or on your own pairs")
-    train.add_argument("--model", default="maskvlm", help="which model (default: maskvlm)")
-    train.add_argument("--preset", default="tiny", help="tiny, small or base (default: tiny)")
+    train.add_argument("--model", default="maskvlm", help="maskvlm or mlim (default: maskvlm)")
+    train.add_argument(
+        "--preset", default="tiny", help="tiny, small or base; mlim has paper too (default: tiny)"
+    )
     train.add_argument("--steps", type=int, help="updates of the weights (default: 2000)")
     train.add_argument("--out", required=True, metavar="DIR", help="the run's folder")
     train.add_argument("--resume", action="store_true", help="go on with the run in DIR")
@@ -117,7 +119,7 @@ def _add_apps(commands) -> None:
     one.add_argument("--out", required=True, metavar="FILE.png", help="the figure")
     one.add_argument("--json", metavar="FILE", help="errors and word chances as JSON")
 
-# %% ../nbs/53_cli.ipynb #246dfd21
+# %% ../nbs/53_cli.ipynb #67513825
 def do_train(asked) -> None:
     "Train and say where the checkpoint is."
     from mvl_bench.runs import train
@@ -258,7 +260,7 @@ def _write_json(path: str | None, content: dict) -> None:
     if path:
         _write(path, json.dumps(content, indent=1).encode())
 
-# %% ../nbs/53_cli.ipynb #9b045d85
+# %% ../nbs/53_cli.ipynb #7f0eadd4
 def main(
     words: list[str] | None = None,  # the command line; None = what the shell was given
 ) -> int:  # 0, or 2 after a user's mistake
