@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['check_sizes']
 
-# %% ../nbs/25_sizes.ipynb #8584f236
+# %% ../nbs/25_sizes.ipynb #a13b59a3
 from .core import UserError
 from .losses import KINDS
 from .patches import grid_of
 
-# %% ../nbs/25_sizes.ipynb #87fb68cf
+# %% ../nbs/25_sizes.ipynb #a2b67a20
 def check_sizes(
     cfg,  # a model's config
     least: dict[str, float],  # smallest value of each number, by field
