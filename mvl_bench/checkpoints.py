@@ -6,7 +6,7 @@
 __all__ = ['MODELS', 'SHIPPED', 'MANIFEST', 'write_folder', 'recover', 'check_folder', 'save', 'card', 'newest', 'find', 'load',
            'read_config', 'fit']
 
-# %% ../nbs/32_checkpoints.ipynb #f2f5f7c4
+# %% ../nbs/32_checkpoints.ipynb #63d7646b
 import hashlib
 import json
 import os
@@ -24,13 +24,18 @@ from torch import nn
 from .core import UserError, data_path
 from .maskvlm import PRESETS as MASKVLM_PRESETS
 from .maskvlm import MaskVLM, MaskVLMConfig
+from .mlim import MLIM, MLIMConfig
+from .mlim import PRESETS as MLIM_PRESETS
 from .text import load_tokenizer
 
-# %% ../nbs/32_checkpoints.ipynb #d2127c4d
-MODELS = dict(maskvlm=(MaskVLM, MaskVLMConfig, MASKVLM_PRESETS))  # name -> class, config, presets
+# %% ../nbs/32_checkpoints.ipynb #fb9e9c57
+MODELS = dict(  # name -> class, config, presets
+    maskvlm=(MaskVLM, MaskVLMConfig, MASKVLM_PRESETS),
+    mlim=(MLIM, MLIMConfig, MLIM_PRESETS),
+)
 SHIPPED = {name: data_path("checkpoints", name) for name in ("maskvlm-tiny",)}
 
-# %% ../nbs/32_checkpoints.ipynb #aa12c2a8
+# %% ../nbs/32_checkpoints.ipynb #499e2a6b
 MANIFEST = "manifest.json"
 
 
@@ -106,7 +111,7 @@ def check_folder(path: Path) -> None:
         if _hash(path / name) != expected:
             raise UserError(f"checkpoint {path} is damaged: {name} is not what was written")
 
-# %% ../nbs/32_checkpoints.ipynb #d0984aff
+# %% ../nbs/32_checkpoints.ipynb #a042473c
 def save(
     model: nn.Module,  # with `cfg`
     tokenizer,
@@ -159,7 +164,7 @@ def card(
     head = f"# {about['model']}\n\nA checkpoint of mvl_bench ({size}). Weights, decoder and heads included.\n\n{use}\n"
     return head + "\n".join(["| | |", "| --- | --- |", *rows]) + "\n" + "".join(scores)
 
-# %% ../nbs/32_checkpoints.ipynb #a432173e
+# %% ../nbs/32_checkpoints.ipynb #f440eed3
 def newest(
     run: Path,  # a run folder
 ) -> Path | None:
@@ -226,7 +231,7 @@ def load(
     model.tokenizer, model.facts = load_tokenizer(path), about.get("facts", {})
     return model.to(device).eval()
 
-# %% ../nbs/32_checkpoints.ipynb #2a0338ad
+# %% ../nbs/32_checkpoints.ipynb #50e75204
 def read_config(
     config: type,  # a config class
     values: dict,  # from JSON

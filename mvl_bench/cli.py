@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Parser', 'parser', 'do_train', 'do_evaluate', 'do_reconstruct', 'do_demo', 'do_lab', 'main']
 
-# %% ../nbs/53_cli.ipynb #7013a469
+# %% ../nbs/53_cli.ipynb #b9549dd4
 import argparse
 import contextlib
 import json
@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-# %% ../nbs/53_cli.ipynb #aa7fd538
+# %% ../nbs/53_cli.ipynb #ea95e7d9
 class Parser(argparse.ArgumentParser):
     "Says a mistake in one line, as all of `mvl-bench` does."
 
@@ -30,8 +30,9 @@ def parser() -> argparse.ArgumentParser:
     _add_apps(commands)
     _add_reconstruct(commands)
     train = commands.add_parser("train", help="train a model on scenes or on your own pairs")
-    train.add_argument("--model", default="maskvlm", help="which model (default: maskvlm)")
-    train.add_argument("--preset", default="tiny", help="tiny, small or base (default: tiny)")
+    train.add_argument("--model", default="maskvlm", help="maskvlm or mlim (default: maskvlm)")
+    told = "tiny, small or base; mlim has paper too (default: tiny)"
+    train.add_argument("--preset", default="tiny", help=told)
     train.add_argument("--steps", type=int, help="updates of the weights (default: 2000)")
     train.add_argument("--out", required=True, metavar="DIR", help="the run's folder")
     train.add_argument("--resume", action="store_true", help="go on with the run in DIR")
@@ -106,7 +107,7 @@ def _add_reconstruct(commands) -> None:
     add("--out", required=True, metavar="FILE.png", help="the figure")
     add("--json", metavar="FILE", help="errors and word chances as JSON")
 
-# %% ../nbs/53_cli.ipynb #841e54e7
+# %% ../nbs/53_cli.ipynb #027088d7
 def do_train(asked) -> None:
     "Train and say where the checkpoint is."
     from mvl_bench.runs import train
@@ -256,7 +257,7 @@ def _write_json(path: str | None, content: dict) -> None:
     if path:
         _write(path, json.dumps(content, indent=1).encode())
 
-# %% ../nbs/53_cli.ipynb #cf9bf22f
+# %% ../nbs/53_cli.ipynb #e39e33c5
 def main(
     words: list[str] | None = None,  # the command line; None = what the shell was given
 ) -> int:  # 0, or 2 after a user's mistake

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEAST', 'PRESETS', 'MaskVLMConfig', 'maskvlm_tiny', 'maskvlm_small', 'maskvlm_base', 'MaskVLM']
 
-# %% ../nbs/31_maskvlm.ipynb #10bd83f4
+# %% ../nbs/31_maskvlm.ipynb #9006367e
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from .core import Batch, Features, Losses, Masks, Output, UserError, view
 from .encoders import ImageEncoder, TextEncoder
 from .layers import CrossEncoder, DecoderBlock, take
-from .losses import KINDS, mlm, recon
+from .losses import mlm, recon
 from .masking import Masking
 from .patches import grid_of, patchify, sincos_positions
+from .sizes import check_sizes
 
-# %% ../nbs/31_maskvlm.ipynb #6b61d6a4
+# %% ../nbs/31_maskvlm.ipynb #635239d0
 LEAST = dict(  # smallest value of each number
     vocab_size=6, max_words=3, pad_id=0, mask_id=0, embed_dim=4, num_heads=1, image_depth=1, text_depth=1,
     cross_depth=0, decoder_depth=0, blind_steps=0, blind_weight=1e-6, pixel_mean=0.0, pixel_std=0.01, mlm_weight=0.0, recon_weight=0.0,
@@ -60,31 +61,9 @@ class MaskVLMConfig:
     recon_weight: float = 1.0  # weight of the pixel loss
 
     def __post_init__(self):
-        if len(self.img_size) != 2:
-            raise UserError(f"img_size {self.img_size} is not a height and a width")
-        grid_of(self.img_size, self.patch_size)
-        for name, least in LEAST.items():
-            if not least <= getattr(self, name) < float("inf"):
-                raise UserError(f"{name} {getattr(self, name)} is not a number from {least} up")
-        for name in ("pad_id", "mask_id"):
-            if getattr(self, name) >= self.vocab_size:
-                raise UserError(
-                    f"{name} {getattr(self, name)} is not in the vocabulary of {self.vocab_size}"
-                )
-        if self.recon_kind not in KINDS:
-            raise UserError(f"recon_kind {self.recon_kind!r} is not one of {', '.join(KINDS)}")
-        if self.mask_size < self.patch_size or self.mask_size % self.patch_size:
-            raise UserError(
-                f"mask_size {self.mask_size} is not a multiple of patch_size {self.patch_size}"
-            )
-        if self.embed_dim % self.num_heads or self.embed_dim % 4:
-            raise UserError(
-                f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads} and of 4"
-            )
+        check_sizes(self, LEAST)
         if self.mask_at not in ("cross", "input"):
             raise UserError(f"mask_at {self.mask_at!r} is neither cross nor input")
-        if not self.loss_weights:
-            raise UserError("mlm_weight and recon_weight are both 0: nothing would be learnt")
         hides = dict(mlm=self.text_ratio, recon=self.image_ratio)
         if not self.vary and not any(hides[name] for name in self.loss_weights):
             raise UserError("a ratio of 0 hides nothing that a loss with a weight could score")
@@ -115,7 +94,7 @@ class MaskVLMConfig:
         chances = dict(at_once=self.at_once, absent_ratio=self.absent_ratio, vary=self.vary)
         return Masking(self.grid, square, **ratios, **chances)
 
-# %% ../nbs/31_maskvlm.ipynb #2cce1adc
+# %% ../nbs/31_maskvlm.ipynb #729cf7d6
 def maskvlm_tiny() -> MaskVLMConfig:
     "64 px, some 1.4 million numbers, for drawn scenes and for small photographs on two cores."
     # drawn worlds have plain grounds, where L1 is slow to see the caption (see `losses`); any share may be hidden by hand
@@ -141,7 +120,7 @@ def maskvlm_base() -> MaskVLMConfig:
 
 PRESETS = dict(tiny=maskvlm_tiny, small=maskvlm_small, base=maskvlm_base)
 
-# %% ../nbs/31_maskvlm.ipynb #f9ffbf32
+# %% ../nbs/31_maskvlm.ipynb #ed3f81ef
 class MaskVLM(nn.Module):
     "Joint masked vision and language modeling with one modality hidden at a time (arXiv 2208.02131)."
 

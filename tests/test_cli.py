@@ -33,6 +33,8 @@ TRAIN = [
     "--set",
     *SIZES.split(),
 ]
+MLIM_SIZES = "embed_dim=32 num_heads=2 depth=1 decoder_dim=16 img_size=32 batch_size=2"
+MLIM = [*TRAIN[: TRAIN.index("--set")], "--model", "mlim", "--set", *MLIM_SIZES.split()]
 EVALUATE = ["evaluate", "--checkpoint", "ck", "--data", "scenes", "--limit", "4"]
 RECONSTRUCT = [
     "reconstruct",
@@ -181,6 +183,11 @@ MISTAKES = [
     bad(TRAIN, "lr=inf", "lr",),
     bad(TRAIN, "image_ratio=0 & text_ratio=0 & vary=0", "ratio",),
     bad(TRAIN, "text_arch=abacus", "text_arch",),
+    bad(MLIM, "decoder_dim=6", "decoder_dim 6", "multiple of 4"),
+    bad(MLIM, "patch_size=12 & mask_size=12 & img_size=36", "patch_size 12", "power of two"),
+    bad(MLIM, "recon_area=half", "'half'"),
+    bad(MLIM, "cross_depth=1", "cross_depth=1"),
+    bad(MLIM, "text_arch=gpt2", "'gpt2'"),
     bad(EVALUATE, "--checkpoint=maskvlm-huge", "maskvlm-huge", "maskvlm-tiny"),
     bad(EVALUATE, "--checkpoint=damaged", "damaged", "model.safetensors"),
     bad(EVALUATE, "--checkpoint=pics", "'pics'"),
@@ -414,6 +421,32 @@ def test_own_pictures_are_learnt_from_and_bad_ones_named(home, capfd):
     assert "5 pairs" in capfd.readouterr().out
     first = load("own").tokenizer
     assert {"red", "thing", "number"} <= set(first.get_vocab())
+
+
+def test_mlim_from_training_to_a_picture(home, capfd):
+    assert main(changed(MLIM, ["--out=m", "--steps=4", "save_every=2", "log_every=1"])) == 0
+    whole = load(home / "m")
+    assert type(whole).__name__ == "MLIM" and whole.facts["steps"] == 4
+    log = [json.loads(line) for line in (home / "m" / "log.jsonl").read_text().splitlines()]
+    found = {name for row in log for name in row}
+    assert {"mlm", "recon"} <= found and all(np.isfinite(list(row.values())).all() for row in log)
+    shutil.rmtree(home / "m" / "checkpoints" / "step-00000004")
+    again = changed(MLIM, ["--out=m", "--steps=4", "save_every=2", "log_every=1"])
+    assert main([*again, "--resume"]) == 0
+    resumed = load(home / "m").state_dict()
+    assert all(value.equal(resumed[name]) for name, value in whole.state_dict().items())
+    words = ["evaluate", "--task", "reconstruction", "--data", "scenes:shapes", "--limit", "6"]
+    assert main([*words, "--checkpoint", "m", "--json", "e.json"]) == 0
+    check_scores(json.loads((home / "e.json").read_text()), True)
+    words = changed(RECONSTRUCT, ["--checkpoint=m", "--hide-words=red", "--hide-image=0.5"])
+    assert main([*words, "--json", "o.json"]) == 0
+    told = json.loads((home / "o.json").read_text())
+    assert len(told["hidden_patches"]) == 8 and told["hidden_words"] == [2]
+    assert min(Image.open(home / "o.png").size) > 100
+    assert "Traceback" not in capfd.readouterr().err
+    for name in ("e.json", "o.json", "o.png"):
+        (home / name).unlink()
+    shutil.rmtree(home / "m")
 
 
 # ---- fresh processes

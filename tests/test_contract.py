@@ -10,6 +10,7 @@ from mvl_bench import checkpoints
 from mvl_bench.core import Batch, Losses, UserError, view
 from mvl_bench.encoders import ImageEncoder
 from mvl_bench.losses import weigh
+from mvl_bench.mam import ModalityAware
 from mvl_bench.masking import (
     Masking,
     by_hand,
@@ -25,7 +26,7 @@ from mvl_bench.text import word_tokenizer
 
 SMALL = dict(
     img_size=(24, 32), patch_size=8, mask_size=8, max_words=24, embed_dim=32, num_heads=2,
-    image_depth=1, text_depth=1, cross_depth=1, decoder_depth=1,
+    image_depth=1, text_depth=1, cross_depth=1, decoder_depth=1, depth=1, embedder_dim=16, decoder_dim=16,
 )  # fmt: skip
 VARIANTS = dict(
     maskvlm={
@@ -37,13 +38,24 @@ VARIANTS = dict(
         "pixels only": dict(mlm_weight=0.0),
         "l1, ratios vary": dict(recon_kind="l1", vary=1.0),
         "sse": dict(recon_kind="sse"),
-    }
+    },
+    mlim={
+        "plain": {},
+        "uniform": dict(aware=False),
+        "whole picture": dict(recon_area="whole"),
+        "roberta": dict(text_arch="roberta"),
+        "words only": dict(recon_weight=0.0),
+        "pixels only": dict(mlm_weight=0.0),
+        "l1, ratios vary": dict(recon_kind="l1", vary=1.0),
+    },
 )
 IDLE = {  # what no gradient can reach, by the option that makes it idle
     "plain": ["image_encoder.mask_token"],
     "mask_at input": ["mask_vector", "mask_position"],
     "words only": ["image_cross", "image_decoder", "to_pixels", "mask_", "absent_text"],
     "pixels only": ["text_cross", "to_words", "absent_image"],
+    "mlim words only": ["decoder", "absent_text"],
+    "mlim pixels only": ["to_words", "word_bias", "absent_image"],
 }
 CASES = [(name, v) for name in checkpoints.MODELS for v in VARIANTS.get(name, {"plain": {}})]
 WORLD = Scenes("shapes", img_size=SMALL["img_size"])
@@ -254,7 +266,8 @@ def pixel_error(error, kind):
 @torch.no_grad()
 def check_losses_agree(model, batch, views):
     "The losses are what anybody computes from the predictions: a mean over all hidden units."
-    p, errors, nats = model.cfg.patch_size, [], []
+    p, errors, nats, hidden = model.cfg.patch_size, [], [], dict(recon=0, mlm=0)
+    whole = getattr(model.cfg, "recon_area", "hidden") == "whole"
     cut = batch.images.unfold(2, p, p).unfold(3, p, p)  # (b c rows columns p p)
     truth = cut.permute(0, 2, 3, 4, 5, 1).reshape(len(batch), model.num_patches, -1)
     for masks in views:
@@ -262,17 +275,23 @@ def check_losses_agree(model, batch, views):
         if pixels is not None:
             kind = getattr(model.cfg, "recon_kind", "l1")
             error = pixels - truth
-            errors += [pixel_error(error[b, i], kind) for b, i in masks.image_mask.nonzero()]
+            area = masks.image_mask
+            if whole and area.any():
+                area = masks.has_image[:, None].expand_as(area)
+            errors += [pixel_error(error[b, i], kind) for b, i in area.nonzero()]
         if logits is not None:
             chance = logits.softmax(-1)
             nats += [
                 -chance[b, i, batch.input_ids[b, i]].log() for b, i in masks.text_mask.nonzero()
             ]
+        hidden["recon"] += masks.image_mask.sum()
+        hidden["mlm"] += masks.text_mask.sum()
     expected = {
         k: v for k, v in dict(recon=errors, mlm=nats).items() if k in model.cfg.loss_weights and v
     }
     found = model.losses(batch, views)
-    assert found.counts == {name: len(values) for name, values in expected.items()}
+    assert found.counts == {name: hidden[name] for name in expected}
+    assert whole or all(hidden[name] == len(values) for name, values in expected.items())
     assert found.parts.keys() == expected.keys()
     for name, values in expected.items():
         torch.testing.assert_close(
@@ -315,8 +334,9 @@ def test_finite(model):
 
 
 def test_gradients_reach_what_should_learn(case):
-    _, variant, model = case
+    name, variant, model = case
     idle = IDLE["mask_at input" if variant == "mask_at input" else "plain"] + IDLE.get(variant, [])
+    idle = idle if name == "maskvlm" else IDLE.get(f"{name} {variant}", [])
     batch = some_batch()
     check_gradients(model, batch, odd_views(model, batch), idle)
 
@@ -654,6 +674,17 @@ def test_strategies(at_once, absent_ratio):
     check_views(strategy, collate(pairs, TOKENIZER, 24), 12, at_once)
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("absent_ratio", [0.0, 0.5])
+def test_modality_aware_masking(at_once, absent_ratio):
+    batch = some_batch()
+    strategy = ModalityAware((3, 4), at_once=at_once, absent_ratio=absent_ratio)
+    check_repeatable(strategy, batch)
+    check_views(strategy, batch, 12, at_once)
+    lacking = [p._replace(image=None) if i % 2 else p for i, p in enumerate(pairs_of())]
+    check_views(strategy, collate(lacking, TOKENIZER, 24), 12, at_once)
+
+
 @pytest.mark.parametrize("ratio", [-0.1, 1.1, float("nan")])
 def test_a_ratio_outside_is_refused(ratio):
     batch = some_batch()
@@ -662,6 +693,7 @@ def test_a_ratio_outside_is_refused(ratio):
         lambda: random_words(batch, ratio, (0,)),
         lambda: Masking((3, 4), image_ratio=ratio),
         lambda: Masking((3, 4), text_ratio=ratio),
+        lambda: ModalityAware((3, 4), light_ratio=ratio),
     ):
         with pytest.raises(UserError, match="between 0 and 1"):
             hide()
