@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['LEAST', 'PRESETS', 'MaskVLMConfig', 'maskvlm_tiny', 'maskvlm_small', 'maskvlm_base', 'MaskVLM']
 
-# %% ../nbs/31_maskvlm.ipynb #a2249916
+# %% ../nbs/31_maskvlm.ipynb #e9c0bccd
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from .core import Batch, Features, Losses, Masks, Output, UserError, noise, view
+from .core import Batch, Features, Losses, Masks, Output, UserError, view
 from .encoders import ImageEncoder, TextEncoder
 from .layers import CrossEncoder, DecoderBlock, take
 from .losses import mlm, recon
@@ -19,7 +19,7 @@ from .masking import Masking
 from .patches import grid_of, patchify, sincos_positions
 from .sizes import check_sizes
 
-# %% ../nbs/31_maskvlm.ipynb #fe6fa560
+# %% ../nbs/31_maskvlm.ipynb #359470a4
 LEAST = dict(  # smallest value of each number
     vocab_size=6, max_words=3, pad_id=0, mask_id=0, embed_dim=4, num_heads=1, image_depth=1, text_depth=1,
     cross_depth=0, decoder_depth=0, blind_steps=0, blind_weight=1e-6, pixel_mean=0.0, pixel_std=0.01, mlm_weight=0.0, recon_weight=0.0,
@@ -54,7 +54,6 @@ class MaskVLMConfig:
     at_once: bool = False  # hide both modalities at once instead of one at a time
     absent_ratio: float = 0.1  # share of training rows in which the other modality is absent
     vary: float = 0.0  # share of training rows whose ratios and squares are drawn anew
-    guess_ratio: float = 0.0  # share of the words seen in training that are guessed, not true
     blind_steps: int = 0  # first steps: the whole picture is hidden, errors of pixels are squared
     blind_weight: float = 100.0  # weight of the pixel loss in these steps
     recon_kind: str = "l1"  # error of pixels: l1 as in the paper, l2 or sse
@@ -65,8 +64,6 @@ class MaskVLMConfig:
         check_sizes(self, LEAST)
         if self.mask_at not in ("cross", "input"):
             raise UserError(f"mask_at {self.mask_at!r} is neither cross nor input")
-        if not 0 <= self.guess_ratio <= 1:
-            raise UserError(f"guess_ratio {self.guess_ratio} is not between 0 and 1")
         hides = dict(mlm=self.text_ratio, recon=self.image_ratio)
         if not self.vary and not any(hides[name] for name in self.loss_weights):
             raise UserError("a ratio of 0 hides nothing that a loss with a weight could score")
@@ -97,7 +94,7 @@ class MaskVLMConfig:
         chances = dict(at_once=self.at_once, absent_ratio=self.absent_ratio, vary=self.vary)
         return Masking(self.grid, square, **ratios, **chances)
 
-# %% ../nbs/31_maskvlm.ipynb #aaf48aba
+# %% ../nbs/31_maskvlm.ipynb #b15955e1
 def maskvlm_tiny() -> MaskVLMConfig:
     "64 px, some 1.4 million numbers, for drawn scenes and for small photographs on two cores."
     # drawn worlds have plain grounds, where L1 is slow to see the caption (see `losses`); any share may be hidden by hand
@@ -123,7 +120,7 @@ def maskvlm_base() -> MaskVLMConfig:
 
 PRESETS = dict(tiny=maskvlm_tiny, small=maskvlm_small, base=maskvlm_base)
 
-# %% ../nbs/31_maskvlm.ipynb #1cef9125
+# %% ../nbs/31_maskvlm.ipynb #6a0812b2
 class MaskVLM(nn.Module):
     "Joint masked vision and language modeling with one modality hidden at a time (arXiv 2208.02131)."
 
@@ -227,8 +224,6 @@ class MaskVLM(nn.Module):
             wants = dict(recon=masks.image_mask.any(), mlm=masks.text_mask.any())
             if not any(wants[name] for name in found):
                 continue
-            if key and cfg.guess_ratio and wants["mlm"]:
-                masks = self._guess(batch, masks, key)
             image, text = self._encode_once(batch, masks, whole)
             if "recon" in found and wants["recon"]:
                 found["recon"].append(self._recon(batch, masks, image, text))
@@ -259,23 +254,6 @@ class MaskVLM(nn.Module):
             if not changed[name]:
                 whole[name] = encoded[-1]
         return encoded
-
-    @torch.no_grad()
-    def _guess(self, batch: Batch, masks: Masks, key: tuple) -> Masks:
-        "The view with some of its words shown as the model guesses them without the picture."
-        place = (batch.maskable.cumsum(1) - 1).clamp_min(0)
-        lots = noise((*key, "guess"), batch.ids, 2 * place.shape[1]).to(place.device)
-        which, draw = (part.gather(1, place) for part in lots.chunk(2, 1))
-        seen = batch.maskable & ~masks.text_mask & masks.has_image[:, None]
-        guessed = seen & (which < self.cfg.guess_ratio)
-        shown = batch.input_ids.masked_fill(masks.text_mask, self.cfg.mask_id)
-        text = self.text_encoder(shown.masked_fill(guessed, self.cfg.mask_id), batch.attention_mask)
-        nothing = self.absent_image.expand(len(batch), 1, -1)
-        image = nothing, torch.ones_like(nothing[..., 0], dtype=torch.bool)
-        fused = self.fuse_text(image, (text, batch.attention_mask.bool()))[guessed]
-        chances = self.to_words(fused).float().softmax(-1).cumsum(-1)
-        words = (chances < draw[guessed][:, None]).sum(-1).clamp(max=self.cfg.vocab_size - 1)
-        return replace(masks, text_ids=shown.masked_scatter(guessed, words))
 
     def _recon(self, batch: Batch, masks: Masks, image, text) -> tuple[Tensor, Tensor]:
         "Rebuilt and true pixels of the hidden patches."

@@ -6,7 +6,7 @@
 __all__ = ['STATE', 'new_model', 'open_source', 'save_state', 'load_state', 'begin', 'read_run', 'open_folder', 'facts_of',
            'train', 'commit', 'Log', 'read_log']
 
-# %% ../nbs/46_runs.ipynb #e330a57f
+# %% ../nbs/46_runs.ipynb #7c60ec48
 import json
 import subprocess
 import time
@@ -24,7 +24,7 @@ from .pairs import batches
 from .settings import Run, command
 from .training import TrainConfig, make_optimizer, processes, train_steps
 
-# %% ../nbs/46_runs.ipynb #662bc6ee
+# %% ../nbs/46_runs.ipynb #132ef73a
 def new_model(
     run: Run,
     source,  # the data, for its words
@@ -60,7 +60,7 @@ def open_source(run: Run):
     )
     return open_data(run.data, img_size, run.split, run.train.seed, **columns)
 
-# %% ../nbs/46_runs.ipynb #46cc2935
+# %% ../nbs/46_runs.ipynb #f61ab98d
 STATE = "optimizer.safetensors"
 
 
@@ -140,7 +140,7 @@ def read_run(out: Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out} is no run folder: its run.json cannot be read") from error
 
-# %% ../nbs/46_runs.ipynb #e4166d15
+# %% ../nbs/46_runs.ipynb #4b3905c1
 def open_folder(run: Run) -> Path:
     "The run's folder, with what was asked for written in it."
     out = Path(run.out)
@@ -157,6 +157,7 @@ def facts_of(run: Run, model) -> dict:
     cfg = run.train
     asked = dict(data=run.data, split=run.split, preset=run.preset, seed=cfg.seed)
     how = dict(batch_size=cfg.batch_size * cfg.accumulate, precision=cfg.precision)
+    how |= dict(processes=processes()[1])
     began = {k: v for k, v in getattr(model, "facts", {}).items() if k == "began_from"}
     return {**asked, **how, "command": command(run), "commit": commit(), **began}
 
@@ -217,7 +218,7 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
-# %% ../nbs/46_runs.ipynb #48087fe8
+# %% ../nbs/46_runs.ipynb #b6a9e74e
 class Log:
     "The log of a run in its folder: a file of lines, TensorBoard, and a progress bar."
 
