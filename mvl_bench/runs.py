@@ -6,7 +6,7 @@
 __all__ = ['STATE', 'new_model', 'open_source', 'save_state', 'load_state', 'begin', 'read_run', 'open_folder', 'facts_of',
            'train', 'commit', 'Log', 'read_log']
 
-# %% ../nbs/46_runs.ipynb #7c60ec48
+# %% ../nbs/46_runs.ipynb #23e7e43d
 import json
 import subprocess
 import time
@@ -24,7 +24,7 @@ from .pairs import batches
 from .settings import Run, command
 from .training import TrainConfig, make_optimizer, processes, train_steps
 
-# %% ../nbs/46_runs.ipynb #132ef73a
+# %% ../nbs/46_runs.ipynb #61453d3f
 def new_model(
     run: Run,
     source,  # the data, for its words
@@ -60,7 +60,7 @@ def open_source(run: Run):
     )
     return open_data(run.data, img_size, run.split, run.train.seed, **columns)
 
-# %% ../nbs/46_runs.ipynb #f61ab98d
+# %% ../nbs/46_runs.ipynb #54a53adc
 STATE = "optimizer.safetensors"
 
 
@@ -140,7 +140,7 @@ def read_run(out: Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out} is no run folder: its run.json cannot be read") from error
 
-# %% ../nbs/46_runs.ipynb #4b3905c1
+# %% ../nbs/46_runs.ipynb #c0e0c043
 def open_folder(run: Run) -> Path:
     "The run's folder, with what was asked for written in it."
     out = Path(run.out)
@@ -168,8 +168,9 @@ def train(
     quiet: bool = False,  # no progress bar
 ) -> Path:  # the last checkpoint
     "Train, log and save; Ctrl-C saves and leaves with a line that says how to go on."
+    part = processes()  # first, as it gives each process its device
     source, model, tokenizer, optimizer, start = begin(run, resume)
-    cfg, words, part = run.train, model.cfg.max_words, processes()
+    cfg, words = run.train, model.cfg.max_words
     passed, leads = start * cfg.accumulate, part[0] == 0  # one process writes for all
     stream = batches(source, tokenizer, cfg.batch_size, cfg.seed, passed, words, run.workers, part)
     first = next(stream)  # a mistake in the data shows before anything is written
@@ -218,7 +219,7 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
-# %% ../nbs/46_runs.ipynb #b6a9e74e
+# %% ../nbs/46_runs.ipynb #9e65f266
 class Log:
     "The log of a run in its folder: a file of lines, TensorBoard, and a progress bar."
 
