@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEAST', 'PRESETS', 'MaskVLMConfig', 'maskvlm_tiny', 'maskvlm_small', 'maskvlm_base', 'MaskVLM']
 
-# %% ../nbs/31_maskvlm.ipynb #e9c0bccd
+# %% ../nbs/31_maskvlm.ipynb #2b353b01
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,10 +19,10 @@ from .masking import Masking
 from .patches import grid_of, patchify, sincos_positions
 from .sizes import check_sizes
 
-# %% ../nbs/31_maskvlm.ipynb #359470a4
+# %% ../nbs/31_maskvlm.ipynb #74fd20f2
 LEAST = dict(  # smallest value of each number
     vocab_size=6, max_words=3, pad_id=0, mask_id=0, embed_dim=4, num_heads=1, image_depth=1, text_depth=1,
-    cross_depth=0, decoder_depth=0, blind_steps=0, blind_weight=1e-6, pixel_mean=0.0, pixel_std=0.01, mlm_weight=0.0, recon_weight=0.0,
+    cross_depth=0, decoder_depth=0, pixel_hidden=0, blind_steps=0, blind_weight=1e-6, pixel_mean=0.0, pixel_std=0.01, mlm_weight=0.0, recon_weight=0.0,
 )  # fmt: skip
 
 
@@ -45,7 +45,10 @@ class MaskVLMConfig:
     image_depth: int = 3  # blocks of the picture encoder
     text_depth: int = 2  # blocks of the caption encoder
     cross_depth: int = 2  # blocks of each cross-modality encoder
-    decoder_depth: int = 1  # blocks of the image decoder; 0 = one linear layer
+    decoder_depth: int = 1  # blocks of the image decoder; 0 = none
+    pixel_hidden: int = (
+        0  # hidden units of the layers that turn a token into pixels; 0 = one linear layer
+    )
     mask_at: str = (
         "cross"  # where [MASK] vectors join: before the `cross` encoder, or at the `input`
     )
@@ -94,11 +97,12 @@ class MaskVLMConfig:
         chances = dict(at_once=self.at_once, absent_ratio=self.absent_ratio, vary=self.vary)
         return Masking(self.grid, square, **ratios, **chances)
 
-# %% ../nbs/31_maskvlm.ipynb #b15955e1
+# %% ../nbs/31_maskvlm.ipynb #e781adb1
 def maskvlm_tiny() -> MaskVLMConfig:
     "64 px, some 1.4 million numbers, for drawn scenes and for small photographs on two cores."
-    # drawn worlds have plain grounds, where L1 is slow to see the caption (see `losses`); any share may be hidden by hand
-    return replace(MaskVLMConfig(), recon_weight=10.0, vary=0.8, blind_steps=1000)
+    # drawn worlds have plain grounds, where L1 is slow to see the caption (see `losses`); any share may be hidden by hand;
+    # a patch has 192 values: one linear layer from 96 cannot paint any shape in any colour
+    return replace(MaskVLMConfig(), pixel_hidden=384, recon_weight=10.0, vary=0.8, blind_steps=1000)
 
 
 def maskvlm_small() -> MaskVLMConfig:
@@ -120,7 +124,7 @@ def maskvlm_base() -> MaskVLMConfig:
 
 PRESETS = dict(tiny=maskvlm_tiny, small=maskvlm_small, base=maskvlm_base)
 
-# %% ../nbs/31_maskvlm.ipynb #6a0812b2
+# %% ../nbs/31_maskvlm.ipynb #e212a1a9
 class MaskVLM(nn.Module):
     "Joint masked vision and language modeling with one modality hidden at a time (arXiv 2208.02131)."
 
@@ -138,10 +142,8 @@ class MaskVLM(nn.Module):
         self.image_cross = CrossEncoder(cfg.cross_depth, d, heads)
         self.text_cross = CrossEncoder(cfg.cross_depth, d, heads)
         self.image_decoder = nn.ModuleList(DecoderBlock(d, heads) for _ in range(cfg.decoder_depth))
-        self.to_pixels = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 3 * cfg.patch_size**2))
-        self.to_words = nn.Sequential(
-            nn.LayerNorm(d), nn.Linear(d, d), nn.GELU(), nn.Linear(d, cfg.vocab_size)
-        )
+        self.to_pixels = _head(d, cfg.pixel_hidden, 3 * cfg.patch_size**2)
+        self.to_words = _head(d, d, cfg.vocab_size)
         self.absent_image, self.absent_text = (
             nn.Parameter(0.02 * torch.randn(d)) for _ in range(2)
         )
@@ -274,6 +276,12 @@ class MaskVLM(nn.Module):
         return Features(
             image[0], text[0], self.fuse_image(nothing, image, text), self.fuse_text(image, text)
         )
+
+
+def _head(dim: int, hidden: int, out: int) -> nn.Sequential:
+    "From a token to what it stands for: one linear layer, or two with `hidden` units between."
+    between = [nn.Linear(dim, hidden), nn.GELU()] if hidden else []
+    return nn.Sequential(nn.LayerNorm(dim), *between, nn.Linear(hidden or dim, out))
 
 
 def _present(

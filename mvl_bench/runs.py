@@ -6,9 +6,10 @@
 __all__ = ['STATE', 'new_model', 'open_source', 'save_state', 'load_state', 'begin', 'read_run', 'open_folder', 'facts_of',
            'train', 'commit', 'Log', 'read_log']
 
-# %% ../nbs/46_runs.ipynb #23e7e43d
+# %% ../nbs/46_runs.ipynb #79065c6c
 import json
 import subprocess
+import sys
 import time
 from dataclasses import asdict, replace
 from itertools import chain
@@ -24,18 +25,30 @@ from .pairs import batches
 from .settings import Run, command
 from .training import TrainConfig, make_optimizer, processes, train_steps
 
-# %% ../nbs/46_runs.ipynb #61453d3f
+# %% ../nbs/46_runs.ipynb #a401c325
+def _take_over(model, weights: dict, source: str) -> list[str]:
+    "Weights that fit; those of another size in this model begin at random: their names, which are told."
+    own = model.state_dict()
+    fresh = [k for k, v in own.items() if k not in weights or weights[k].shape != v.shape]
+    fit(model, {k: v if k in fresh else weights[k] for k, v in own.items()}, source)
+    if fresh:
+        names = ", ".join(fresh[:4]) + " ..." * (len(fresh) > 4)
+        print(f"begun at random, not from {source}: {names}", file=sys.stderr)
+    return fresh
+
+
 def new_model(
     run: Run,
     source,  # the data, for its words
 ):
-    "A model and its tokenizer, with random weights or those of `init`; same run, same weights."
+    "A model and its tokenizer, with random weights or those of `init` where they fit; same run, same weights."
     cls, _, presets = MODELS[run.model]
     if run.init:
         begun = load(run.init)
+        seed_torch(run.train.seed)
         model = cls(replace(begun.cfg, **run.changes))
-        fit(model, begun.state_dict(), run.init)
-        model.facts = dict(began_from=begun.facts)
+        fresh = _take_over(model, begun.state_dict(), run.init)
+        model.facts = dict(began_from=begun.facts) | (dict(began_at_random=fresh) if fresh else {})
         return model, begun.tokenizer
     tokenizer = make_tokenizer(source)
     window = {} if is_drawn(run.data) else dict(max_words=max(40, presets[run.preset]().max_words))
@@ -60,7 +73,7 @@ def open_source(run: Run):
     )
     return open_data(run.data, img_size, run.split, run.train.seed, **columns)
 
-# %% ../nbs/46_runs.ipynb #54a53adc
+# %% ../nbs/46_runs.ipynb #09d31d6f
 STATE = "optimizer.safetensors"
 
 
@@ -140,7 +153,7 @@ def read_run(out: Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out} is no run folder: its run.json cannot be read") from error
 
-# %% ../nbs/46_runs.ipynb #c0e0c043
+# %% ../nbs/46_runs.ipynb #2c6e7cb7
 def open_folder(run: Run) -> Path:
     "The run's folder, with what was asked for written in it."
     out = Path(run.out)
@@ -219,7 +232,7 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
-# %% ../nbs/46_runs.ipynb #9e65f266
+# %% ../nbs/46_runs.ipynb #393fe9b5
 class Log:
     "The log of a run in its folder: a file of lines, TensorBoard, and a progress bar."
 
