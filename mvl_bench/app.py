@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FRONT', 'CREDIT', 'show_board', 'show_columns', 'build', 'open_page', 'serve']
 
-# %% ../nbs/52_app.ipynb #c88bf1ec
+# %% ../nbs/52_app.ipynb #a561ca76
 import os
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
@@ -30,7 +30,7 @@ from .reconstruct import Column, nearby, reconstruct
 from .scenes import draw
 from .text import chips
 
-# %% ../nbs/52_app.ipynb #fe233722
+# %% ../nbs/52_app.ipynb #e0510cfb
 def show_board(model, board: Board) -> dict:
     "A board as the browser keeps it, with what is needed to draw it."
     words = chips(model.tokenizer, board.caption, model.cfg.max_words)
@@ -70,7 +70,8 @@ def _column(column: Column | None, patches: tuple[int, ...]) -> dict:
 
 def show_columns(model, board: Board, edited: str) -> dict:
     "The four columns; raises `UserError` for what cannot be shown to the model."
-    pair, edited = Pair(board.image, board.caption, board.seed, 0), edited.strip()
+    edited = replace(board, caption=edited.strip()).caption  # an edit is a caption: the same rules
+    pair = Pair(board.image, board.caption, board.seed, 0)
     wrong = nearby(model, pair)
     change = edited if edited and edited != board.caption else None
     made = reconstruct(model, pair, board.patches, board.words, wrong, change).columns
@@ -94,7 +95,7 @@ def show_columns(model, board: Board, edited: str) -> dict:
     said = {name: _words(model, text) for name, text in texts.items()}
     return dict(columns=told, grid=model.cfg.grid, hidden_words=board.words, said=said)
 
-# %% ../nbs/52_app.ipynb #f1bf3fdf
+# %% ../nbs/52_app.ipynb #b57c8d1e
 FRONT = files("mvl_bench") / "board"  # hand-written script and style sheet
 CREDIT = """Visible patches are pasted in; hidden patches are the model's raw output.
 Stickers: OpenMoji (openmoji.org), CC BY-SA 4.0."""
@@ -176,7 +177,7 @@ def _right(page: SimpleNamespace, model, posed: Posed) -> None:
         )
         page.use = gr.Button("Use this caption", size="sm", min_width=130)
 
-# %% ../nbs/52_app.ipynb #e5123f52
+# %% ../nbs/52_app.ipynb #15b37fc5
 def _wire(page: SimpleNamespace, event: Callable, name: str, action: Callable, *more) -> None:
     "Let an event change the board and show the answer."
     model = page.model
@@ -198,16 +199,8 @@ def _wire(page: SimpleNamespace, event: Callable, name: str, action: Callable, *
             told |= dict(zip((page.picture, page.text), boards.shares(model, new)))
         return told
 
-    shown = [
-        page.answer,
-        page.note,
-        page.board,
-        page.edit,
-        page.caption,
-        page.head,
-        page.picture,
-        page.text,
-    ]
+    parts = ("answer", "note", "board", "edit", "caption", "head", "picture", "text")
+    shown = [getattr(page, part) for part in parts]
     given = [page.board, page.edit, *more]
     event(run, given, shown, api_name=name, show_progress="hidden", trigger_mode="always_last")
 
@@ -250,7 +243,7 @@ def _events(page: SimpleNamespace, model) -> None:
     switch = "(on) => { document.querySelector('#mb-page').classList.toggle('mb-numbers', on); }"
     page.numbers.input(None, page.numbers, None, js=switch, api_name="numbers")
 
-# %% ../nbs/52_app.ipynb #68c14449
+# %% ../nbs/52_app.ipynb #8b0a8fc9
 def build(
     model,  # from `checkpoints.load`
     name: str = "a model",  # what to call it

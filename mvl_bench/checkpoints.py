@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'SHIPPED', 'MANIFEST', 'write_folder', 'recover', 'check_folder', 'save', 'card', 'newest', 'find', 'load',
-           'read_config', 'fit']
+           'read_config', 'fit', 'fit_some']
 
-# %% ../nbs/32_checkpoints.ipynb #63d7646b
+# %% ../nbs/32_checkpoints.ipynb #a4e53330
 import hashlib
 import json
 import os
@@ -28,14 +28,14 @@ from .mlim import MLIM, MLIMConfig
 from .mlim import PRESETS as MLIM_PRESETS
 from .text import load_tokenizer
 
-# %% ../nbs/32_checkpoints.ipynb #fb9e9c57
+# %% ../nbs/32_checkpoints.ipynb #3d7bbee5
 MODELS = dict(  # name -> class, config, presets
     maskvlm=(MaskVLM, MaskVLMConfig, MASKVLM_PRESETS),
     mlim=(MLIM, MLIMConfig, MLIM_PRESETS),
 )
 SHIPPED = {name: data_path("checkpoints", name) for name in ("maskvlm-tiny",)}
 
-# %% ../nbs/32_checkpoints.ipynb #499e2a6b
+# %% ../nbs/32_checkpoints.ipynb #d017691d
 MANIFEST = "manifest.json"
 
 
@@ -111,7 +111,7 @@ def check_folder(path: Path) -> None:
         if _hash(path / name) != expected:
             raise UserError(f"checkpoint {path} is damaged: {name} is not what was written")
 
-# %% ../nbs/32_checkpoints.ipynb #a042473c
+# %% ../nbs/32_checkpoints.ipynb #cbb5ff57
 def save(
     model: nn.Module,  # with `cfg`
     tokenizer,
@@ -164,7 +164,7 @@ def card(
     head = f"# {about['model']}\n\nA checkpoint of mvl_bench ({size}). Weights, decoder and heads included.\n\n{use}\n"
     return head + "\n".join(["| | |", "| --- | --- |", *rows]) + "\n" + "".join(scores)
 
-# %% ../nbs/32_checkpoints.ipynb #f440eed3
+# %% ../nbs/32_checkpoints.ipynb #97310904
 def newest(
     run: Path,  # a run folder
 ) -> Path | None:
@@ -231,7 +231,7 @@ def load(
     model.tokenizer, model.facts = load_tokenizer(path), about.get("facts", {})
     return model.to(device).eval()
 
-# %% ../nbs/32_checkpoints.ipynb #50e75204
+# %% ../nbs/32_checkpoints.ipynb #ae3790a5
 def read_config(
     config: type,  # a config class
     values: dict,  # from JSON
@@ -264,3 +264,17 @@ def fit(
     if told:
         raise UserError(f"the weights of {source} do not fit the model ({'; '.join(told)})")
     model.load_state_dict(weights)
+
+
+def fit_some(
+    model: nn.Module,
+    weights: dict[str, torch.Tensor],
+    source: str | Path,  # named in the message
+) -> list[str]:  # names of the weights that stay as they were
+    "Put those weights into a model that it has at the same size; raises `UserError` if most are not."
+    own = model.state_dict()
+    kept = [k for k, value in own.items() if k not in weights or weights[k].shape != value.shape]
+    if 2 * len(kept) > len(own):
+        raise UserError(f"{len(kept)} of {len(own)} weights of {source} do not fit the model")
+    fit(model, {k: value if k in kept else weights[k] for k, value in own.items()}, source)
+    return kept

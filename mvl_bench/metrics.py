@@ -6,7 +6,7 @@
 __all__ = ['partners', 'ratio_intervals', 'conditions', 'surprise', 'per_row', 'score_batch', 'first_pairs',
            'evaluate_reconstruction', 'summarise']
 
-# %% ../nbs/45_metrics.ipynb #840f1f52
+# %% ../nbs/45_metrics.ipynb #1242cf1f
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -15,17 +15,21 @@ import torch
 from torch import Tensor
 
 from .baselines import background, count_baselines, mean_colour, unigram_nats
-from .core import Batch, Masks
+from .core import Batch, Masks, UserError
 from .masking import without_image, without_text
 from .pairs import collate
 from .patches import patchify
 
-# %% ../nbs/45_metrics.ipynb #baa69e64
+# %% ../nbs/45_metrics.ipynb #75f3c1b5
 def partners(
     items: Tensor,  # (n) what each pair is about
     seed: int = 0,
 ) -> Tensor:  # (n) index of another pair about something else
-    "The next pair of a fixed shuffled order that is about another item; a pair keeps itself only where there is no other."
+    "The next pair of a fixed shuffled order that is about another item; raises `UserError` where all are about one."
+    if len(items.unique()) < 2:
+        raise UserError(
+            f"a wrong partner is a pair with another picture: of {len(items)} pairs all have the same"
+        )
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(items)))
     wrong = torch.arange(len(items))
     for place, i in enumerate(order):
@@ -36,7 +40,7 @@ def partners(
                 break
     return wrong
 
-# %% ../nbs/45_metrics.ipynb #c8926899
+# %% ../nbs/45_metrics.ipynb #8c09e27f
 def ratio_intervals(
     sums: dict[str, np.ndarray],  # condition -> (n) summed error of each pair
     counts: np.ndarray,  # (n) units the error was summed over
@@ -55,7 +59,7 @@ def ratio_intervals(
         "ci": {name: np.percentile(values, [2.5, 97.5]).tolist() for name, values in again.items()},
     }
 
-# %% ../nbs/45_metrics.ipynb #3c2f1f46
+# %% ../nbs/45_metrics.ipynb #a38e047d
 def conditions(
     batch: Batch,
     masks: Masks,
@@ -112,7 +116,7 @@ def score_batch(model, batch: Batch, wrong: Batch, views: tuple[Masks, Masks], b
     )
     return found
 
-# %% ../nbs/45_metrics.ipynb #25801664
+# %% ../nbs/45_metrics.ipynb #a136f5e1
 def first_pairs(
     source,  # a source of pairs
     limit: int,  # pairs at most

@@ -6,7 +6,7 @@
 __all__ = ['STATE', 'new_model', 'open_source', 'save_state', 'load_state', 'begin', 'read_run', 'open_folder', 'facts_of',
            'train', 'commit', 'Log', 'read_log']
 
-# %% ../nbs/46_runs.ipynb #79065c6c
+# %% ../nbs/46_runs.ipynb #dc204740
 import json
 import subprocess
 import sys
@@ -18,25 +18,14 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from .checkpoints import MODELS, fit, load, newest, save
+from .batches import batches
+from .checkpoints import MODELS, fit_some, load, newest, save
 from .core import UserError, data_path, pick_device, seed_torch
 from .data import is_drawn, make_tokenizer, open_data
-from .pairs import batches
 from .settings import Run, command
 from .training import TrainConfig, make_optimizer, processes, train_steps
 
-# %% ../nbs/46_runs.ipynb #a401c325
-def _take_over(model, weights: dict, source: str) -> list[str]:
-    "Weights that fit; those of another size in this model begin at random: their names, which are told."
-    own = model.state_dict()
-    fresh = [k for k, v in own.items() if k not in weights or weights[k].shape != v.shape]
-    fit(model, {k: v if k in fresh else weights[k] for k, v in own.items()}, source)
-    if fresh:
-        names = ", ".join(fresh[:4]) + " ..." * (len(fresh) > 4)
-        print(f"begun at random, not from {source}: {names}", file=sys.stderr)
-    return fresh
-
-
+# %% ../nbs/46_runs.ipynb #6cb0d4c5
 def new_model(
     run: Run,
     source,  # the data, for its words
@@ -47,8 +36,12 @@ def new_model(
         begun = load(run.init)
         seed_torch(run.train.seed)
         model = cls(replace(begun.cfg, **run.changes))
-        fresh = _take_over(model, begun.state_dict(), run.init)
-        model.facts = dict(began_from=begun.facts) | (dict(began_at_random=fresh) if fresh else {})
+        fresh = fit_some(model, begun.state_dict(), run.init)
+        model.facts = dict(began_from=begun.facts)
+        if fresh:
+            model.facts["began_at_random"] = fresh
+            if not processes()[0]:
+                print(f"begun at random, not from {run.init}: {', '.join(fresh)}", file=sys.stderr)
         return model, begun.tokenizer
     tokenizer = make_tokenizer(source)
     window = {} if is_drawn(run.data) else dict(max_words=max(40, presets[run.preset]().max_words))
@@ -56,7 +49,7 @@ def new_model(
         vocab_size=len(tokenizer), pad_id=tokenizer.pad_token_id, mask_id=tokenizer.mask_token_id
     )
     some = min(256, len(source)) if hasattr(source, "__len__") else 256
-    first, _ = next(batches(source, tokenizer, some, run.train.seed))
+    first, _ = next(batches(source, tokenizer, some))
     shades = dict(pixel_mean=first.images.mean(), pixel_std=first.images.std().clamp_min(0.05))
     shades = {name: round(value.item(), 3) for name, value in shades.items()}
     given = {"text_arch": "bert", **shades, **ids, **window, **run.changes}
@@ -73,7 +66,7 @@ def open_source(run: Run):
     )
     return open_data(run.data, img_size, run.split, run.train.seed, **columns)
 
-# %% ../nbs/46_runs.ipynb #09d31d6f
+# %% ../nbs/46_runs.ipynb #f0ffaf10
 STATE = "optimizer.safetensors"
 
 
@@ -153,7 +146,7 @@ def read_run(out: Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out} is no run folder: its run.json cannot be read") from error
 
-# %% ../nbs/46_runs.ipynb #2c6e7cb7
+# %% ../nbs/46_runs.ipynb #bad9a5a2
 def open_folder(run: Run) -> Path:
     "The run's folder, with what was asked for written in it."
     out = Path(run.out)
@@ -185,7 +178,7 @@ def train(
     source, model, tokenizer, optimizer, start = begin(run, resume)
     cfg, words = run.train, model.cfg.max_words
     passed, leads = start * cfg.accumulate, part[0] == 0  # one process writes for all
-    stream = batches(source, tokenizer, cfg.batch_size, cfg.seed, passed, words, run.workers, part)
+    stream = batches(source, tokenizer, cfg.batch_size, passed, words, run.workers, part)
     first = next(stream)  # a mistake in the data shows before anything is written
     step, out = start, open_folder(run) if leads else Path(run.out)
     facts = facts_of(run, model)
@@ -232,7 +225,7 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
-# %% ../nbs/46_runs.ipynb #393fe9b5
+# %% ../nbs/46_runs.ipynb #64e23803
 class Log:
     "The log of a run in its folder: a file of lines, TensorBoard, and a progress bar."
 

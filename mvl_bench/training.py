@@ -6,7 +6,7 @@
 __all__ = ['fastest', 'TrainConfig', 'learning_rate', 'make_optimizer', 'precision', 'processes', 'over_processes',
            'share_gradients', 'Step', 'update', 'train_steps']
 
-# %% ../nbs/40_training.ipynb #b394b4e5
+# %% ../nbs/40_training.ipynb #a598fc7c
 import math
 import os
 import time
@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .core import Batch, UserError, pick_device, seed_torch
 from .losses import weigh
 
-# %% ../nbs/40_training.ipynb #681df077
+# %% ../nbs/40_training.ipynb #9de3532b
 def fastest() -> str:  # bf16 or fp32
     "The precision that this machine multiplies fastest in: bf16 where it has it in hardware."
     device = pick_device().type
@@ -64,7 +64,7 @@ class TrainConfig:
         if self.precision not in ("fp32", "bf16"):
             raise UserError(f"precision {self.precision!r} is neither fp32 nor bf16")
 
-# %% ../nbs/40_training.ipynb #ef138ef4
+# %% ../nbs/40_training.ipynb #a6893d41
 def learning_rate(
     step: int,  # counted from 0
     cfg: TrainConfig,
@@ -85,7 +85,7 @@ def make_optimizer(model: nn.Module, cfg: TrainConfig) -> torch.optim.AdamW:
     ]
     return torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, cfg.beta2), fused=True)
 
-# %% ../nbs/40_training.ipynb #1273cc26
+# %% ../nbs/40_training.ipynb #f9ad5f97
 @contextmanager
 def precision(
     device: torch.device,
@@ -102,7 +102,7 @@ def precision(
         else:
             yield
 
-# %% ../nbs/40_training.ipynb #f31e6e4e
+# %% ../nbs/40_training.ipynb #a66c7e83
 def processes() -> tuple[int, int]:  # which one this is, how many there are
     "As `accelerate launch` or `torchrun` started them; one where nobody did."
     if int(os.environ.get("WORLD_SIZE", 1)) < 2:
@@ -135,7 +135,7 @@ def share_gradients(model: nn.Module) -> None:
     for i, part in enumerate(flat[len(has) :].split([p.numel() for p in learning])):
         learning[i].grad = part.view_as(learning[i]) if flat[i] else None
 
-# %% ../nbs/40_training.ipynb #433ce976
+# %% ../nbs/40_training.ipynb #ec96a652
 class Step(NamedTuple):
     "What happened in one update."
 

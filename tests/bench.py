@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mvl_bench.losses import weigh
 from mvl_bench.maskvlm import MaskVLM, maskvlm_tiny
-from mvl_bench.pairs import batches
+from mvl_bench.batches import batches
 from mvl_bench.reconstruct import nearby, reconstruct
 from mvl_bench.scenes import WORLDS, Scenes, caption, edit
 from mvl_bench.text import word_tokenizer

@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 os.environ |= dict(
     HF_HUB_OFFLINE="1",
     HF_DATASETS_OFFLINE="1",
@@ -15,3 +17,18 @@ os.environ |= dict(
     no_proxy="localhost,127.0.0.1",
 )
 sys.path.insert(0, str(Path(__file__).parent.parent / ".ci"))
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    "A folder of ten pictures with texts, where relative paths begin; the cache of `datasets` is there too."
+    from samples import COLOURS, drawing
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "photos" / "deep"
+    folder.mkdir(parents=True)
+    for colour in COLOURS:
+        drawing(colour).save(folder / f"{colour}.png")
+        (folder / f"{colour}.txt").write_text(f"a {colour} half\n\n  half {colour}\n")
+    return tmp_path

@@ -295,6 +295,19 @@ def test_a_run_that_exists_is_not_overwritten(home, run, capfd):
     assert "nowhere" in refused(capfd, home, [*changed(again, ["--out=nowhere"]), "--resume"])
 
 
+def test_a_run_begins_from_what_fits_of_another(home, run, capfd):
+    given = [f"init={run}", "--out=grown", "--steps=1", "pixel_hidden=24"]
+    assert main(changed(TRAIN, given)) == 0
+    new = [f"to_pixels.{name}" for name in ("1.weight", "1.bias", "3.weight")]
+    assert f"begun at random, not from {run}: {', '.join(new)}" in capfd.readouterr().err
+    grown = load(home / "grown")
+    assert grown.facts["began_at_random"] == new and grown.cfg.pixel_hidden == 24
+    old, now = load(run).state_dict(), grown.state_dict()
+    assert max((old[k] - now[k]).abs().max() for k in now if k not in new) < 0.01  # one step on
+    wider = changed(TRAIN, [*given, "--out=other", "embed_dim=48", "num_heads=3"])
+    assert f"weights of {run} do not fit" in refused(capfd, home, wider)
+
+
 def test_resumed_it_ends_with_the_same_weights(home, run):
     whole = load(run / "checkpoints" / "step-00000004").state_dict()
     shutil.copytree(run, home / "again")
