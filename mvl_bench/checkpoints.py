@@ -6,7 +6,7 @@
 __all__ = ['MODELS', 'SHIPPED', 'MANIFEST', 'write_folder', 'recover', 'check_folder', 'save', 'card', 'newest', 'find', 'load',
            'read_config', 'fit', 'fit_some']
 
-# %% ../nbs/32_checkpoints.ipynb #a4e53330
+# %% ../nbs/32_checkpoints.ipynb #85c41c73
 import hashlib
 import json
 import os
@@ -28,14 +28,14 @@ from .mlim import MLIM, MLIMConfig
 from .mlim import PRESETS as MLIM_PRESETS
 from .text import load_tokenizer
 
-# %% ../nbs/32_checkpoints.ipynb #3d7bbee5
+# %% ../nbs/32_checkpoints.ipynb #70721fba
 MODELS = dict(  # name -> class, config, presets
     maskvlm=(MaskVLM, MaskVLMConfig, MASKVLM_PRESETS),
     mlim=(MLIM, MLIMConfig, MLIM_PRESETS),
 )
 SHIPPED = {name: data_path("checkpoints", name) for name in ("maskvlm-tiny",)}
 
-# %% ../nbs/32_checkpoints.ipynb #d017691d
+# %% ../nbs/32_checkpoints.ipynb #1f3b7dd3
 MANIFEST = "manifest.json"
 
 
@@ -111,7 +111,7 @@ def check_folder(path: Path) -> None:
         if _hash(path / name) != expected:
             raise UserError(f"checkpoint {path} is damaged: {name} is not what was written")
 
-# %% ../nbs/32_checkpoints.ipynb #cbb5ff57
+# %% ../nbs/32_checkpoints.ipynb #47818e05
 def save(
     model: nn.Module,  # with `cfg`
     tokenizer,
@@ -125,7 +125,7 @@ def save(
     kind = next(name for name, (cls, _, _) in MODELS.items() if type(model) is cls)
     about = dict(model=kind, config=asdict(model.cfg), facts=facts or {})
     weights = {
-        name: tensor.detach().cpu().to(dtype).contiguous()
+        name: _cast(tensor.detach().cpu(), dtype).contiguous()
         for name, tensor in model.state_dict().items()
     }
 
@@ -139,6 +139,11 @@ def save(
 
     write_folder(Path(path), fill)
     return Path(path)
+
+
+def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    "Another precision, but not for whole numbers: the items in a queue must stay exact."
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def card(
@@ -164,7 +169,7 @@ def card(
     head = f"# {about['model']}\n\nA checkpoint of mvl_bench ({size}). Weights, decoder and heads included.\n\n{use}\n"
     return head + "\n".join(["| | |", "| --- | --- |", *rows]) + "\n" + "".join(scores)
 
-# %% ../nbs/32_checkpoints.ipynb #97310904
+# %% ../nbs/32_checkpoints.ipynb #6e507d1e
 def newest(
     run: Path,  # a run folder
 ) -> Path | None:
@@ -227,11 +232,11 @@ def load(
         raise UserError(
             f"checkpoint {path} is damaged or of another kind: {type(error).__name__} {error}"
         ) from error
-    fit(model, {key: value.float() for key, value in weights.items()}, path)
+    fit(model, {key: _cast(value, torch.float32) for key, value in weights.items()}, path)
     model.tokenizer, model.facts = load_tokenizer(path), about.get("facts", {})
     return model.to(device).eval()
 
-# %% ../nbs/32_checkpoints.ipynb #ae3790a5
+# %% ../nbs/32_checkpoints.ipynb #7f7f419b
 def read_config(
     config: type,  # a config class
     values: dict,  # from JSON

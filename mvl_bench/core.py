@@ -6,7 +6,7 @@
 __all__ = ['UserError', 'Batch', 'Pair', 'Masks', 'view', 'Output', 'Features', 'Losses', 'noise', 'seed_torch', 'data_path',
            'pick_device']
 
-# %% ../nbs/00_core.ipynb #73a611cc
+# %% ../nbs/00_core.ipynb #9243fcac
 import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# %% ../nbs/00_core.ipynb #14f0b0ee
+# %% ../nbs/00_core.ipynb #28733424
 class UserError(ValueError):
     "A mistake that the user can mend; the message is one sentence with the value and the rule."
 
-# %% ../nbs/00_core.ipynb #c1368575
+# %% ../nbs/00_core.ipynb #8dbb471c
 @dataclass(frozen=True)
 class Batch:
     "Pictures and captions side by side; every field has one row a pair."
@@ -45,7 +45,7 @@ class Batch:
         "Some rows of the batch, in the order asked for."
         return Batch(*(getattr(self, f.name)[index] for f in fields(self)))
 
-# %% ../nbs/00_core.ipynb #7db66fd5
+# %% ../nbs/00_core.ipynb #bce611b7
 class Pair(NamedTuple):
     "One picture with one caption."
 
@@ -54,7 +54,7 @@ class Pair(NamedTuple):
     id: int  # this sample; chance depends on it
     item: int  # what it is about; captions of one picture share it
 
-# %% ../nbs/00_core.ipynb #ad6c2a81
+# %% ../nbs/00_core.ipynb #ecc0da07
 @dataclass(frozen=True)
 class Masks:
     "One view of a batch: what is hidden in it and what is absent from it."
@@ -77,7 +77,7 @@ class Masks:
         chosen = {f.name: getattr(self, f.name) for f in fields(self)}
         return Masks(**{k: v if v is None else v[index] for k, v in chosen.items()})
 
-# %% ../nbs/00_core.ipynb #d81d65ae
+# %% ../nbs/00_core.ipynb #79b51f0a
 def view(
     batch: Batch,
     num_patches: int,  # patches of one picture
@@ -97,7 +97,7 @@ def view(
         batch.has_text,
     )
 
-# %% ../nbs/00_core.ipynb #523d94ba
+# %% ../nbs/00_core.ipynb #7d756c64
 class Output(NamedTuple):
     "What a model fills in for one view."
 
@@ -118,16 +118,17 @@ class Features(NamedTuple):
     match: Tensor | None = (
         None  # (b) logit that picture and caption belong together, where it offers `match`
     )
+    fused_vector: Tensor | None = None  # (b 2d) both fused class tokens side by side
 
 
 class Losses(NamedTuple):
     "Named parts of the training loss, means over what `counts` counts."
 
     parts: dict[str, Tensor]  # name -> scalar
-    counts: dict[str, int]  # name -> hidden units the mean was taken over
+    counts: dict[str, int]  # name -> units of that mean: hidden patches, hidden words, rows, pairs
     carry: object = None  # what `model.after_step` needs
 
-# %% ../nbs/00_core.ipynb #110bf985
+# %% ../nbs/00_core.ipynb #3b147751
 def _mix(x: np.ndarray) -> np.ndarray:
     "SplitMix64: every input bit moves about half of the output bits."
     x = x + np.uint64(0x9E3779B97F4A7C15)
@@ -151,12 +152,12 @@ def noise(
         cells = _mix(rows[:, None] ^ _mix(np.arange(size, dtype=np.uint64)))
     return torch.from_numpy((cells >> np.uint64(11)) * 2.0**-53)
 
-# %% ../nbs/00_core.ipynb #d7ec7a53
+# %% ../nbs/00_core.ipynb #8c3d9148
 def seed_torch(*key) -> None:  # whole numbers, e.g. seed, step
     "Seed torch's global generator from several numbers at once."
     torch.manual_seed(int(noise(key, torch.zeros(1), 1).item() * 2**53))
 
-# %% ../nbs/00_core.ipynb #988d6028
+# %% ../nbs/00_core.ipynb #db83cbb5
 def data_path(*parts: str) -> Path:  # e.g. "checkpoints", "maskvlm-tiny"
     "Path of a shipped file: in the checkout's `data/`, or in the installed package."
     here = Path(__file__).resolve().parent

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Attention', 'attention_weights', 'MLP', 'CrossBlock', 'DecoderBlock', 'CrossEncoder', 'take', 'put']
 
-# %% ../nbs/20_layers.ipynb #708404f2
+# %% ../nbs/20_layers.ipynb #3261d4d5
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# %% ../nbs/20_layers.ipynb #ee055701
+# %% ../nbs/20_layers.ipynb #2ebdbf80
 class Attention(nn.Module):
     "Multi-head attention of tokens to themselves or to a context (Vaswani et al., 2017)."
 
@@ -26,6 +26,7 @@ class Attention(nn.Module):
         context: Tensor | None = None,  # (b k d); None = `x` itself
         keys: Tensor | None = None,  # (b k) bool, True = may be looked at; None = all
         need_weights: bool = False,  # also return the weights (b heads q k)
+        rows: Tensor | None = None,  # (b) row of the context that each row looks at; None = its own
     ):
         def heads(y):
             return y.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -33,6 +34,8 @@ class Attention(nn.Module):
         context = x if context is None else context
         k, v = self.key_value(context).chunk(2, dim=-1)
         q, k, v = heads(self.query(x)), heads(k), heads(v)
+        if rows is not None:  # keys and values are computed once a context, however often used
+            k, v, keys = k[rows], v[rows], None if keys is None else keys[rows]
         mask = None if keys is None else keys[:, None, None]
         mixed = self.proj(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
         return (mixed, attention_weights(q, k, mask)) if need_weights else mixed
@@ -47,7 +50,7 @@ def attention_weights(
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
     return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
 
-# %% ../nbs/20_layers.ipynb #db25639f
+# %% ../nbs/20_layers.ipynb #56606b79
 class MLP(nn.Sequential):
     "Two layers with a GELU between, on each token alone."
 
@@ -125,7 +128,28 @@ class CrossEncoder(nn.ModuleList):
                 weights.append(looked)
         return x
 
-# %% ../nbs/20_layers.ipynb #d8669547
+    def class_tokens(
+        self,
+        x: Tensor,  # (b q d) first token = class token
+        keys: Tensor,  # (b q) bool, True = may be looked at
+        context: Tensor,  # (b k d) the other modality
+        context_keys: Tensor,  # (b k) bool
+        rows: Tensor,  # (r) row of `x` in each of r pairs
+        others: Tensor,  # (r) row of `context` in each of r pairs
+    ) -> Tensor:  # (r d)
+        "What `forward` says at the first token of r pairs of rows; what pairs have in common is computed once."
+        keys = None if keys.all() else keys
+        context_keys = None if context_keys.all() else context_keys
+        for i, block in enumerate(self):
+            asked = x[:, :1] if i == len(self) - 1 else x  # of the last block one token is used
+            x = asked + block.self_attn(block.norm1(asked), block.norm1(x), keys)
+            if i == 0:  # from here on the other modality counts
+                x, keys = x[rows], None if keys is None else keys[rows]
+            x = x + block.cross_attn(block.norm2(x), context, context_keys, rows=others)
+            x = x + block.mlp(block.norm3(x))
+        return x[:, 0]
+
+# %% ../nbs/20_layers.ipynb #bc843be5
 def take(
     x: Tensor,  # (b n d)
     mask: Tensor,  # (b n) bool, True = take this token

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEAST', 'PRESETS', 'MLIMConfig', 'mlim_tiny', 'mlim_small', 'mlim_base', 'mlim_paper', 'MLIM']
 
-# %% ../nbs/30_mlim.ipynb #33938c25
+# %% ../nbs/30_mlim.ipynb #56bf6250
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,7 +21,7 @@ from .masking import Masking
 from .patches import grid_of, patchify, sincos_positions
 from .sizes import check_sizes
 
-# %% ../nbs/30_mlim.ipynb #d5580677
+# %% ../nbs/30_mlim.ipynb #de6eef16
 LEAST = dict(  # smallest value of each number
     vocab_size=6, max_words=3, pad_id=0, mask_id=0, embed_dim=4, num_heads=1, depth=1, blind_steps=0,
     pixel_mean=0.0, pixel_std=0.01, mlm_weight=0.0, recon_weight=0.0,
@@ -97,7 +97,7 @@ class MLIMConfig:
         light = self.light_ratio
         return ModalityAware(**given, light_ratio=light) if self.aware else Masking(**given)
 
-# %% ../nbs/30_mlim.ipynb #b4bfb2d3
+# %% ../nbs/30_mlim.ipynb #6cea595e
 def mlim_tiny() -> MLIMConfig:
     "64 px, some 1.4 million numbers, for drawn scenes and for small photographs on two cores."
     # drawn worlds as in maskvlm_tiny: any share may be hidden by hand, and colours come from the caption first
@@ -130,7 +130,7 @@ def mlim_paper() -> MLIMConfig:
 
 PRESETS = dict(tiny=mlim_tiny, small=mlim_small, base=mlim_base, paper=mlim_paper)
 
-# %% ../nbs/30_mlim.ipynb #17e8a248
+# %% ../nbs/30_mlim.ipynb #0bb06916
 class MLIM(nn.Module):
     "Masked language and image modeling with one transformer over one sequence (arXiv 2109.12178)."
 
@@ -242,7 +242,7 @@ class MLIM(nn.Module):
         truth = patchify(batch.images[rows], self.cfg.patch_size)
         return self.decoder(image[rows], self.cfg.grid)[area[rows]], truth[area[rows]]
 
-    def after_step(self, carry) -> None:
+    def after_step(self, *carries) -> None:
         "Nothing moves beside the weights."
 
     @torch.no_grad()

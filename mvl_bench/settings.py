@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['Run', 'parse', 'with_settings', 'command']
 
-# %% ../nbs/45_settings.ipynb #a5757c15
+# %% ../nbs/45_settings.ipynb #ba2f5c36
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 
 from .checkpoints import MODELS
 from .core import UserError
-from .training import TrainConfig
+from .training import TrainConfig, check_queue
 
-# %% ../nbs/45_settings.ipynb #255461fc
+# %% ../nbs/45_settings.ipynb #b6a17c52
 @dataclass(frozen=True)
 class Run:
     "One training run, complete: the same run, the same weights."
@@ -50,7 +50,7 @@ class Run:
                 f"preset {self.preset!r} is not one of {', '.join(MODELS[self.model][2])}"
             )
 
-# %% ../nbs/45_settings.ipynb #47636fcd
+# %% ../nbs/45_settings.ipynb #abd5b112
 def parse(
     text: str,  # what stands behind the =
     like,  # the value that it replaces
@@ -95,10 +95,11 @@ def with_settings(
                 if place == "run"
                 else replace(run, train=replace(run.train, **{name: value}))
             )
-    replace(presets[run.preset](), **run.changes)  # impossible values are refused here
+    # impossible values are refused here
+    check_queue(replace(presets[run.preset](), **run.changes), run.train.batch_size)
     return run
 
-# %% ../nbs/45_settings.ipynb #8b712404
+# %% ../nbs/45_settings.ipynb #37c4bc82
 def command(run: Run) -> str:
     "The command line that repeats a run."
     words = [

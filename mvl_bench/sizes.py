@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['check_sizes']
 
-# %% ../nbs/25_sizes.ipynb #a13b59a3
+# %% ../nbs/25_sizes.ipynb #eb406019
 from .core import UserError
 from .losses import KINDS
 from .patches import grid_of
 
-# %% ../nbs/25_sizes.ipynb #a2b67a20
+# %% ../nbs/25_sizes.ipynb #8ad9b397
 def check_sizes(
     cfg,  # a model's config
     least: dict[str, float],  # smallest value of each number, by field
@@ -20,8 +20,9 @@ def check_sizes(
         raise UserError(f"img_size {cfg.img_size} is not a height and a width")
     grid_of(cfg.img_size, cfg.patch_size)
     for name, low in least.items():
-        if not low <= getattr(cfg, name) < float("inf"):
-            raise UserError(f"{name} {getattr(cfg, name)} is not a number from {low} up")
+        value, kind = getattr(cfg, name), "number" if isinstance(low, float) else "whole number"
+        if not low <= value < float("inf") or (kind == "whole number" and value != int(value)):
+            raise UserError(f"{name} {value} is not a {kind} from {low} up")
     for name in ("pad_id", "mask_id"):
         if getattr(cfg, name) >= cfg.vocab_size:
             raise UserError(
@@ -38,4 +39,6 @@ def check_sizes(
             f"embed_dim {cfg.embed_dim} is not a multiple of num_heads {cfg.num_heads} and of 4"
         )
     if not cfg.loss_weights:
-        raise UserError("mlm_weight and recon_weight are both 0: nothing would be learnt")
+        names = [f"{name}_weight" for name in ("mlm", "recon", "itc", "itm")]
+        own = ", ".join(name for name in names if hasattr(cfg, name))
+        raise UserError(f"{own} are all 0: nothing would be learnt")

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['fastest', 'TrainConfig', 'learning_rate', 'make_optimizer', 'precision', 'processes', 'over_processes',
-           'share_gradients', 'Step', 'update', 'train_steps']
+           'share_gradients', 'Step', 'update', 'check_queue', 'train_steps']
 
-# %% ../nbs/40_training.ipynb #a598fc7c
+# %% ../nbs/40_training.ipynb #38108d67
 import math
 import os
 import time
@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .core import Batch, UserError, pick_device, seed_torch
 from .losses import weigh
 
-# %% ../nbs/40_training.ipynb #9de3532b
+# %% ../nbs/40_training.ipynb #04f2c192
 def fastest() -> str:  # bf16 or fp32
     "The precision that this machine multiplies fastest in: bf16 where it has it in hardware."
     device = pick_device().type
@@ -64,7 +64,7 @@ class TrainConfig:
         if self.precision not in ("fp32", "bf16"):
             raise UserError(f"precision {self.precision!r} is neither fp32 nor bf16")
 
-# %% ../nbs/40_training.ipynb #a6893d41
+# %% ../nbs/40_training.ipynb #5a79c672
 def learning_rate(
     step: int,  # counted from 0
     cfg: TrainConfig,
@@ -85,7 +85,7 @@ def make_optimizer(model: nn.Module, cfg: TrainConfig) -> torch.optim.AdamW:
     ]
     return torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, cfg.beta2), fused=True)
 
-# %% ../nbs/40_training.ipynb #f9ad5f97
+# %% ../nbs/40_training.ipynb #2e86fc96
 @contextmanager
 def precision(
     device: torch.device,
@@ -102,7 +102,7 @@ def precision(
         else:
             yield
 
-# %% ../nbs/40_training.ipynb #a66c7e83
+# %% ../nbs/40_training.ipynb #9ecaca14
 def processes() -> tuple[int, int]:  # which one this is, how many there are
     "As `accelerate launch` or `torchrun` started them; one where nobody did."
     if int(os.environ.get("WORLD_SIZE", 1)) < 2:
@@ -135,7 +135,7 @@ def share_gradients(model: nn.Module) -> None:
     for i, part in enumerate(flat[len(has) :].split([p.numel() for p in learning])):
         learning[i].grad = part.view_as(learning[i]) if flat[i] else None
 
-# %% ../nbs/40_training.ipynb #ec96a652
+# %% ../nbs/40_training.ipynb #e7178bb1
 class Step(NamedTuple):
     "What happened in one update."
 
@@ -157,31 +157,47 @@ def update(
     device, weights = next(model.parameters()).device, model.cfg.at(step).loss_weights
     views = [view for _, some in passes for view in some]
     masks = dict(mlm=[v.text_mask for v in views], recon=[v.image_mask for v in views])
-    units = over_processes({n: sum(m.sum().item() for m in masks[n]) for n in weights})
-    totals = dict.fromkeys(weights, 0.0)
+    hidden = {name: sum(mask.sum().item() for mask in some) for name, some in masks.items()}
+    units = over_processes({name: hidden.get(name, len(passes)) for name in weights})
+    totals, asked, carries = dict.fromkeys(weights, 0.0), dict.fromkeys(weights, 0.0), []
     for i, (batch, views) in enumerate(passes):
         seed_torch(cfg.seed, step, i)
         with precision(device, cfg.precision):
             losses = model.losses(batch, views, (cfg.seed, step, i))
-            shares = {name: losses.counts[name] / units[name] for name in losses.parts}
-            total = weigh(
-                {name: part * shares[name] for name, part in losses.parts.items()}, weights
-            )
+            # a pass counts as much as it hides; of losses over pairs as much as any other
+            counts = {name: losses.counts[name] if name in hidden else 1 for name in losses.parts}
+            shares = {name: count / units[name] for name, count in counts.items()}
+            parts = {name: part * shares[name] for name, part in losses.parts.items()}
+            total = weigh(parts, weights) if parts else None  # None = nothing was asked
         for name, part in losses.parts.items():
             if not math.isfinite(part.item()):
                 raise UserError(
                     f"loss {name} is {part.item()} at step {step}: stopped before the update; try a lower lr than {cfg.lr}"
                 )
             totals[name] += part.item() * shares[name]
-        total.backward()
-        model.after_step(losses.carry)
+            asked[name] += shares[name]
+        if total is not None:
+            total.backward()
+        carries.append(losses.carry)
     share_gradients(model)
     norm = nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, cfg)
     optimizer.step()
     optimizer.zero_grad()
-    return {n: v for n, v in over_processes(totals).items() if units[n]}, norm.item()
+    model.after_step(*carries)
+    totals, asked = over_processes(totals), over_processes(asked)
+    return {name: total / asked[name] for name, total in totals.items() if asked[name]}, norm.item()
+
+
+def check_queue(
+    model_cfg,  # of a model; without a queue there is nothing to check
+    batch_size: int,
+) -> None:
+    "Raise `UserError` for a queue that does not hold whole batches."
+    size = getattr(model_cfg, "queue_size", 0)
+    if "itc" in model_cfg.loss_weights and size % batch_size:
+        raise UserError(f"queue_size {size} is not a multiple of batch_size {batch_size}")
 
 
 def train_steps(
@@ -192,6 +208,7 @@ def train_steps(
     start: int = 0,  # updates done before
 ) -> Iterator[Step]:
     "Train `model`, yielding after each update so that the caller can plot, save or stop."
+    check_queue(model.cfg, cfg.batch_size)
     optimizer = optimizer or make_optimizer(model, cfg)
     device, batches = next(model.parameters()).device, iter(batches)
     for step in range(start, cfg.steps):

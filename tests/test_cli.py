@@ -169,7 +169,7 @@ MISTAKES = [
     bad(TRAIN, "precision=fp8", "fp8", "bf16"),
     bad(TRAIN, "device=tpu", "tpu"),
     bad(TRAIN, "save_every=0", "save_every 0"),
-    bad(TRAIN, "mlm_weight=0 & recon_weight=0", "both 0"),
+    bad(TRAIN, "mlm_weight=0 & recon_weight=0", "all 0"),
     bad(TRAIN, "recon_kind=l9", "l9", "l1",),
     bad(TRAIN, "num_heads=0", "num_heads",),
     bad(TRAIN, "embed_dim=0", "embed_dim",),

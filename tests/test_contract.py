@@ -38,6 +38,7 @@ VARIANTS = dict(
         "pixels only": dict(mlm_weight=0.0),
         "l1, ratios vary": dict(recon_kind="l1", vary=1.0),
         "sse": dict(recon_kind="sse"),
+        "four losses": dict(itc_weight=1.0, itm_weight=1.0, proj_dim=16, momentum=0.5),
     },
     mlim={
         "plain": {},
@@ -56,6 +57,7 @@ IDLE = {  # what no gradient can reach, by the option that makes it idle
     "pixels only": ["text_cross", "to_words", "absent_image"],
     "mlim words only": ["decoder", "absent_text"],
     "mlim pixels only": ["to_words", "word_bias", "absent_image"],
+    "four losses": ["contrast.slow"],
 }
 CASES = [(name, v) for name in checkpoints.MODELS for v in VARIANTS.get(name, {"plain": {}})]
 WORLD = Scenes("shapes", img_size=SMALL["img_size"])
@@ -169,9 +171,10 @@ def check_gradients(model, batch, views, idle):
         assert reached != name.startswith(tuple(idle)), f"{name} reached: {reached}"
 
 
-def check_learns(model, batch, views, steps=80):
+def check_learns(model, batch, views, steps=80, lr=5e-3):
     "One batch is learnt by heart: every loss falls below a sixth."
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=lr, weight_decay=0)
     first = None
     for _ in range(steps):
         losses = model.losses(batch, views)
@@ -182,6 +185,7 @@ def check_learns(model, batch, views, steps=80):
         weigh(losses.parts, model.cfg.loss_weights).backward()
         optimizer.step()
         optimizer.zero_grad()
+        model.after_step(losses.carry)
     raise AssertionError(f"{first} became {now}")
 
 
@@ -265,7 +269,7 @@ def pixel_error(error, kind):
 
 @torch.no_grad()
 def check_losses_agree(model, batch, views):
-    "The losses are what anybody computes from the predictions: a mean over all hidden units."
+    "The losses are what anybody computes from the predictions: a mean over all hidden units (pairs: `test_contrast`)."
     p, errors, nats, hidden = model.cfg.patch_size, [], [], dict(recon=0, mlm=0)
     whole = getattr(model.cfg, "recon_area", "hidden") == "whole"
     cut = batch.images.unfold(2, p, p).unfold(3, p, p)  # (b c rows columns p p)
@@ -290,9 +294,11 @@ def check_losses_agree(model, batch, views):
         k: v for k, v in dict(recon=errors, mlm=nats).items() if k in model.cfg.loss_weights and v
     }
     found = model.losses(batch, views)
-    assert found.counts == {name: hidden[name] for name in expected}
+    pairs = model.cfg.loss_weights.keys() & {"itc", "itm"}
+    counts = {name: count for name, count in found.counts.items() if name not in pairs}
+    assert counts == {name: hidden[name] for name in expected}
     assert whole or all(hidden[name] == len(values) for name, values in expected.items())
-    assert found.parts.keys() == expected.keys()
+    assert found.parts.keys() == found.counts.keys() == expected.keys() | pairs
     for name, values in expected.items():
         torch.testing.assert_close(
             found.parts[name], sum(values) / len(values), rtol=1e-4, atol=1e-5
@@ -319,6 +325,8 @@ def check_saves(model, batch, views, path, save=checkpoints.save):
     for masks in views:
         for a, b in zip(model(batch, masks)[:2], again(batch, masks)[:2]):
             assert a is None or a.equal(b)
+    for a, b in zip(model.features(batch), again.features(batch)):
+        assert a is None or a.equal(b)
 
 
 # ---- every model
@@ -343,9 +351,9 @@ def test_gradients_reach_what_should_learn(case):
 
 def test_one_batch_is_learnt_by_heart(model):
     batch = some_batch(4)
-    check_learns(
-        model.train(), batch, replace(model.cfg.masking(), absent_ratio=0.0)(batch, (0, 0))
-    )
+    views = replace(model.cfg.masking(), absent_ratio=0.0)(batch, (0, 0))
+    pace = dict(steps=300, lr=2e-3) if "itc" in model.cfg.loss_weights else {}
+    check_learns(model.train(), batch, views, **pace)
 
 
 def test_what_is_hidden_changes_nothing(model):
