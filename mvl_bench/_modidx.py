@@ -488,4 +488,5 @@ d = { 'settings': { 'branch': 'main',
                                     'mvl_bench.training.processes': ('training.html#processes', 'mvl_bench/training.py'),
                                     'mvl_bench.training.share_gradients': ('training.html#share_gradients', 'mvl_bench/training.py'),
                                     'mvl_bench.training.train_steps': ('training.html#train_steps', 'mvl_bench/training.py'),
+                                    'mvl_bench.training.units_of': ('training.html#units_of', 'mvl_bench/training.py'),
                                     'mvl_bench.training.update': ('training.html#update', 'mvl_bench/training.py')}}}
