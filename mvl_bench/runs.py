@@ -6,7 +6,7 @@
 __all__ = ['STATE', 'new_model', 'open_source', 'save_state', 'load_state', 'begin', 'read_run', 'open_folder', 'facts_of',
            'train', 'commit', 'Log', 'read_log']
 
-# %% ../nbs/46_runs.ipynb #dc204740
+# %% ../nbs/46_runs.ipynb #e6c664f9
 import json
 import subprocess
 import sys
@@ -25,7 +25,7 @@ from .data import is_drawn, make_tokenizer, open_data
 from .settings import Run, command
 from .training import TrainConfig, make_optimizer, processes, train_steps
 
-# %% ../nbs/46_runs.ipynb #6cb0d4c5
+# %% ../nbs/46_runs.ipynb #1253e9ec
 def new_model(
     run: Run,
     source,  # the data, for its words
@@ -66,7 +66,7 @@ def open_source(run: Run):
     )
     return open_data(run.data, img_size, run.split, run.train.seed, **columns)
 
-# %% ../nbs/46_runs.ipynb #f0ffaf10
+# %% ../nbs/46_runs.ipynb #b093a5e3
 STATE = "optimizer.safetensors"
 
 
@@ -146,7 +146,7 @@ def read_run(out: Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out} is no run folder: its run.json cannot be read") from error
 
-# %% ../nbs/46_runs.ipynb #bad9a5a2
+# %% ../nbs/46_runs.ipynb #50aa4c01
 def open_folder(run: Run) -> Path:
     "The run's folder, with what was asked for written in it."
     out = Path(run.out)
@@ -164,7 +164,7 @@ def facts_of(run: Run, model) -> dict:
     asked = dict(data=run.data, split=run.split, preset=run.preset, seed=cfg.seed)
     how = dict(batch_size=cfg.batch_size * cfg.accumulate, precision=cfg.precision)
     how |= dict(processes=processes()[1])
-    began = {k: v for k, v in getattr(model, "facts", {}).items() if k == "began_from"}
+    began = {k: v for k, v in getattr(model, "facts", {}).items() if k.startswith("began_")}
     return {**asked, **how, "command": command(run), "commit": commit(), **began}
 
 
@@ -225,7 +225,7 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
-# %% ../nbs/46_runs.ipynb #64e23803
+# %% ../nbs/46_runs.ipynb #fa68666c
 class Log:
     "The log of a run in its folder: a file of lines, TensorBoard, and a progress bar."
 
