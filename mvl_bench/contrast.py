@@ -6,7 +6,7 @@
 __all__ = ['TEMPERATURES', 'Vectors', 'join', 'similarity', 'is_negative', 'info_nce', 'itc', 'MomentumCopy', 'Queue', 'gather',
            'Contrast', 'hard_negatives', 'Matches', 'match_pairs', 'itm']
 
-# %% ../nbs/26_contrast.ipynb #1a40fbfe
+# %% ../nbs/26_contrast.ipynb #da4e37c3
 import math
 from collections.abc import Sequence
 from copy import deepcopy
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .core import Batch
 
-# %% ../nbs/26_contrast.ipynb #85462b35
+# %% ../nbs/26_contrast.ipynb #0b8422fe
 class Vectors(NamedTuple):
     "Unit vectors of some pairs, and what the pairs are about."
 
@@ -44,7 +44,7 @@ def similarity(
     with torch.autocast(queries.device.type, enabled=False):
         return queries.float() @ candidates.float().T / temperature
 
-# %% ../nbs/26_contrast.ipynb #782cd235
+# %% ../nbs/26_contrast.ipynb #56771255
 def is_negative(
     item: Tensor,  # (b) what each query is about
     others: Tensor,  # (m) what each candidate is about
@@ -52,7 +52,7 @@ def is_negative(
     "Which candidates are wrong answers: those about another item."
     return item[:, None] != others
 
-# %% ../nbs/26_contrast.ipynb #a8083b52
+# %% ../nbs/26_contrast.ipynb #569042dd
 def info_nce(
     logits: Tensor,  # (b m) candidate i is the right answer to query i
     negative: Tensor,  # (b m) bool, True = a wrong answer; what is neither is left out
@@ -74,7 +74,7 @@ def itc(
     nats = sum(info_nce(similarity(*way, temperature), negative) for way in ways) / 2
     return nats[negative.any(1)].mean()
 
-# %% ../nbs/26_contrast.ipynb #e9c1c40b
+# %% ../nbs/26_contrast.ipynb #0d4b17de
 class MomentumCopy(nn.ModuleList):
     "Copies of modules that learn nothing themselves and follow the originals slowly (arXiv 1911.05722, eq. 2)."
 
@@ -91,7 +91,7 @@ class MomentumCopy(nn.ModuleList):
             for slow, fast in zip(copy.buffers(), module.buffers(), strict=True):
                 slow.copy_(fast)
 
-# %% ../nbs/26_contrast.ipynb #69505931
+# %% ../nbs/26_contrast.ipynb #681c377b
 class Queue(nn.Module):
     "The last `size` pairs as vectors; slots that were never filled do not exist for anybody."
 
@@ -117,7 +117,7 @@ class Queue(nn.Module):
                 slots[places[-size:]] = values[-size:].to(slots.dtype)
         self.pushed += count
 
-# %% ../nbs/26_contrast.ipynb #db142263
+# %% ../nbs/26_contrast.ipynb #2733bf55
 TEMPERATURES = (0.01, 0.5)  # least and greatest
 
 
@@ -205,7 +205,7 @@ def _unit(image: Tensor, text: Tensor, item: Tensor) -> Vectors:
     "Vectors of length one, in fp32."
     return Vectors(F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1), item)
 
-# %% ../nbs/26_contrast.ipynb #319b4ca7
+# %% ../nbs/26_contrast.ipynb #9a63fd0a
 def hard_negatives(
     logits: Tensor,  # (b b) similarity of each query to the other side of each row
     item: Tensor,  # (b) what each row is about
@@ -248,7 +248,7 @@ def match_pairs(
         torch.cat([matched, no, no]),
     )
 
-# %% ../nbs/26_contrast.ipynb #9a71f0af
+# %% ../nbs/26_contrast.ipynb #c48865c4
 def itm(
     logits: Tensor,  # (r 2) scores of "no" and of "yes"
     matched: Tensor,  # (r) 1 = they belong together
