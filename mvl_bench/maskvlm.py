@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MaskVLM', 'PRESETS', 'MaskVLMConfig', 'maskvlm_tiny', 'maskvlm_small', 'maskvlm_base']
 
-# %% ../nbs/31_maskvlm.ipynb #6ec1b912
+# %% ../nbs/31_maskvlm.ipynb #2b800e02
 from dataclasses import replace
 
 import torch
@@ -22,7 +22,7 @@ from .patches import patchify, sincos_positions
 
 _all_ = ["PRESETS", "MaskVLMConfig", "maskvlm_tiny", "maskvlm_small", "maskvlm_base"]
 
-# %% ../nbs/31_maskvlm.ipynb #c560ce54
+# %% ../nbs/31_maskvlm.ipynb #c991309e
 class MaskVLM(nn.Module):
     "Joint masked vision and language modeling with one modality hidden at a time (arXiv 2208.02131)."
 
