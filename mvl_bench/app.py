@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FRONT', 'CREDIT', 'show_board', 'show_columns', 'build', 'open_page', 'serve']
 
-# %% ../nbs/52_app.ipynb #a561ca76
+# %% ../nbs/52_app.ipynb #27c78faa
 import os
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
@@ -30,7 +30,7 @@ from .reconstruct import Column, nearby, reconstruct
 from .scenes import draw
 from .text import chips
 
-# %% ../nbs/52_app.ipynb #e0510cfb
+# %% ../nbs/52_app.ipynb #15cd79d8
 def show_board(model, board: Board) -> dict:
     "A board as the browser keeps it, with what is needed to draw it."
     words = chips(model.tokenizer, board.caption, model.cfg.max_words)
@@ -70,8 +70,7 @@ def _column(column: Column | None, patches: tuple[int, ...]) -> dict:
 
 def show_columns(model, board: Board, edited: str) -> dict:
     "The four columns; raises `UserError` for what cannot be shown to the model."
-    edited = replace(board, caption=edited.strip()).caption  # an edit is a caption: the same rules
-    pair = Pair(board.image, board.caption, board.seed, 0)
+    pair, edited = Pair(board.image, board.caption, board.seed, 0), edited.strip()
     wrong = nearby(model, pair)
     change = edited if edited and edited != board.caption else None
     made = reconstruct(model, pair, board.patches, board.words, wrong, change).columns
@@ -95,7 +94,7 @@ def show_columns(model, board: Board, edited: str) -> dict:
     said = {name: _words(model, text) for name, text in texts.items()}
     return dict(columns=told, grid=model.cfg.grid, hidden_words=board.words, said=said)
 
-# %% ../nbs/52_app.ipynb #b57c8d1e
+# %% ../nbs/52_app.ipynb #a8550aed
 FRONT = files("mvl_bench") / "board"  # hand-written script and style sheet
 CREDIT = """Visible patches are pasted in; hidden patches are the model's raw output.
 Stickers: OpenMoji (openmoji.org), CC BY-SA 4.0."""
@@ -177,7 +176,7 @@ def _right(page: SimpleNamespace, model, posed: Posed) -> None:
         )
         page.use = gr.Button("Use this caption", size="sm", min_width=130)
 
-# %% ../nbs/52_app.ipynb #15b37fc5
+# %% ../nbs/52_app.ipynb #f5e0c544
 def _wire(page: SimpleNamespace, event: Callable, name: str, action: Callable, *more) -> None:
     "Let an event change the board and show the answer."
     model = page.model
@@ -187,7 +186,7 @@ def _wire(page: SimpleNamespace, event: Callable, name: str, action: Callable, *
             board = boards.unpack(value, model.cfg.img_size)
             found = action(board, *values)
             new, edited = found[:2] if isinstance(found, Posed) else (found, edited)
-            told = {page.answer: show_columns(model, new, edited)}
+            told = {page.answer: show_columns(model, new, boards.short(edited, "edit"))}
             told[page.note] = _note(boards.warnings_about(model, new, edited))
         except UserError as error:
             return {page.note: _note([str(error)], "mb-error")}
@@ -243,7 +242,7 @@ def _events(page: SimpleNamespace, model) -> None:
     switch = "(on) => { document.querySelector('#mb-page').classList.toggle('mb-numbers', on); }"
     page.numbers.input(None, page.numbers, None, js=switch, api_name="numbers")
 
-# %% ../nbs/52_app.ipynb #8b0a8fc9
+# %% ../nbs/52_app.ipynb #18275acb
 def build(
     model,  # from `checkpoints.load`
     name: str = "a model",  # what to call it

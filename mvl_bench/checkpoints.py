@@ -6,7 +6,7 @@
 __all__ = ['MODELS', 'SHIPPED', 'MANIFEST', 'write_folder', 'recover', 'check_folder', 'save', 'card', 'newest', 'find', 'load',
            'read_config', 'fit', 'fit_some']
 
-# %% ../nbs/32_checkpoints.ipynb #85c41c73
+# %% ../nbs/32_checkpoints.ipynb #af938d65
 import hashlib
 import json
 import os
@@ -28,14 +28,14 @@ from .mlim import MLIM, MLIMConfig
 from .mlim import PRESETS as MLIM_PRESETS
 from .text import load_tokenizer
 
-# %% ../nbs/32_checkpoints.ipynb #70721fba
+# %% ../nbs/32_checkpoints.ipynb #e8a0050d
 MODELS = dict(  # name -> class, config, presets
     maskvlm=(MaskVLM, MaskVLMConfig, MASKVLM_PRESETS),
     mlim=(MLIM, MLIMConfig, MLIM_PRESETS),
 )
 SHIPPED = {name: data_path("checkpoints", name) for name in ("maskvlm-tiny",)}
 
-# %% ../nbs/32_checkpoints.ipynb #1f3b7dd3
+# %% ../nbs/32_checkpoints.ipynb #95a88b76
 MANIFEST = "manifest.json"
 
 
@@ -111,7 +111,7 @@ def check_folder(path: Path) -> None:
         if _hash(path / name) != expected:
             raise UserError(f"checkpoint {path} is damaged: {name} is not what was written")
 
-# %% ../nbs/32_checkpoints.ipynb #47818e05
+# %% ../nbs/32_checkpoints.ipynb #6304f208
 def save(
     model: nn.Module,  # with `cfg`
     tokenizer,
@@ -169,7 +169,7 @@ def card(
     head = f"# {about['model']}\n\nA checkpoint of mvl_bench ({size}). Weights, decoder and heads included.\n\n{use}\n"
     return head + "\n".join(["| | |", "| --- | --- |", *rows]) + "\n" + "".join(scores)
 
-# %% ../nbs/32_checkpoints.ipynb #6e507d1e
+# %% ../nbs/32_checkpoints.ipynb #63f484bf
 def newest(
     run: Path,  # a run folder
 ) -> Path | None:
@@ -236,7 +236,7 @@ def load(
     model.tokenizer, model.facts = load_tokenizer(path), about.get("facts", {})
     return model.to(device).eval()
 
-# %% ../nbs/32_checkpoints.ipynb #7f7f419b
+# %% ../nbs/32_checkpoints.ipynb #3fb10cbf
 def read_config(
     config: type,  # a config class
     values: dict,  # from JSON
@@ -276,7 +276,7 @@ def fit_some(
     weights: dict[str, torch.Tensor],
     source: str | Path,  # named in the message
 ) -> list[str]:  # names of the weights that stay as they were
-    "Put those weights into a model that it has at the same size; raises `UserError` if most are not."
+    "Put into a model the weights that it has at the same size; raises `UserError` where most of its own are left."
     own = model.state_dict()
     kept = [k for k, value in own.items() if k not in weights or weights[k].shape != value.shape]
     if 2 * len(kept) > len(own):

@@ -6,7 +6,7 @@
 __all__ = ['UserError', 'Batch', 'Pair', 'Masks', 'view', 'Output', 'Features', 'Losses', 'noise', 'seed_torch', 'data_path',
            'pick_device']
 
-# %% ../nbs/00_core.ipynb #9243fcac
+# %% ../nbs/00_core.ipynb #5fd5d593
 import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# %% ../nbs/00_core.ipynb #28733424
+# %% ../nbs/00_core.ipynb #259c5dc8
 class UserError(ValueError):
     "A mistake that the user can mend; the message is one sentence with the value and the rule."
 
-# %% ../nbs/00_core.ipynb #8dbb471c
+# %% ../nbs/00_core.ipynb #d5c33014
 @dataclass(frozen=True)
 class Batch:
     "Pictures and captions side by side; every field has one row a pair."
@@ -33,19 +33,25 @@ class Batch:
     item: Tensor  # (b) same item = no negative pair
     has_image: Tensor  # (b) bool, False = the picture is absent
     has_text: Tensor  # (b) bool, False = the caption is absent
+    boxes: Tensor | None = (
+        None  # (b k 4) left, top, right, bottom of things, 0..1; all 0 = no box; None = not known
+    )
 
     def __len__(self):
         return len(self.ids)
 
     def to(self, device):  # a device or its name
         "The same batch on another device."
-        return Batch(*(getattr(self, f.name).to(device) for f in fields(self)))
+        return Batch(*(x if x is None else x.to(device) for x in self._columns()))
 
     def rows(self, index):  # a slice, a list or a tensor of rows
         "Some rows of the batch, in the order asked for."
-        return Batch(*(getattr(self, f.name)[index] for f in fields(self)))
+        return Batch(*(x if x is None else x[index] for x in self._columns()))
 
-# %% ../nbs/00_core.ipynb #bce611b7
+    def _columns(self):
+        return (getattr(self, f.name) for f in fields(self))
+
+# %% ../nbs/00_core.ipynb #50189ef5
 class Pair(NamedTuple):
     "One picture with one caption."
 
@@ -53,8 +59,11 @@ class Pair(NamedTuple):
     caption: str | None  # None = the caption is absent
     id: int  # this sample; chance depends on it
     item: int  # what it is about; captions of one picture share it
+    boxes: np.ndarray | None = (
+        None  # (k 4) left, top, right, bottom of things in it, 0..1; None = not known
+    )
 
-# %% ../nbs/00_core.ipynb #ecc0da07
+# %% ../nbs/00_core.ipynb #ea299814
 @dataclass(frozen=True)
 class Masks:
     "One view of a batch: what is hidden in it and what is absent from it."
@@ -77,7 +86,7 @@ class Masks:
         chosen = {f.name: getattr(self, f.name) for f in fields(self)}
         return Masks(**{k: v if v is None else v[index] for k, v in chosen.items()})
 
-# %% ../nbs/00_core.ipynb #79b51f0a
+# %% ../nbs/00_core.ipynb #12ae383c
 def view(
     batch: Batch,
     num_patches: int,  # patches of one picture
@@ -97,7 +106,7 @@ def view(
         batch.has_text,
     )
 
-# %% ../nbs/00_core.ipynb #7d756c64
+# %% ../nbs/00_core.ipynb #cb7516cb
 class Output(NamedTuple):
     "What a model fills in for one view."
 
@@ -128,7 +137,7 @@ class Losses(NamedTuple):
     counts: dict[str, int]  # name -> units of that mean: hidden patches, hidden words, rows, pairs
     carry: object = None  # what `model.after_step` needs
 
-# %% ../nbs/00_core.ipynb #3b147751
+# %% ../nbs/00_core.ipynb #8b888591
 def _mix(x: np.ndarray) -> np.ndarray:
     "SplitMix64: every input bit moves about half of the output bits."
     x = x + np.uint64(0x9E3779B97F4A7C15)
@@ -152,12 +161,12 @@ def noise(
         cells = _mix(rows[:, None] ^ _mix(np.arange(size, dtype=np.uint64)))
     return torch.from_numpy((cells >> np.uint64(11)) * 2.0**-53)
 
-# %% ../nbs/00_core.ipynb #8c3d9148
+# %% ../nbs/00_core.ipynb #8d777d22
 def seed_torch(*key) -> None:  # whole numbers, e.g. seed, step
     "Seed torch's global generator from several numbers at once."
     torch.manual_seed(int(noise(key, torch.zeros(1), 1).item() * 2**53))
 
-# %% ../nbs/00_core.ipynb #db83cbb5
+# %% ../nbs/00_core.ipynb #c5715c0a
 def data_path(*parts: str) -> Path:  # e.g. "checkpoints", "maskvlm-tiny"
     "Path of a shipped file: in the checkout's `data/`, or in the installed package."
     here = Path(__file__).resolve().parent

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEAST', 'PRESETS', 'MaskVLMConfig', 'maskvlm_tiny', 'maskvlm_small', 'maskvlm_base']
 
-# %% ../nbs/30_maskvlm_config.ipynb #e9d5f166
+# %% ../nbs/30_maskvlm_config.ipynb #c14e4d4f
 from dataclasses import dataclass, replace
 
 from .core import UserError
@@ -13,7 +13,7 @@ from .masking import Masking
 from .patches import grid_of
 from .sizes import check_sizes
 
-# %% ../nbs/30_maskvlm_config.ipynb #cf7ad030
+# %% ../nbs/30_maskvlm_config.ipynb #e7b35c95
 LEAST = dict(  # smallest value of each number
     vocab_size=6, max_words=3, pad_id=0, mask_id=0, embed_dim=4, num_heads=1, image_depth=1, text_depth=1,
     cross_depth=0, decoder_depth=0, pixel_hidden=0, blind_steps=0, blind_weight=1e-6, pixel_mean=0.0, pixel_std=0.01, mlm_weight=0.0, recon_weight=0.0,
@@ -52,6 +52,7 @@ class MaskVLMConfig:
     at_once: bool = False  # hide both modalities at once instead of one at a time
     absent_ratio: float = 0.1  # share of training rows in which the other modality is absent
     vary: float = 0.0  # share of training rows whose ratios and squares are drawn anew
+    box_ratio: float = 0.0  # share of training rows in which one thing's box is hidden, no squares
     blind_steps: int = 0  # first steps: the whole picture is hidden, errors of pixels are squared
     blind_weight: float = 100.0  # weight of the pixel loss in these steps
     recon_kind: str = "l1"  # error of pixels: l1 as in the paper, l2 or sse
@@ -94,24 +95,30 @@ class MaskVLMConfig:
         "The config as one step of training goes by it, counted from 0: blind at first."
         if step >= self.blind_steps or not self.recon_weight:
             return self
-        blind = dict(image_ratio=1.0, vary=0.0, recon_kind="l2", recon_weight=self.blind_weight)
+        blind = dict(
+            image_ratio=1.0,
+            vary=0.0,
+            box_ratio=0.0,
+            recon_kind="l2",
+            recon_weight=self.blind_weight,
+        )
         return replace(self, **blind, blind_steps=0)
 
     def masking(self) -> Masking:
         "The strategy that hides parts of a batch in training."
         square = self.mask_size // self.patch_size
         ratios = dict(image_ratio=self.image_ratio, text_ratio=self.text_ratio)
-        chances = dict(at_once=self.at_once, absent_ratio=self.absent_ratio, vary=self.vary)
-        return Masking(self.grid, square, **ratios, **chances)
+        names = ("at_once", "absent_ratio", "vary", "box_ratio")
+        return Masking(self.grid, square, **ratios, **{name: getattr(self, name) for name in names})
 
-# %% ../nbs/30_maskvlm_config.ipynb #82259b96
+# %% ../nbs/30_maskvlm_config.ipynb #6fb25202
 def maskvlm_tiny() -> MaskVLMConfig:
     "64 px, some 1.4 million numbers, for drawn scenes and for small photographs on two cores."
     # drawn worlds have plain grounds, where L1 is slow to see the caption (see `losses`); any share may be hidden by hand;
     # a patch has 192 values: one linear layer from 96 cannot paint any shape in any colour;
     # from random weights, a queue and wrong pairs that are all hard are in the way (see `contrast`)
     return replace(
-        MaskVLMConfig(), pixel_hidden=384, recon_weight=10.0, vary=0.8, blind_steps=1000,
+        MaskVLMConfig(), pixel_hidden=384, recon_weight=10.0, vary=0.8, box_ratio=0.5, blind_steps=1000,
         queue_size=0, momentum=0.9, easy_share=0.5,
     )  # fmt: skip
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_BAD', 'Source', 'Pairs', 'shuffled', 'windows', 'StreamedPairs', 'open_pairs', 'collate']
 
-# %% ../nbs/04_pairs.ipynb #ccaf219a
+# %% ../nbs/04_pairs.ipynb #ed53b49d
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,13 +15,14 @@ from math import ceil, gcd
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from .core import Batch, Pair, UserError, noise
 from .pictures import as_size, fetch, open_picture, read_bytes, resize
 from .tables import Table, captions_in, open_table, streamed
 from .text import encode
 
-# %% ../nbs/04_pairs.ipynb #ea31362b
+# %% ../nbs/04_pairs.ipynb #cc5f37bb
 MAX_BAD = 100_000  # bad rows that are remembered
 
 
@@ -125,7 +126,7 @@ class Pairs(Source):
         "Every caption of picture `i`."
         return self.captions_of(self.table.rows[i])
 
-# %% ../nbs/04_pairs.ipynb #c75dcf57
+# %% ../nbs/04_pairs.ipynb #fdb308e0
 @lru_cache(maxsize=4)
 def shuffled(
     size: int,
@@ -149,7 +150,7 @@ def windows(
     if kept:
         yield kept
 
-# %% ../nbs/04_pairs.ipynb #c3733658
+# %% ../nbs/04_pairs.ipynb #998be7ee
 @dataclass
 class StreamedPairs(Source):
     "Pictures with captions as they come, shuffled by shard and in windows."
@@ -176,7 +177,7 @@ class StreamedPairs(Source):
             done += len(window)
         self.rows_seen = done
 
-# %% ../nbs/04_pairs.ipynb #1a461bf9
+# %% ../nbs/04_pairs.ipynb #e6e2d4b0
 def open_pairs(
     spec: str,  # a folder, .csv, .parquet or .tar, a glob, or hf:owner/name
     img_size: int | Sequence[int],  # a side, or (height, width)
@@ -194,7 +195,7 @@ def open_pairs(
     pairs.pair(0)  # one readable pair at least
     return pairs
 
-# %% ../nbs/04_pairs.ipynb #5a56904b
+# %% ../nbs/04_pairs.ipynb #2e762bf2
 def collate(
     pairs: Sequence[Pair],
     tokenizer,  # as `mvl_bench.text` makes them
@@ -215,4 +216,6 @@ def collate(
     texts = [(pair.caption or "").strip() for pair in pairs]
     facts = [(p.id, p.item, p.image is not None, bool(text)) for p, text in zip(pairs, texts)]
     words = encode(tokenizer, texts, max_words)
-    return Batch(images, *words, *(torch.tensor(column) for column in zip(*facts)))
+    known = [torch.zeros(0, 4) if p.boxes is None else torch.as_tensor(p.boxes) for p in pairs]
+    boxes = pad_sequence(known, batch_first=True).float() if any(map(len, known)) else None
+    return Batch(images, *words, *(torch.tensor(column) for column in zip(*facts)), boxes)
