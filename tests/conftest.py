@@ -32,3 +32,15 @@ def home(tmp_path, monkeypatch):
         drawing(colour).save(folder / f"{colour}.png")
         (folder / f"{colour}.txt").write_text(f"a {colour} half\n\n  half {colour}\n")
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def browser():
+    "Chromium without a window."
+    from chromium import CHROMIUM, FLAGS
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()

@@ -1,15 +1,14 @@
 "The page as a person meets it: served by this process, driven in headless Chromium, and nothing leaves the machine."
 
-import shutil
 import socket
 from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
-from os import environ
 
 import gradio as gr
 import pytest
 import torch
+from chromium import needs_chromium, tab
 from PIL import Image
 
 from mvl_bench import app, checkpoints
@@ -18,13 +17,7 @@ from mvl_bench.data import make_tokenizer
 from mvl_bench.maskvlm import MaskVLM, maskvlm_tiny
 from mvl_bench.scenes import Scenes
 
-CHROMIUM = environ.get("CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic"]
-FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-extensions"]
-LOCAL = ("http://127.0.0.1", "http://localhost", "data:", "blob:")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+pytestmark = needs_chromium
 
 
 def untrained():
@@ -53,37 +46,13 @@ def url():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
 @contextmanager
-def opened(browser, url, width=1280, height=900, touch=False):
-    "The page in a fresh tab; afterwards: no complaint in the console, no request to another machine."
-    context = browser.new_context(viewport=dict(width=width, height=height), has_touch=touch)
-    context.set_default_timeout(15_000)
-    page, told, left = context.new_page(), [], []
-
-    def route(call):
-        if call.request.url.startswith(LOCAL):
-            return call.continue_()
-        left.append(call.request.url)
-        return call.abort()
-
-    context.route("**/*", route)
-    page.on("console", lambda message: message.type == "error" and told.append(message.text))
-    page.on("pageerror", lambda error: told.append(str(error)))
-    page.goto(url)
-    page.locator(".mb-column").nth(3).wait_for()
-    yield page
-    context.close()
-    assert told == [] and left == []
+def opened(browser, url, **window):
+    "The page in a fresh tab, answered; afterwards: no complaint in the console, no request to another machine."
+    with tab(browser, **window) as page:
+        page.goto(url)
+        page.locator(".mb-column").nth(3).wait_for()
+        yield page
 
 
 @contextmanager
@@ -200,7 +169,7 @@ def test_own_picture_and_caption(browser, url, tmp_path):
 
 def test_fits_a_phone_in_both_themes(browser, url):
     for theme in ("light", "dark"):
-        with opened(browser, f"{url}?__theme={theme}", 390, 844, touch=True) as page:
+        with opened(browser, f"{url}?__theme={theme}", width=390, height=844, touch=True) as page:
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
             tops = [
                 page.locator(f"#mb-{part}").bounding_box()["y"]
