@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Baselines', 'count_baselines', 'mean_colour', 'background', 'unigram_nats']
 
-# %% ../nbs/24_baselines.ipynb #af3ebdf6
+# %% ../nbs/24_baselines.ipynb #3cb35d99
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from .core import Batch, Masks
 from .patches import patchify
 
-# %% ../nbs/24_baselines.ipynb #d9ef1a9d
+# %% ../nbs/24_baselines.ipynb #a3217a80
 @dataclass(frozen=True)
 class Baselines:
     "Trivial predictors, learnt by counting."

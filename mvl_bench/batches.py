@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['sample_ids', 'ahead', 'stream_chunks', 'batches']
 
-# %% ../nbs/06_batches.ipynb #8f65c2fd
+# %% ../nbs/06_batches.ipynb #4e660ea2
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ import numpy as np
 from .core import Batch, Pair, UserError
 from .pairs import StreamedPairs, collate, shuffled
 
-# %% ../nbs/06_batches.ipynb #b1b72084
+# %% ../nbs/06_batches.ipynb #eb78d342
 def sample_ids(
     step: int,  # counted from 0
     batch_size: int,
@@ -32,7 +32,7 @@ def sample_ids(
     epoch, place = divmod(step, length // batch_size)
     return shuffled(length, seed, epoch)[place * batch_size :][:batch_size], epoch
 
-# %% ../nbs/06_batches.ipynb #97b4c7c7
+# %% ../nbs/06_batches.ipynb #52feab4e
 def ahead(
     jobs: Iterator,  # functions without arguments
     workers: int,  # threads
@@ -69,7 +69,7 @@ def stream_chunks(
             raise UserError(f"batch_size {batch_size} is not between 1 and {many}")
         start = max(0, start - steps)
 
-# %% ../nbs/06_batches.ipynb #5644d442
+# %% ../nbs/06_batches.ipynb #6e9708f8
 def batches(
     source,  # `StreamedPairs`, or anything with `pair(i, epoch)`; no length = endless
     tokenizer,  # as `mvl_bench.text` makes them

@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['four_columns']
 
-# %% ../nbs/13_plot_columns.ipynb #42b5aa28
+# %% ../nbs/13_plot_columns.ipynb #a3a6fcb3
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.patches import Rectangle
 
 from mvl_bench.plot_words import (
     Word,
@@ -33,13 +32,14 @@ from mvl_bench.plots import (
     enlarge,
     error_cells,
     error_scale,
+    frame,
     hide_patches,
     on_grid,
     paint,
     theme,
 )
 
-# %% ../nbs/13_plot_columns.ipynb #201a6b3d
+# %% ../nbs/13_plot_columns.ipynb #19acfe0e
 class _Page(NamedTuple):
     "A four-column figure while it is being drawn; lengths in points."
 
@@ -84,7 +84,7 @@ def _close_page(page: _Page, y: float) -> Drawing:
     page.ax.set_ylim(y, 0)
     return page.ax.figure
 
-# %% ../nbs/13_plot_columns.ipynb #da7420f0
+# %% ../nbs/13_plot_columns.ipynb #2c894981
 def _top(page: _Page, words: Sequence, y: float) -> float:
     "The caption as it is given, and over each column what it is."
     made, many = page.made, len(page.made.image_mask)
@@ -109,15 +109,14 @@ def _top(page: _Page, words: Sequence, y: float) -> float:
 def _picture(page: _Page, left: float, top: float, image: np.ndarray, outlined: bool) -> None:
     "A framed picture, in which a line around what was hidden is seen on any ground."
     paint(page.ax, image, (left, top, *page.size))
-    style = dict(fill=False, edgecolor=page.ink.line, linewidth=0.6)
-    frame = page.ax.add_artist(Rectangle((left, top), *page.size, **style))
+    edge = frame(page.ax, (left, top, *page.size), page.ink)
     shape, patch = page.made.pair.image.shape[:2], page.made.patch_size
     grid = on_grid(page.made.image_mask, shape, patch).astype(int)
     across = [((c, r + 1), (c + 1, r + 1)) for r, c in np.argwhere(np.diff(grid, axis=0))]
     down = [((c + 1, r), (c + 1, r + 1)) for r, c in np.argwhere(np.diff(grid, axis=1))]
     lines = np.reshape(across + down, (-1, 2, 2)) * (patch * page.size[0] / shape[1]) + (left, top)
     for width, colour in ((1.4, "white"), (0.6, "black")) if outlined else ():
-        style = dict(colors=colour, linewidths=width, capstyle="butt", clip_path=frame)
+        style = dict(colors=colour, linewidths=width, capstyle="butt", clip_path=edge)
         page.ax.add_artist(LineCollection(lines, **style))
 
 
@@ -144,7 +143,7 @@ def _error_maps(page: _Page, y: float) -> float:
     error_scale(page.ax, (14, y + 16, page.cell, 6), page.ink)
     return y + page.size[1] + 9
 
-# %% ../nbs/13_plot_columns.ipynb #d2971fee
+# %% ../nbs/13_plot_columns.ipynb #038e36e0
 def _scores(page: _Page, y: float, label: str, key: str, digits: int) -> float:
     "One line of figures, `error` or `nats`, each with its change against the column without."
     page.rule(y)
@@ -216,7 +215,7 @@ def _foot(page: _Page, y: float, numbers: bool) -> float:
         y += 11
     return y + 16
 
-# %% ../nbs/13_plot_columns.ipynb #20ee5039
+# %% ../nbs/13_plot_columns.ipynb #6aae7d1a
 def four_columns(
     reconstruction,  # like `reconstruct.Reconstruction`
     words: Sequence | None = None,  # chips of the caption; None = one token a word

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LIGHT', 'DARK', 'HIDDEN', 'HATCH', 'LOSS_COLOURS', 'lock', 'Ink', 'theme', 'sheet', 'as_picture', 'enlarge', 'paint',
-           'show_image', 'on_grid', 'hide_patches', 'show_masked', 'error_cells', 'error_scale', 'show_errors',
+           'frame', 'show_image', 'on_grid', 'hide_patches', 'show_masked', 'error_cells', 'error_scale', 'show_errors',
            'to_png', 'to_image', 'Drawing']
 
-# %% ../nbs/11_plots.ipynb #09727ab5
+# %% ../nbs/11_plots.ipynb #b9a6334b
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +21,12 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
+from matplotlib.artist import Artist
 from matplotlib.patches import Rectangle
 
 from .core import UserError
 
-# %% ../nbs/11_plots.ipynb #a4a36315
+# %% ../nbs/11_plots.ipynb #4b26ddac
 class Ink(NamedTuple):
     "The colours of one theme."
 
@@ -82,7 +83,7 @@ def theme(
         finally:
             rcParams.update(before)
 
-# %% ../nbs/11_plots.ipynb #1d3e6ac3
+# %% ../nbs/11_plots.ipynb #cedd99c4
 @contextmanager
 def sheet(
     ax: Axes | None,
@@ -104,7 +105,7 @@ def sheet(
             ax.set(xlim=(0, wide), ylim=(high, 0))
         yield ax, ink
 
-# %% ../nbs/11_plots.ipynb #4a66472d
+# %% ../nbs/11_plots.ipynb #6e47a7ab
 def as_picture(
     image,  # (h w 3) array or (3 h w) tensor, uint8 or float in 0..1
 ) -> np.ndarray:  # (h w 3) uint8
@@ -133,6 +134,13 @@ def paint(ax: Axes, image: np.ndarray, box: tuple[float, float, float, float]) -
     ax.set(xlim=limits[0], ylim=limits[1])
 
 
+def frame(ax: Axes, box: tuple[float, float, float, float], ink: Ink) -> Artist:
+    "A thin line around a box: a white picture ends somewhere on white paper, too."
+    left, top, wide, high = box
+    line = dict(fill=False, edgecolor=ink.line, linewidth=0.6, clip_on=False)
+    return ax.add_artist(Rectangle((left, top), wide, high, **line))
+
+
 def show_image(
     image,  # (h w 3) array or (3 h w) tensor, uint8 or float in 0..1
     ax: Axes | None = None,
@@ -144,9 +152,10 @@ def show_image(
     with sheet(ax, (150, 150 * high / wide), dark) as (ax, ink):
         ax.set(xlim=(0, wide), ylim=(high, 0), aspect="equal")
         paint(ax, enlarge(image), (0, 0, wide, high))
+        frame(ax, (0, 0, wide, high), ink)
     return ax
 
-# %% ../nbs/11_plots.ipynb #fb65c4e7
+# %% ../nbs/11_plots.ipynb #f98482f0
 def on_grid(mask, shape: tuple[int, int], patch_size: int) -> np.ndarray:  # (rows columns)
     "A value for each patch, laid out as the patches lie; raises `UserError` if their number is wrong."
     mask, (rows, columns) = np.asarray(mask).ravel(), (side // patch_size for side in shape)
@@ -189,9 +198,10 @@ def show_masked(
     with sheet(ax, (150, 150 * high / wide), dark) as (ax, ink):
         ax.set(xlim=(0, wide), ylim=(high, 0), aspect="equal")
         paint(ax, seen, (0, 0, wide, high))
+        frame(ax, (0, 0, wide, high), ink)
     return ax
 
-# %% ../nbs/11_plots.ipynb #7515449c
+# %% ../nbs/11_plots.ipynb #6e2346b6
 def _heat(errors: np.ndarray, ink: Ink) -> np.ndarray:
     "Colours of errors, 0 to 0.5; transparent where nothing is hidden."
     colours = colormaps[ink.heat](0.04 + 0.9 * np.clip(np.nan_to_num(errors) / 0.5, 0, 1))
@@ -241,7 +251,7 @@ def show_errors(
             error_scale(ax, (0, rows * 1.04, columns, rows * 0.04), ink)
     return ax
 
-# %% ../nbs/11_plots.ipynb #cb4f36a8
+# %% ../nbs/11_plots.ipynb #312b58be
 def to_png(
     figure: Figure | Axes,
     dpi: float | None = None,  # dots an inch; None = the figure's own
