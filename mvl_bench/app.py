@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FRONT', 'CREDIT', 'show_board', 'show_columns', 'build', 'open_page', 'serve']
 
-# %% ../nbs/52_app.ipynb #27c78faa
+# %% ../nbs/52_app.ipynb #4866fa64
 import os
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
@@ -30,7 +30,7 @@ from .reconstruct import Column, nearby, reconstruct
 from .scenes import draw
 from .text import chips
 
-# %% ../nbs/52_app.ipynb #15cd79d8
+# %% ../nbs/52_app.ipynb #c881881d
 def show_board(model, board: Board) -> dict:
     "A board as the browser keeps it, with what is needed to draw it."
     words = chips(model.tokenizer, board.caption, model.cfg.max_words)
@@ -78,23 +78,19 @@ def show_columns(model, board: Board, edited: str) -> dict:
         name: _column(made.get(name), board.patches)
         for name in ("with", "without", "wrong", "edited")
     }
-    if (
-        board.words and not board.patches
-    ):  # nothing of the picture is painted: show what the words are read off
+    if board.words and not board.patches:  # words only: show the pictures they are read off
         told["without"]["picture"], told["wrong"]["picture"] = None, boards.to_url(wrong.image, 6)
     if board.patches:
         told["with"]["truth"] = "the truth", boards.to_url(board.image, 2)
         after = boards.redraw(board.scene, edited) if board.scene and change else None
         if after:
-            told["edited"]["truth"] = (
-                "the world, redrawn",
-                boards.to_url(draw(after, model.cfg.img_size), 2),
-            )
+            redrawn = boards.to_url(draw(after, model.cfg.img_size), 2)
+            told["edited"]["truth"] = "the world, redrawn", redrawn
     texts = {"with": board.caption, "wrong": wrong.caption, "edited": edited}
     said = {name: _words(model, text) for name, text in texts.items()}
     return dict(columns=told, grid=model.cfg.grid, hidden_words=board.words, said=said)
 
-# %% ../nbs/52_app.ipynb #a8550aed
+# %% ../nbs/52_app.ipynb #385dba18
 FRONT = files("mvl_bench") / "board"  # hand-written script and style sheet
 CREDIT = """Visible patches are pasted in; hidden patches are the model's raw output.
 Stickers: OpenMoji (openmoji.org), CC BY-SA 4.0."""
@@ -176,7 +172,7 @@ def _right(page: SimpleNamespace, model, posed: Posed) -> None:
         )
         page.use = gr.Button("Use this caption", size="sm", min_width=130)
 
-# %% ../nbs/52_app.ipynb #f5e0c544
+# %% ../nbs/52_app.ipynb #352375d0
 def _wire(page: SimpleNamespace, event: Callable, name: str, action: Callable, *more) -> None:
     "Let an event change the board and show the answer."
     model = page.model
@@ -242,7 +238,7 @@ def _events(page: SimpleNamespace, model) -> None:
     switch = "(on) => { document.querySelector('#mb-page').classList.toggle('mb-numbers', on); }"
     page.numbers.input(None, page.numbers, None, js=switch, api_name="numbers")
 
-# %% ../nbs/52_app.ipynb #18275acb
+# %% ../nbs/52_app.ipynb #e7d07199
 def build(
     model,  # from `checkpoints.load`
     name: str = "a model",  # what to call it

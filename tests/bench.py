@@ -15,9 +15,13 @@ from pathlib import Path
 os.environ |= dict(TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
 
 import torch
+from chromium import CHROMIUM, FLAGS, tab
+from playwright.sync_api import sync_playwright
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from mvl_bench import app
+from mvl_bench.checkpoints import load
 from mvl_bench.losses import weigh
 from mvl_bench.maskvlm import MaskVLM, maskvlm_tiny
 from mvl_bench.batches import batches
@@ -145,6 +149,30 @@ def bench_latency(model, runs: int = 100) -> dict:
     return result
 
 
+CLICK = """place => new Promise(done => {
+  const look = () => [...document.querySelectorAll('.mb-pic img')].map(e => e.complete && e.src).join();
+  const before = look(), begun = performance.now();
+  const wait = () => look() === before || look().includes('false') ? requestAnimationFrame(wait) : done(performance.now() - begun);
+  document.querySelector(`[data-patch='${place}']`).click();
+  wait();
+})"""
+
+
+def bench_clicks(clicks: int = 40) -> dict:
+    "From a click on a patch of the page to the new pictures, in headless Chromium with the shipped model."
+    if CHROMIUM is None:
+        return dict(runs=0, note="needs Chromium")
+    with sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        with tab(chromium) as page:
+            page.goto(app.open_page(app.build(load("maskvlm-tiny"), "maskvlm-tiny")))
+            page.locator(".mb-column").nth(3).wait_for()
+            took = [page.evaluate(CLICK, str(7 * i % 64)) for i in range(clicks + 4)][4:]
+        chromium.close()
+    cut = statistics.quantiles(took, n=20)
+    return dict(p50=cut[9], p95=cut[18], runs=len(took))
+
+
 def bench_starts() -> dict:
     "Seconds until a fresh process has imported the package, or shown the command's help."
     timed = "import time; t = time.perf_counter(); import mvl_bench; print(time.perf_counter() - t)"
@@ -184,6 +212,7 @@ def main() -> None:
                    torch=torch.__version__, load_before=os.getloadavg()[0])  # fmt: skip
     found = dict(machine=machine, tiny=bench_steps(model, source))
     found |= dict(data=bench_data(model), latency_ms=bench_latency(model), starts_s=bench_starts())
+    found["click_ms"] = bench_clicks()
     found["seconds"] = time.perf_counter() - begun
     print(f"{'':44}{'median':>12}   middle half", *lines(found), sep="\n")
     if asked.json:
