@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['four_columns']
 
-# %% ../nbs/13_plot_columns.ipynb #a3a6fcb3
+# %% ../nbs/13_plot_columns.ipynb #468cc8c9
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -39,7 +39,7 @@ from mvl_bench.plots import (
     theme,
 )
 
-# %% ../nbs/13_plot_columns.ipynb #19acfe0e
+# %% ../nbs/13_plot_columns.ipynb #07bb3da5
 class _Page(NamedTuple):
     "A four-column figure while it is being drawn; lengths in points."
 
@@ -84,7 +84,7 @@ def _close_page(page: _Page, y: float) -> Drawing:
     page.ax.set_ylim(y, 0)
     return page.ax.figure
 
-# %% ../nbs/13_plot_columns.ipynb #2c894981
+# %% ../nbs/13_plot_columns.ipynb #4f812959
 def _top(page: _Page, words: Sequence, y: float) -> float:
     "The caption as it is given, and over each column what it is."
     made, many = page.made, len(page.made.image_mask)
@@ -143,7 +143,7 @@ def _error_maps(page: _Page, y: float) -> float:
     error_scale(page.ax, (14, y + 16, page.cell, 6), page.ink)
     return y + page.size[1] + 9
 
-# %% ../nbs/13_plot_columns.ipynb #038e36e0
+# %% ../nbs/13_plot_columns.ipynb #2cf35f64
 def _scores(page: _Page, y: float, label: str, key: str, digits: int) -> float:
     "One line of figures, `error` or `nats`, each with its change against the column without."
     page.rule(y)
@@ -215,7 +215,7 @@ def _foot(page: _Page, y: float, numbers: bool) -> float:
         y += 11
     return y + 16
 
-# %% ../nbs/13_plot_columns.ipynb #6aae7d1a
+# %% ../nbs/13_plot_columns.ipynb #dfd15550
 def four_columns(
     reconstruction,  # like `reconstruct.Reconstruction`
     words: Sequence | None = None,  # chips of the caption; None = one token a word
