@@ -6,7 +6,7 @@
 __all__ = ['PALETTE', 'Question', 'questions', 'nearest_colour', 'paint', 'probe_objects', 'word_position', 'probe_words',
            'probe_edits', 'evaluate_probes']
 
-# %% ../nbs/47_probes.ipynb #ebd125b2
+# %% ../nbs/47_probes.ipynb #fb8a3940
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ from .scenes import Scene, Scenes, caption, draw, edit, kept_out, object_masks, 
 from .text import chips
 from .things import COLOURS, SHAPES, box, stickers
 
-# %% ../nbs/47_probes.ipynb #481eb94f
+# %% ../nbs/47_probes.ipynb #93bdd10d
 @dataclass(frozen=True)
 class Question:
     "One object of one scene, hidden."
@@ -56,7 +56,7 @@ def _novel(scene: Scene) -> int:
     "The thing whose combination is kept from training."
     return next(i for i, thing in enumerate(scene.things) if kept_out(thing))
 
-# %% ../nbs/47_probes.ipynb #3825926b
+# %% ../nbs/47_probes.ipynb #8e60d5eb
 PALETTE = torch.tensor(list(COLOURS.values())) / 255  # (8 3)
 
 
@@ -149,7 +149,7 @@ def _share(right: Tensor) -> float | None:
     "Share of right answers; None where nothing was asked."
     return right.double().mean().item() if len(right) else None
 
-# %% ../nbs/47_probes.ipynb #5c9af6f6
+# %% ../nbs/47_probes.ipynb #41e09593
 def word_position(
     model,
     scene: Scene,
@@ -206,7 +206,7 @@ def _read(pairs: list[Pair], model, where: Tensor) -> float:
 
     return _share(torch.cat(_batched(model, pairs, run)))
 
-# %% ../nbs/47_probes.ipynb #541690b1
+# %% ../nbs/47_probes.ipynb #a0216c05
 @torch.inference_mode()
 def probe_edits(model, asked: list[Question], limit: int = 200) -> dict:
     "Whether a hidden shape takes the colour that the caption is edited to, and how far the rest of the picture changes."

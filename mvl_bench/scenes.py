@@ -6,7 +6,7 @@
 __all__ = ['WORLDS', 'SPLITS', 'HOW_MANY', 'Scene', 'draw', 'object_masks', 'Word', 'words_of', 'caption', 'edit', 'kept_out',
            'Scenes']
 
-# %% ../nbs/04_scenes.ipynb #d792a0f6
+# %% ../nbs/04_scenes.ipynb #95d9f565
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,7 +18,7 @@ import numpy as np
 from .core import Pair, UserError
 from .things import COLOURS, GROUNDS, PLACES, SHAPES, SIZES, Thing, box, sprite, stickers
 
-# %% ../nbs/04_scenes.ipynb #12fe4b97
+# %% ../nbs/04_scenes.ipynb #180db9aa
 @dataclass(frozen=True)
 class Scene:
     "Everything that is true of one drawn picture, and how its caption is worded."
@@ -27,7 +27,7 @@ class Scene:
     ground: str  # colour of the plain ground
     wording: int = 0  # chooses among differently worded captions
 
-# %% ../nbs/04_scenes.ipynb #d588af46
+# %% ../nbs/04_scenes.ipynb #64cdd1e5
 def draw(
     scene: Scene,
     img_size: tuple[int, int] = (64, 64),  # (height, width)
@@ -56,7 +56,7 @@ def object_masks(
         )
     return masks
 
-# %% ../nbs/04_scenes.ipynb #53c3bbfb
+# %% ../nbs/04_scenes.ipynb #d8011881
 class Word(NamedTuple):
     "One word of a caption and what it speaks of."
 
@@ -125,7 +125,7 @@ def caption(scene: Scene) -> str:
     "The caption of a scene, 6 to 14 words."
     return " ".join(word.text for word in words_of(scene)).replace(" ,", ",")
 
-# %% ../nbs/04_scenes.ipynb #d997d1ca
+# %% ../nbs/04_scenes.ipynb #936758ea
 def edit(
     scene: Scene,
     thing: int,  # index in `scene.things`
@@ -142,7 +142,7 @@ def edit(
         raise UserError(f"the place {things[thing].place} is taken by another thing")
     return replace(scene, things=tuple(things))
 
-# %% ../nbs/04_scenes.ipynb #27036197
+# %% ../nbs/04_scenes.ipynb #4c6296a3
 def kept_out(thing: Thing) -> bool:
     "Whether a thing is a combination that training never shows."
     place = 3 * thing.place[0] + thing.place[1]
@@ -161,7 +161,7 @@ def _numbers() -> dict[str, int]:
     "The place of each sticker in the list."
     return {name: i for i, name in enumerate(stickers())}
 
-# %% ../nbs/04_scenes.ipynb #6c7106f8
+# %% ../nbs/04_scenes.ipynb #95978d83
 WORLDS = dict(all=0.5, shapes=0.0, stickers=1.0)  # share of stickers
 SPLITS = ("train", "val", "novel")
 HOW_MANY = (4, 4, 3, 2)  # weight of scenes with one, two, three and four things
