@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'SHIPPED', 'MANIFEST', 'write_folder', 'recover', 'check_folder', 'save', 'card', 'newest', 'find', 'load',
-           'read_config', 'fit', 'fit_some']
+           'renamed', 'read_config', 'fit', 'fit_some']
 
-# %% ../nbs/32_checkpoints.ipynb #af938d65
+# %% ../nbs/32_checkpoints.ipynb #77aca7e7
 import hashlib
 import json
 import os
@@ -28,14 +28,14 @@ from .mlim import MLIM, MLIMConfig
 from .mlim import PRESETS as MLIM_PRESETS
 from .text import load_tokenizer
 
-# %% ../nbs/32_checkpoints.ipynb #e8a0050d
+# %% ../nbs/32_checkpoints.ipynb #c8542904
 MODELS = dict(  # name -> class, config, presets
     maskvlm=(MaskVLM, MaskVLMConfig, MASKVLM_PRESETS),
     mlim=(MLIM, MLIMConfig, MLIM_PRESETS),
 )
 SHIPPED = {name: data_path("checkpoints", name) for name in ("maskvlm-tiny",)}
 
-# %% ../nbs/32_checkpoints.ipynb #95a88b76
+# %% ../nbs/32_checkpoints.ipynb #aa0693ad
 MANIFEST = "manifest.json"
 
 
@@ -111,7 +111,7 @@ def check_folder(path: Path) -> None:
         if _hash(path / name) != expected:
             raise UserError(f"checkpoint {path} is damaged: {name} is not what was written")
 
-# %% ../nbs/32_checkpoints.ipynb #6304f208
+# %% ../nbs/32_checkpoints.ipynb #fc5148e4
 def save(
     model: nn.Module,  # with `cfg`
     tokenizer,
@@ -169,7 +169,7 @@ def card(
     head = f"# {about['model']}\n\nA checkpoint of mvl_bench ({size}). Weights, decoder and heads included.\n\n{use}\n"
     return head + "\n".join(["| | |", "| --- | --- |", *rows]) + "\n" + "".join(scores)
 
-# %% ../nbs/32_checkpoints.ipynb #63f484bf
+# %% ../nbs/32_checkpoints.ipynb #8ae23c5b
 def newest(
     run: Path,  # a run folder
 ) -> Path | None:
@@ -236,13 +236,24 @@ def load(
     model.tokenizer, model.facts = load_tokenizer(path), about.get("facts", {})
     return model.to(device).eval()
 
-# %% ../nbs/32_checkpoints.ipynb #3fb10cbf
+# %% ../nbs/32_checkpoints.ipynb #506f532b
+def renamed(
+    values: dict,  # fields of a config, from JSON
+) -> dict:
+    "The same fields as they are called now: `at_once` and MLIM's `aware` have become names of `joint_masking`."
+    old = dict(at_once={False: "one", True: "both"}, aware={False: "both", True: "mam"})
+    rest = {name: value for name, value in values.items() if name not in old}
+    for name in old.keys() & values.keys():
+        rest["joint_masking"] = old[name][values[name]]
+    return rest
+
+
 def read_config(
     config: type,  # a config class
     values: dict,  # from JSON
 ):
     "A config from JSON: lists become tuples again; raises `UserError` for a field that the class lacks."
-    known = {f.name for f in fields(config)}
+    known, values = {f.name for f in fields(config)}, renamed(values)
     if values.keys() - known:
         raise UserError(
             f"{config.__name__} has no field {', '.join(sorted(values.keys() - known))}"
@@ -256,11 +267,9 @@ def fit(
     source: str | Path,  # named in the message
 ) -> None:
     "Put weights into a model; raises `UserError` that names what is missing, left over or of another size."
-    own = model.state_dict()
+    own, new = model.state_dict(), weights.keys()
     wrong = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
-    faults = dict(
-        missing=own.keys() - weights.keys(), unused=weights.keys() - own.keys(), size=wrong
-    )
+    faults = dict(missing=own.keys() - new, unused=new - own.keys(), size=wrong)
     told = [
         f"{kind}: {', '.join(sorted(names)[:3])}" + " ..." * (len(names) > 3)
         for kind, names in faults.items()

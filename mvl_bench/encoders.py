@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['key_mask', 'begin_as_mae', 'ImageEncoder', 'TextEncoder']
 
-# %% ../nbs/21_encoders.ipynb #74017d84
+# %% ../nbs/21_encoders.ipynb #3f8c1ffb
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
 from .core import UserError
-from .layers import put, take
+from .layers import attention_weights, put, take
 from .patches import sincos, sincos_positions
 
-# %% ../nbs/21_encoders.ipynb #38b4cb5d
+# %% ../nbs/21_encoders.ipynb #41f1ac6f
 def key_mask(
     keys: Tensor | None,  # (b k) bool, True = may be looked at
     dtype: torch.dtype,
@@ -80,6 +80,17 @@ class ImageEncoder(nn.Module):
             x = block(x, attn_mask=mask)
         return self.vit.norm(x)
 
+    @torch.no_grad()
+    def class_attention(self, images: Tensor) -> Tensor:  # (b c h w) in 0..1 -> (b n)
+        "How much the class token looks at each patch of the whole picture, in the last block; a mean over heads."
+        x = self.embed(images)
+        for block in self.vit.blocks[:-1]:
+            x = block(x)
+        last = self.vit.blocks[-1]
+        qkv = last.attn.qkv(last.norm1(x)).unflatten(-1, (3, last.attn.num_heads, -1))
+        q, k, _ = qkv.permute(2, 0, 3, 1, 4)  # each (b heads 1+n d)
+        return attention_weights(q[:, :, :1], k, None).mean(1)[:, 0, 1:]
+
     def forward(
         self,
         images: Tensor,  # (b c h w) in 0..1
@@ -99,7 +110,7 @@ class ImageEncoder(nn.Module):
         tokens, places, kept = take(x, visible)
         return put(self.run(tokens, kept), places, kept, torch.zeros_like(x))
 
-# %% ../nbs/21_encoders.ipynb #4db6bc5c
+# %% ../nbs/21_encoders.ipynb #377c0a6a
 class TextEncoder(nn.Module):
     "A text encoder from transformers, with random weights."
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODES', 'draw_modes', 'ModalityAware', 'modality_dropout']
 
-# %% ../nbs/16_mam.ipynb #6207e8db
+# %% ../nbs/16_mam.ipynb #e347ac4b
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from .core import Batch, Masks, UserError, noise
 from .masking import Masking, without_image, without_text
 
-# %% ../nbs/16_mam.ipynb #ed00478a
+# %% ../nbs/16_mam.ipynb #f485d37b
 MODES = ("heavy image", "heavy text", "light")
 
 
@@ -25,7 +25,7 @@ def draw_modes(
     "One of the three modes for each sample, with equal chance (2109.12178, Modality Aware Masking)."
     return (noise((*key, "mode"), ids, 1)[:, 0] * len(MODES)).long()
 
-# %% ../nbs/16_mam.ipynb #b3bc0a23
+# %% ../nbs/16_mam.ipynb #68685ddd
 @dataclass(frozen=True)
 class ModalityAware(Masking):
     "Modality Aware Masking (2109.12178): `masking(batch, key)` returns one view whose rows differ in mode."
@@ -41,15 +41,11 @@ class ModalityAware(Masking):
         if not 0 <= self.light_ratio <= 1:
             raise UserError(f"light_ratio {self.light_ratio} is not between 0 and 1")
 
-    def __call__(
-        self,
-        batch: Batch,
-        key: tuple,  # e.g. (seed, epoch)
-    ) -> tuple[Masks, ...]:
-        "The views of `batch`: same key and samples, same views."
+    def views(self, batch: Batch, key: tuple) -> tuple[Masks, ...]:
+        "What is hidden and what is absent in each view."
         if not self.at_once:
-            return super().__call__(batch, key)
-        (masks,) = Masking.__call__(replace(self, absent_ratio=0.0), batch, key)
+            return super().views(batch, key)
+        (masks,) = Masking.views(replace(self, absent_ratio=0.0), batch, key)
         mode, lots = draw_modes(batch.ids, key), noise((*key, "absent"), batch.ids, 1)[:, 0]
         text = torch.where(mode == 2, lots < self.absent_ratio / 2, mode == 0)  # the caption goes
         no_text, no_image = (
@@ -66,7 +62,7 @@ class ModalityAware(Masking):
         rest = torch.where(mode == 2, self.light_ratio, 0.0).double()
         return [torch.where(mode == side, ratio, rest) for side, ratio in enumerate(heavy)]
 
-# %% ../nbs/16_mam.ipynb #eefc5600
+# %% ../nbs/16_mam.ipynb #a1ff1727
 def modality_dropout(
     masks: Masks,
     ids: Tensor,  # (b) sample ids

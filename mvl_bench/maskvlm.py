@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MaskVLM', 'PRESETS', 'MaskVLMConfig', 'maskvlm_tiny', 'maskvlm_small', 'maskvlm_base']
 
-# %% ../nbs/31_maskvlm.ipynb #2b800e02
+# %% ../nbs/31_maskvlm.ipynb #d9897c41
 from dataclasses import replace
 
 import torch
@@ -22,7 +22,7 @@ from .patches import patchify, sincos_positions
 
 _all_ = ["PRESETS", "MaskVLMConfig", "maskvlm_tiny", "maskvlm_small", "maskvlm_base"]
 
-# %% ../nbs/31_maskvlm.ipynb #c991309e
+# %% ../nbs/31_maskvlm.ipynb #1b447576
 class MaskVLM(nn.Module):
     "Joint masked vision and language modeling with one modality hidden at a time (arXiv 2208.02131)."
 
@@ -134,6 +134,16 @@ class MaskVLM(nn.Module):
         seen = self.image_cross.class_tokens(*image, *text, rows, others)
         read = self.text_cross.class_tokens(*text, *image, others, rows)
         return self.to_match(torch.cat([seen, read], -1))
+
+    @torch.no_grad()
+    def patch_scores(self, batch: Batch) -> Tensor:  # (b n)
+        "What the slow copy's class token looks at where ITC keeps one; else what the caption's words look at."
+        if self.contrast:
+            return self.contrast.slow[0].class_attention(batch.images)
+        whole, weights = view(batch, self.num_patches), []
+        self.fuse_text(self.encode_image(batch, whole), self.encode_text(batch, whole), weights)
+        looks = torch.stack(weights).mean((0, 2))[..., 1:]  # the class token stands first
+        return (looks * batch.maskable[..., None]).sum(1)
 
     def losses(self, batch: Batch, views: tuple[Masks, ...], key: tuple = ()) -> Losses:
         "Mean losses over what is hidden in all views and over whole pairs, at (seed, step, ...); changes nothing."

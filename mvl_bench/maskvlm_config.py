@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['LEAST', 'PRESETS', 'MaskVLMConfig', 'maskvlm_tiny', 'maskvlm_small', 'maskvlm_base']
 
-# %% ../nbs/30_maskvlm_config.ipynb #c14e4d4f
+# %% ../nbs/30_maskvlm_config.ipynb #14701e2e
 from dataclasses import dataclass, replace
 
 from .core import UserError
 from .masking import Masking
 from .patches import grid_of
 from .sizes import check_sizes
+from .strategies import blinded, hides, masking_of
 
-# %% ../nbs/30_maskvlm_config.ipynb #e7b35c95
+# %% ../nbs/30_maskvlm_config.ipynb #1611a573
 LEAST = dict(  # smallest value of each number
     vocab_size=6, max_words=3, pad_id=0, mask_id=0, embed_dim=4, num_heads=1, image_depth=1, text_depth=1,
     cross_depth=0, decoder_depth=0, pixel_hidden=0, blind_steps=0, blind_weight=1e-6, pixel_mean=0.0, pixel_std=0.01, mlm_weight=0.0, recon_weight=0.0,
@@ -49,7 +50,12 @@ class MaskVLMConfig:
     )
     image_ratio: float = 0.6  # share of the picture hidden in training
     text_ratio: float = 0.3  # share of the words hidden in training
-    at_once: bool = False  # hide both modalities at once instead of one at a time
+    image_masking: str = "random"  # which patches: random, block, grid or score
+    text_masking: str = "random"  # which words: random, whole_word, span or content
+    joint_masking: str = "one"  # one modality at a time, both, or mam, uniform or dirichlet shares
+    light_ratio: float = 0.15  # share of both that mam's light mode hides
+    disguise_ratio: float = 0.0  # share of hidden words shown as others or themselves; BERT: 0.2
+    token_kinds: str = ""  # a letter a token (`word_strategies`); a run fills it in where needed
     absent_ratio: float = 0.1  # share of training rows in which the other modality is absent
     vary: float = 0.0  # share of training rows whose ratios and squares are drawn anew
     box_ratio: float = 0.0  # share of training rows in which one thing's box is hidden, no squares
@@ -74,8 +80,12 @@ class MaskVLMConfig:
                 raise UserError(f"{name} {getattr(self, name)} is not between 0 and 1")
         if self.itm_weight and not self.cross_depth:
             raise UserError(f"itm_weight {self.itm_weight} needs a cross_depth of 1 or more, not 0")
-        hides = dict(mlm=self.text_ratio, recon=self.image_ratio, itc=True, itm=True)
-        if not self.vary and not any(hides[name] for name in self.loss_weights):
+        if self.image_masking == "score" and not (self.cross_depth or self.itc_weight):
+            raise UserError(
+                "image_masking 'score' goes by attention: cross_depth 0 and itc_weight 0 leave none"
+            )
+        asked = hides(self) | dict(itc=True, itm=True)
+        if not any(asked[name] for name in self.loss_weights):
             raise UserError("a ratio of 0 hides nothing that a loss with a weight could score")
         self.masking()
 
@@ -95,23 +105,14 @@ class MaskVLMConfig:
         "The config as one step of training goes by it, counted from 0: blind at first."
         if step >= self.blind_steps or not self.recon_weight:
             return self
-        blind = dict(
-            image_ratio=1.0,
-            vary=0.0,
-            box_ratio=0.0,
-            recon_kind="l2",
-            recon_weight=self.blind_weight,
-        )
-        return replace(self, **blind, blind_steps=0)
+        blind = blinded(self) | dict(box_ratio=0.0, recon_kind="l2")
+        return replace(self, **blind, recon_weight=self.blind_weight)
 
     def masking(self) -> Masking:
         "The strategy that hides parts of a batch in training."
-        square = self.mask_size // self.patch_size
-        ratios = dict(image_ratio=self.image_ratio, text_ratio=self.text_ratio)
-        names = ("at_once", "absent_ratio", "vary", "box_ratio")
-        return Masking(self.grid, square, **ratios, **{name: getattr(self, name) for name in names})
+        return masking_of(self)
 
-# %% ../nbs/30_maskvlm_config.ipynb #6fb25202
+# %% ../nbs/30_maskvlm_config.ipynb #d8293b82
 def maskvlm_tiny() -> MaskVLMConfig:
     "64 px, some 1.4 million numbers, for drawn scenes and for small photographs on two cores."
     # drawn worlds have plain grounds, where L1 is slow to see the caption (see `losses`); any share may be hidden by hand;

@@ -6,7 +6,7 @@
 __all__ = ['partners', 'ratio_intervals', 'conditions', 'surprise', 'per_row', 'score_batch', 'first_pairs',
            'evaluate_reconstruction', 'summarise']
 
-# %% ../nbs/45_metrics.ipynb #1242cf1f
+# %% ../nbs/45_metrics.ipynb #fb61e368
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ from .masking import without_image, without_text
 from .pairs import collate
 from .patches import patchify
 
-# %% ../nbs/45_metrics.ipynb #75f3c1b5
+# %% ../nbs/45_metrics.ipynb #b2eb4ab7
 def partners(
     items: Tensor,  # (n) what each pair is about
     seed: int = 0,
@@ -40,7 +40,7 @@ def partners(
                 break
     return wrong
 
-# %% ../nbs/45_metrics.ipynb #8c09e27f
+# %% ../nbs/45_metrics.ipynb #cecb77d9
 def ratio_intervals(
     sums: dict[str, np.ndarray],  # condition -> (n) summed error of each pair
     counts: np.ndarray,  # (n) units the error was summed over
@@ -59,7 +59,7 @@ def ratio_intervals(
         "ci": {name: np.percentile(values, [2.5, 97.5]).tolist() for name, values in again.items()},
     }
 
-# %% ../nbs/45_metrics.ipynb #a38e047d
+# %% ../nbs/45_metrics.ipynb #c2d930a1
 def conditions(
     batch: Batch,
     masks: Masks,
@@ -116,7 +116,7 @@ def score_batch(model, batch: Batch, wrong: Batch, views: tuple[Masks, Masks], b
     )
     return found
 
-# %% ../nbs/45_metrics.ipynb #a136f5e1
+# %% ../nbs/45_metrics.ipynb #394d5dd7
 def first_pairs(
     source,  # a source of pairs
     limit: int,  # pairs at most
@@ -140,7 +140,7 @@ def evaluate_reconstruction(
     "Error of hidden pixels (mean absolute, 0..1) and of hidden words (nats) with, without and with a wrong other modality."
     pairs = first_pairs(source, limit)
     wrong = partners(torch.tensor([pair.item for pair in pairs])).tolist()
-    masking = replace(model.cfg.masking(), at_once=False, absent_ratio=0.0, vary=0.0)
+    masking = model.cfg.masking().plain()
     whole = collate(pairs, model.tokenizer, model.cfg.max_words)
     baselines = count_baselines(whole, model.cfg.vocab_size)
     sums: dict[tuple, list] = {}

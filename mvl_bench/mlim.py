@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEAST', 'PRESETS', 'MLIMConfig', 'mlim_tiny', 'mlim_small', 'mlim_base', 'mlim_paper', 'MLIM']
 
-# %% ../nbs/30_mlim.ipynb #56bf6250
+# %% ../nbs/30_mlim.ipynb #65148d5d
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,12 +16,12 @@ from .convs import DeconvDecoder, PatchEmbedder, halvings
 from .core import Batch, Features, Losses, Masks, Output, UserError, view
 from .encoders import TextEncoder
 from .losses import mlm, recon
-from .mam import ModalityAware
 from .masking import Masking
 from .patches import grid_of, patchify, sincos_positions
 from .sizes import check_sizes
+from .strategies import blinded, hides, masking_of
 
-# %% ../nbs/30_mlim.ipynb #de6eef16
+# %% ../nbs/30_mlim.ipynb #d83b88cc
 LEAST = dict(  # smallest value of each number
     vocab_size=6, max_words=3, pad_id=0, mask_id=0, embed_dim=4, num_heads=1, depth=1, blind_steps=0,
     pixel_mean=0.0, pixel_std=0.01, mlm_weight=0.0, recon_weight=0.0,
@@ -47,7 +47,11 @@ class MLIMConfig:
     depth: int = 6  # blocks of the one transformer
     embedder_dim: int = 64  # channels of the picture's CNN after its last halving
     decoder_dim: int = 64  # channels of the decoder after its first doubling
-    aware: bool = True  # Modality Aware Masking; False = both sides at their ratios in every row
+    image_masking: str = "random"  # which patches: random, block, grid or score
+    text_masking: str = "random"  # which words: random, whole_word, span or content
+    joint_masking: str = "mam"  # Modality Aware Masking; or one, both, uniform, dirichlet
+    disguise_ratio: float = 0.0  # share of hidden words shown as others or themselves; BERT: 0.2
+    token_kinds: str = ""  # a letter a token (`word_strategies`); a run fills it in where needed
     image_ratio: float = 0.8  # share of the picture hidden in training, in the heavy image mode
     text_ratio: float = 0.8  # share of the words hidden in training, in the heavy text mode
     light_ratio: float = 0.15  # share of both that the light mode hides
@@ -67,9 +71,7 @@ class MLIMConfig:
             raise UserError(f"text_arch {self.text_arch!r} is neither bert nor roberta")
         if self.recon_area not in ("hidden", "whole"):
             raise UserError(f"recon_area {self.recon_area!r} is neither hidden nor whole")
-        hides = dict(mlm=self.text_ratio, recon=self.image_ratio)
-        light = self.aware and self.light_ratio
-        if not (self.vary or light or any(hides[name] for name in self.loss_weights)):
+        if not any(hides(self)[name] for name in self.loss_weights):
             raise UserError("a ratio of 0 hides nothing that a loss with a weight could score")
         self.masking()
 
@@ -86,18 +88,13 @@ class MLIMConfig:
 
     def at(self, step: int) -> "MLIMConfig":
         "The config as one step of training goes by it, counted from 0: blind at first."
-        blind = dict(image_ratio=1.0, vary=0.0, blind_steps=0)
-        return replace(self, **blind) if step < self.blind_steps else self
+        return replace(self, **blinded(self)) if step < self.blind_steps else self
 
     def masking(self) -> Masking:
         "The strategy that hides parts of a batch in training."
-        shared = ("image_ratio", "text_ratio", "absent_ratio", "vary")
-        given = {name: getattr(self, name) for name in shared} | dict(at_once=True)
-        given |= dict(grid=self.grid, square=self.mask_size // self.patch_size)
-        light = self.light_ratio
-        return ModalityAware(**given, light_ratio=light) if self.aware else Masking(**given)
+        return masking_of(self)
 
-# %% ../nbs/30_mlim.ipynb #6cea595e
+# %% ../nbs/30_mlim.ipynb #9d97f68e
 def mlim_tiny() -> MLIMConfig:
     "64 px, some 1.4 million numbers, for drawn scenes and for small photographs on two cores."
     # drawn worlds as in maskvlm_tiny: any share may be hidden by hand, and colours come from the caption first
@@ -130,7 +127,7 @@ def mlim_paper() -> MLIMConfig:
 
 PRESETS = dict(tiny=mlim_tiny, small=mlim_small, base=mlim_base, paper=mlim_paper)
 
-# %% ../nbs/30_mlim.ipynb #0bb06916
+# %% ../nbs/30_mlim.ipynb #03b53cfe
 class MLIM(nn.Module):
     "Masked language and image modeling with one transformer over one sequence (arXiv 2109.12178)."
 
@@ -198,6 +195,15 @@ class MLIM(nn.Module):
             weights.extend(output.attentions)
             found = output.last_hidden_state
         return found[:, : self.num_patches], found[:, self.num_patches :]
+
+    @torch.no_grad()
+    def patch_scores(self, batch: Batch) -> Tensor:  # (b n)
+        "How much the caption's words look at each patch of the whole picture, a mean over heads and blocks."
+        weights: list = []
+        self.fuse(batch, view(batch, self.num_patches), weights)
+        n = self.num_patches
+        looks = torch.stack(weights).mean((0, 2))[:, n:, :n]
+        return (looks * batch.maskable[..., None]).sum(1)
 
     def score_words(self, x: Tensor) -> Tensor:  # (... d) -> (... v)
         "The two-layer head: transform, then compare with the embedding of every word, as BERT does."

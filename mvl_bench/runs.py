@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STATE', 'new_model', 'open_source', 'save_state', 'load_state', 'begin', 'read_run', 'open_folder', 'facts_of',
-           'train', 'commit', 'Log', 'read_log']
+           'train', 'commit', 'Log', 'read_log', 'read_baselines']
 
-# %% ../nbs/46_runs.ipynb #e6c664f9
+# %% ../nbs/46_runs.ipynb #b2a337fd
 import json
 import subprocess
 import sys
@@ -19,13 +19,14 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from .batches import batches
-from .checkpoints import MODELS, fit_some, load, newest, save
+from .checkpoints import MODELS, fit_some, load, newest, renamed, save
 from .core import UserError, data_path, pick_device, seed_torch
 from .data import is_drawn, make_tokenizer, open_data
 from .settings import Run, command
-from .training import TrainConfig, make_optimizer, processes, train_steps
+from .strategies import with_kinds
+from .training import TrainConfig, baselines_of, make_optimizer, processes, train_steps
 
-# %% ../nbs/46_runs.ipynb #1253e9ec
+# %% ../nbs/46_runs.ipynb #d6807fba
 def new_model(
     run: Run,
     source,  # the data, for its words
@@ -35,7 +36,7 @@ def new_model(
     if run.init:
         begun = load(run.init)
         seed_torch(run.train.seed)
-        model = cls(replace(begun.cfg, **run.changes))
+        model = cls(with_kinds(replace(begun.cfg, **run.changes), begun.tokenizer))
         fresh = fit_some(model, begun.state_dict(), run.init)
         model.facts = dict(began_from=begun.facts)
         if fresh:
@@ -53,7 +54,7 @@ def new_model(
     shades = dict(pixel_mean=first.images.mean(), pixel_std=first.images.std().clamp_min(0.05))
     shades = {name: round(value.item(), 3) for name, value in shades.items()}
     given = {"text_arch": "bert", **shades, **ids, **window, **run.changes}
-    cfg = replace(presets[run.preset](), **given)
+    cfg = with_kinds(replace(presets[run.preset](), **given), tokenizer)
     seed_torch(run.train.seed)
     return cls(cfg), tokenizer
 
@@ -66,7 +67,7 @@ def open_source(run: Run):
     )
     return open_data(run.data, img_size, run.split, run.train.seed, **columns)
 
-# %% ../nbs/46_runs.ipynb #b093a5e3
+# %% ../nbs/46_runs.ipynb #3ffe8443
 STATE = "optimizer.safetensors"
 
 
@@ -128,11 +129,8 @@ def begin(run: Run, resume: bool):
 def _kept(run: Run) -> dict:
     "What must not change when a run goes on; how often it saves and logs may."
     free = ("out", "save_every", "keep", "log_every", "workers", "device")
-    return {
-        name: value
-        for name, value in json.loads(json.dumps(asdict(run))).items()
-        if name not in free
-    }
+    asked = json.loads(json.dumps(asdict(run)))
+    return {name: value for name, value in asked.items() if name not in free}
 
 
 def read_run(out: Path) -> Run:
@@ -142,17 +140,23 @@ def read_run(out: Path) -> Run:
         changes = {
             k: tuple(v) if isinstance(v, list) else v for k, v in asked.pop("changes").items()
         }
-        return Run(**{**asked, "train": TrainConfig(**asked["train"]), "changes": changes})
+        asked |= dict(train=TrainConfig(**asked["train"]), changes=renamed(changes))
+        return Run(**asked)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out} is no run folder: its run.json cannot be read") from error
 
-# %% ../nbs/46_runs.ipynb #50aa4c01
-def open_folder(run: Run) -> Path:
+# %% ../nbs/46_runs.ipynb #c65a834d
+def open_folder(
+    run: Run,
+    lines: dict | None = None,  # what trivial predictors score; None = it is written already
+) -> Path:
     "The run's folder, with what was asked for written in it."
     out = Path(run.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "run.json").write_text(json.dumps(asdict(run), indent=1))
+        if lines is not None:
+            (out / "baselines.json").write_text(json.dumps(lines, indent=1))
     except OSError as error:
         raise UserError(f"cannot write to {run.out}: {error.strerror}") from error
     return out
@@ -180,7 +184,8 @@ def train(
     passed, leads = start * cfg.accumulate, part[0] == 0  # one process writes for all
     stream = batches(source, tokenizer, cfg.batch_size, passed, words, run.workers, part)
     first = next(stream)  # a mistake in the data shows before anything is written
-    step, out = start, open_folder(run) if leads else Path(run.out)
+    lines = baselines_of(model, source, tokenizer, cfg) if leads and not start else None
+    step, out = start, open_folder(run, lines) if leads else Path(run.out)
     facts = facts_of(run, model)
     log = Log(run, start) if leads else None
 
@@ -211,21 +216,14 @@ def train(
 
 def commit() -> str:
     "The commit of the checkout that trains, `+` if it differs from it; empty where there is none."
-    asked = [
-        "git",
-        "-C",
-        str(data_path().parent),
-        "describe",
-        "--always",
-        "--dirty=+",
-        "--abbrev=12",
-    ]
+    asked = ["git", "-C", str(data_path().parent)]
+    asked += ["describe", "--always", "--dirty=+", "--abbrev=12"]
     try:
         return subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
-# %% ../nbs/46_runs.ipynb #fa68666c
+# %% ../nbs/46_runs.ipynb #457049af
 class Log:
     "The log of a run in its folder: a file of lines, TensorBoard, and a progress bar."
 
@@ -256,11 +254,8 @@ class Log:
         self.bar.update()
         if step.step % self.run.log_every == 0 or step.step == self.run.train.steps:
             names = {name for kept in self.kept for name in kept.losses}
-            means = {
-                n: sum(k.losses.get(n, 0) for k in self.kept)
-                / sum(n in k.losses for k in self.kept)
-                for n in sorted(names)
-            }
+            found = {n: [k.losses[n] for k in self.kept if n in k.losses] for n in sorted(names)}
+            means = {n: sum(values) / len(values) for n, values in found.items()}
             size = self.run.train.batch_size * self.run.train.accumulate
             rate = size * len(self.kept) / sum(k.seconds for k in self.kept)
             row = dict(
@@ -292,3 +287,11 @@ def read_log(
         raise UserError(f"{out} holds no log.jsonl: it is no run folder")
     rows = {row["step"]: row for row in map(json.loads, path.read_text().splitlines())}
     return [rows[step] for step in sorted(rows)]
+
+
+def read_baselines(
+    out: str | Path,  # the run's folder
+) -> dict[str, float]:  # nothing where an older run did not write them
+    "What trivial predictors score on each loss of a run."
+    path = Path(out) / "baselines.json"
+    return json.loads(path.read_text()) if path.is_file() else {}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Run', 'parse', 'with_settings', 'command']
 
-# %% ../nbs/45_settings.ipynb #ba2f5c36
+# %% ../nbs/45_settings.ipynb #dc682809
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 
@@ -13,7 +13,7 @@ from .checkpoints import MODELS
 from .core import UserError
 from .training import TrainConfig, check_queue
 
-# %% ../nbs/45_settings.ipynb #b6a17c52
+# %% ../nbs/45_settings.ipynb #954cd330
 @dataclass(frozen=True)
 class Run:
     "One training run, complete: the same run, the same weights."
@@ -50,7 +50,7 @@ class Run:
                 f"preset {self.preset!r} is not one of {', '.join(MODELS[self.model][2])}"
             )
 
-# %% ../nbs/45_settings.ipynb #abd5b112
+# %% ../nbs/45_settings.ipynb #018e99f6
 def parse(
     text: str,  # what stands behind the =
     like,  # the value that it replaces
@@ -99,7 +99,7 @@ def with_settings(
     check_queue(replace(presets[run.preset](), **run.changes), run.train.batch_size)
     return run
 
-# %% ../nbs/45_settings.ipynb #37c4bc82
+# %% ../nbs/45_settings.ipynb #82e034d4
 def command(run: Run) -> str:
     "The command line that repeats a run."
     words = [

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['HIDE', 'fastest', 'TrainConfig', 'learning_rate', 'make_optimizer', 'precision', 'processes', 'over_processes',
-           'share_gradients', 'Step', 'units_of', 'update', 'check_queue', 'train_steps']
+           'share_gradients', 'Step', 'units_of', 'update', 'check_queue', 'with_scores', 'baselines_of', 'train_steps']
 
-# %% ../nbs/40_training.ipynb #14e90414
+# %% ../nbs/40_training.ipynb #78105276
 import math
 import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import NamedTuple
 
@@ -21,10 +21,14 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .baselines import count_baselines, trivial_losses
+from .batches import batches as batches_of
 from .core import Batch, UserError, pick_device, seed_torch
 from .losses import weigh
+from .masking import Masking
+from .patch_strategies import hide_by_score
 
-# %% ../nbs/40_training.ipynb #1640ddee
+# %% ../nbs/40_training.ipynb #5508b988
 def fastest() -> str:  # bf16 or fp32
     "The precision that this machine multiplies fastest in: bf16 where it has it in hardware."
     device = pick_device().type
@@ -64,7 +68,7 @@ class TrainConfig:
         if self.precision not in ("fp32", "bf16"):
             raise UserError(f"precision {self.precision!r} is neither fp32 nor bf16")
 
-# %% ../nbs/40_training.ipynb #450aca09
+# %% ../nbs/40_training.ipynb #7f46a806
 def learning_rate(
     step: int,  # counted from 0
     cfg: TrainConfig,
@@ -85,7 +89,7 @@ def make_optimizer(model: nn.Module, cfg: TrainConfig) -> torch.optim.AdamW:
     ]
     return torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, cfg.beta2), fused=True)
 
-# %% ../nbs/40_training.ipynb #329299f9
+# %% ../nbs/40_training.ipynb #c98f9c07
 @contextmanager
 def precision(
     device: torch.device,
@@ -102,7 +106,7 @@ def precision(
         else:
             yield
 
-# %% ../nbs/40_training.ipynb #994e7f89
+# %% ../nbs/40_training.ipynb #6b8dceae
 def processes() -> tuple[int, int]:  # which one this is, how many there are
     "As `accelerate launch` or `torchrun` started them; one where nobody did."
     if int(os.environ.get("WORLD_SIZE", 1)) < 2:
@@ -135,7 +139,7 @@ def share_gradients(model: nn.Module) -> None:
     for i, part in enumerate(flat[len(has) :].split([p.numel() for p in learning])):
         learning[i].grad = part.view_as(learning[i]) if flat[i] else None
 
-# %% ../nbs/40_training.ipynb #a7583173
+# %% ../nbs/40_training.ipynb #5f836239
 class Step(NamedTuple):
     "What happened in one update."
 
@@ -211,6 +215,37 @@ def check_queue(
         raise UserError(f"queue_size {size} is not a multiple of batch_size {batch_size}")
 
 
+def with_scores(
+    masking: Masking,
+    model: nn.Module,  # on the contract
+) -> Masking:
+    "The strategy with the model's scores, where it hides patches by them; raises `UserError` where a model has none."
+    if masking.hide_patches is not hide_by_score:
+        return masking
+    if not hasattr(model, "patch_scores"):
+        name = type(model).__name__
+        raise UserError(f"image_masking 'score' needs scores of patches, and {name} gives none")
+    return replace(masking, scorer=model.patch_scores)
+
+
+def baselines_of(
+    model: nn.Module,  # on the contract
+    source,  # training data
+    tokenizer,
+    cfg: TrainConfig,
+) -> dict[str, float]:
+    "What trivial predictors score on each loss of the model, with some hundred pairs hidden as at the end of training."
+    model_cfg, device = model.cfg.at(cfg.steps - 1), next(model.parameters()).device
+    some = max(32, min(256, 2**22 // math.prod(model_cfg.img_size)))  # large pictures fill memory
+    some = min(some, len(source)) if hasattr(source, "__len__") else some
+    batch, _ = next(batches_of(source, tokenizer, some, max_words=model_cfg.max_words))
+    masking = with_scores(model_cfg.masking(), model)
+    drawn = [masking(batch.to(device), (cfg.seed, epoch)) for epoch in range(2)]
+    views = tuple(view.to("cpu") for views in drawn for view in views)
+    counted = count_baselines(batch, model_cfg.vocab_size, views)
+    return trivial_losses(counted, batch, views, model_cfg, cfg.batch_size)
+
+
 def train_steps(
     model: nn.Module,  # on the contract
     batches: Iterable[tuple[Batch, int]],  # batch and epoch, starting at step `start`
@@ -228,7 +263,7 @@ def train_steps(
             return
         begun = time.perf_counter()
         model.train()
-        masking = model.cfg.at(step).masking()
+        masking = with_scores(model.cfg.at(step).masking(), model)
         passes = [(batch, masking(batch, (cfg.seed, epoch))) for batch, epoch in taken]
         losses, norm = update(model, optimizer, passes, cfg, step)
         yield Step(step + 1, losses, learning_rate(step, cfg), norm, time.perf_counter() - begun)

@@ -22,7 +22,10 @@ from mvl_bench.masking import (
 from mvl_bench.maskvlm import MaskVLM
 from mvl_bench.pairs import collate
 from mvl_bench.scenes import Scenes
+from mvl_bench.strategies import JOINT, PATCHES, WORDS
 from mvl_bench.text import word_tokenizer
+from mvl_bench.training import with_scores
+from mvl_bench.word_strategies import token_kinds
 
 SMALL = dict(
     img_size=(24, 32), patch_size=8, mask_size=8, max_words=24, embed_dim=32, num_heads=2,
@@ -33,7 +36,11 @@ VARIANTS = dict(
         "plain": {},
         "mask_at input": dict(mask_at="input"),
         "decoder_depth 0": dict(decoder_depth=0),
-        "at_once": dict(at_once=True),
+        "both at once": dict(joint_masking="both"),
+        "blocks, content, dirichlet, disguised": dict(
+            image_masking="block", text_masking="content", joint_masking="dirichlet",
+            disguise_ratio=0.5,
+        ),
         "words only": dict(recon_weight=0.0),
         "pixels only": dict(mlm_weight=0.0),
         "l1, ratios vary": dict(recon_kind="l1", vary=1.0),
@@ -42,14 +49,17 @@ VARIANTS = dict(
     },
     mlim={
         "plain": {},
-        "uniform": dict(aware=False),
+        "both at once": dict(joint_masking="both"),
+        "one at a time, grid, spans": dict(
+            joint_masking="one", image_masking="grid", text_masking="span", disguise_ratio=0.5
+        ),
         "whole picture": dict(recon_area="whole"),
         "roberta": dict(text_arch="roberta"),
         "words only": dict(recon_weight=0.0),
         "pixels only": dict(mlm_weight=0.0),
         "l1, ratios vary": dict(recon_kind="l1", vary=1.0),
     },
-)
+)  # fmt: skip
 IDLE = {  # what no gradient can reach, by the option that makes it idle
     "plain": ["image_encoder.mask_token"],
     "mask_at input": ["mask_vector", "mask_position"],
@@ -79,6 +89,7 @@ def small(name="maskvlm", cls=None, **changes):
     known = {f.name for f in fields(config)}
     sizes = {k: v for k, v in SMALL.items() if k in known} | changes
     ids = dict(pad_id=TOKENIZER.pad_token_id, mask_id=TOKENIZER.mask_token_id)
+    ids |= dict(token_kinds=token_kinds(TOKENIZER)) if "token_kinds" in known else {}
     torch.manual_seed(0)
     model = (cls or made)(replace(presets["tiny"](), vocab_size=len(TOKENIZER), **ids, **sizes))
     model.tokenizer = TOKENIZER
@@ -712,8 +723,31 @@ def test_the_config_reaches_the_masking(name):
     cfg = small(name).cfg
     shared = {f.name for f in fields(cfg)} & {f.name for f in fields(Masking)} - {"grid"}
     for option in shared:
-        value = True if option == "at_once" else 0.37
-        assert getattr(replace(cfg, **{option: value}).masking(), option) == value, option
+        assert getattr(replace(cfg, **{option: 0.37}).masking(), option) == 0.37, option
+    for image in PATCHES:
+        assert replace(cfg, image_masking=image).masking().hide_patches is PATCHES[image]
+
+
+NAMED = [(i, "random", "one") for i in PATCHES] + [("random", t, "both") for t in WORDS]
+NAMED += [("random", "random", j) for j in JOINT] + [("block", "content", "uniform")]
+
+
+@pytest.mark.parametrize("names", NAMED, ids="-".join)
+@pytest.mark.parametrize("name", checkpoints.MODELS)
+def test_strategies_by_name(name, names):
+    batch, model = some_batch(), small(name, disguise_ratio=0.5, vary=0.3, text_ratio=0.4)
+    fields_of = dict(zip(("image_masking", "text_masking", "joint_masking"), names))
+    strategy = with_scores(replace(model.cfg, absent_ratio=0.0, **fields_of).masking(), model)
+    check_repeatable(strategy, batch)
+    views = strategy(batch, (0, 0))
+    check_views(strategy, batch, model.num_patches, names[2] != "one")
+    for masks in views:
+        assert not (masks.text_mask & ~batch.maskable).any()
+    shown = views[-1]  # kept and replaced words are asked for, all others shown as they are
+    assert shown.text_ids[~shown.text_mask].equal(batch.input_ids[~shown.text_mask])
+    check_finite(model, batch, views)
+    check_losses_agree(model, batch, views)
+    check_hidden_is_hidden(model, batch, views)
 
 
 def test_faulty_masking_is_found():
