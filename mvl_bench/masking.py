@@ -6,7 +6,7 @@
 __all__ = ['units_to_hide', 'hide_share', 'random_squares', 'one_box', 'random_words', 'Masking', 'without_text', 'without_image',
            'by_hand']
 
-# %% ../nbs/10_masking.ipynb #6aafcf07
+# %% ../nbs/10_masking.ipynb #54dba80d
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .core import Batch, Masks, UserError, noise, view
 
-# %% ../nbs/10_masking.ipynb #13745513
+# %% ../nbs/10_masking.ipynb #1803c645
 def units_to_hide(
     units: Tensor,  # (b) units there are
     ratio: float | Tensor,  # share of them to hide, 0..1: one for all rows, or (b)
@@ -40,7 +40,7 @@ def hide_share(
     rank = chance.masked_fill(~allowed, 2.0).argsort(1).argsort(1)
     return (rank < count) & allowed
 
-# %% ../nbs/10_masking.ipynb #df45075b
+# %% ../nbs/10_masking.ipynb #2f05d047
 def random_squares(
     ids: Tensor,  # (b) sample ids
     grid: tuple[int, int],  # rows and columns of patches
@@ -60,7 +60,7 @@ def random_squares(
     drawn = torch.zeros(unit.shape, dtype=torch.bool).scatter(1, unit, True)
     return hide_share(noise((*key, "image"), ids, unit.shape[1]), ratio, drawn).gather(1, unit)
 
-# %% ../nbs/10_masking.ipynb #61b3f420
+# %% ../nbs/10_masking.ipynb #2a1d72f4
 def one_box(
     batch: Batch,
     grid: tuple[int, int],  # rows and columns of patches
@@ -84,7 +84,7 @@ def one_box(
         inside.append((place >= first[:, None]) & (place <= last[:, None]))
     return (inside[0][:, :, None] & inside[1][:, None]).flatten(1)
 
-# %% ../nbs/10_masking.ipynb #728dd39b
+# %% ../nbs/10_masking.ipynb #ac4da3cf
 def random_words(
     batch: Batch,
     ratio: float | Tensor,  # share of the words to hide, 0..1: one for all rows, or (b)
@@ -96,7 +96,7 @@ def random_words(
     chance = noise((*key, "text"), batch.ids, batch.maskable.shape[1])
     return hide_share(chance.to(place.device).gather(1, place), ratio, batch.maskable)
 
-# %% ../nbs/10_masking.ipynb #a75f33f2
+# %% ../nbs/10_masking.ipynb #231d3434
 @dataclass(frozen=True)
 class Masking:
     "How views of a batch are drawn: `masking(batch, key)` returns the views to train on."
@@ -174,12 +174,14 @@ class Masking:
 
     def plain(self) -> "Masking":
         "The same ratios by squares and words at random, one modality at a time, nobody absent: to compare models."
-        usual = dict(at_once=False, absent_ratio=0.0, vary=0.0, hide_patches=random_squares)
+        usual = dict(
+            at_once=False, absent_ratio=0.0, vary=0.0, box_ratio=0.0, hide_patches=random_squares
+        )
         return replace(
             self, **usual, hide_words=random_words, share=None, disguise=None, scorer=None
         )
 
-# %% ../nbs/10_masking.ipynb #5691ac6e
+# %% ../nbs/10_masking.ipynb #2206512a
 def without_text(
     masks: Masks,
     rows: Tensor | None = None,  # (b) bool, True = take the caption away; None = everywhere
@@ -203,7 +205,7 @@ def without_image(
         masks, has_image=masks.has_image & ~rows, image_mask=masks.image_mask & ~rows[:, None]
     )
 
-# %% ../nbs/10_masking.ipynb #364b9941
+# %% ../nbs/10_masking.ipynb #b338ab59
 def by_hand(
     batch: Batch,  # every row gets the same mask
     num_patches: int,  # patches of one picture
