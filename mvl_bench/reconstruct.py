@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Guess', 'Column', 'Reconstruction', 'reconstruct', 'hidden_words', 'nearby', 'summary']
 
-# %% ../nbs/41_reconstruct.ipynb #3b6f16f8
+# %% ../nbs/41_reconstruct.ipynb #fd7814cd
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from .patches import patchify, unpatchify
 from .scenes import Scenes
 from .text import chips, positions_of
 
-# %% ../nbs/41_reconstruct.ipynb #f6f28c28
+# %% ../nbs/41_reconstruct.ipynb #7cfb8b1d
 class Guess(NamedTuple):
     "What a model says about one hidden word."
 
@@ -71,7 +71,7 @@ class Reconstruction:
     patch_size: int
     columns: dict[str, Column]  # by name, in the order asked for
 
-# %% ../nbs/41_reconstruct.ipynb #eaee2a31
+# %% ../nbs/41_reconstruct.ipynb #a7714075
 def _rows(pair: Pair, wrong: Pair | None, edit: str | None) -> list[tuple[str, Pair, str]]:
     "The rows of the batch: column, what the model sees, and which of its answers count."
     absent = dict(text=pair._replace(caption=None), image=pair._replace(image=None))
@@ -146,9 +146,9 @@ def _beside(name: str, wrong: Pair | None, edit: str | None) -> str:
 
 def _pixels(model, pair: Pair, pixels, patches) -> dict:
     "A column's picture, its raw output and its error a patch."
-    truth = patchify(
-        torch.from_numpy(pair.image).permute(2, 0, 1)[None] / 255.0, model.cfg.patch_size
-    )[0]
+    truth = patchify(torch.tensor(pair.image).permute(2, 0, 1)[None] / 255.0, model.cfg.patch_size)[
+        0
+    ]
     painted, chosen = pixels.clamp(0, 1), torch.tensor(sorted(patches), dtype=torch.long)
     pasted, errors = truth.clone(), torch.full((model.num_patches,), torch.nan)
     pasted[chosen] = painted[chosen]
@@ -172,7 +172,7 @@ def _guesses(model, caption: str, ids, logits, mask, most: int = 5) -> tuple[Gue
         guesses.append(Guess(place, letters.get(place, ""), chances[ids[place]].item(), top))
     return tuple(guesses)
 
-# %% ../nbs/41_reconstruct.ipynb #e5ba795a
+# %% ../nbs/41_reconstruct.ipynb #1d6d492c
 def hidden_words(
     model,  # with `tokenizer` and `cfg`
     caption: str,
@@ -181,7 +181,7 @@ def hidden_words(
     "Token positions of the named words; raises `UserError` for a word that the caption lacks."
     return positions_of(model.tokenizer, caption, names, model.cfg.max_words)
 
-# %% ../nbs/41_reconstruct.ipynb #567f2ddf
+# %% ../nbs/41_reconstruct.ipynb #ab476994
 def nearby(
     model,  # with `cfg`
     pair: Pair,
