@@ -48,11 +48,12 @@ def url():
 
 @contextmanager
 def opened(browser, url, **window):
-    "The page in a fresh tab, answered; afterwards: no complaint in the console, no request to another machine."
+    "The page in a fresh tab, answered; afterwards: no complaint, no request to another machine, no picture kept."
     with tab(browser, **window) as page:
         page.goto(url)
         page.locator(".mb-column").nth(3).wait_for()
         yield page
+        assert "data:image" not in page.evaluate("() => JSON.stringify(localStorage)")
 
 
 @contextmanager
