@@ -5,13 +5,11 @@
 # %% auto #0
 __all__ = ['FRONT', 'CREDIT', 'show_board', 'show_columns', 'build', 'open_page', 'serve']
 
-# %% ../nbs/52_app.ipynb #be0fbf4b
+# %% ../nbs/52_app.ipynb #4157af17
 import os
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
-os.environ["GRADIO_RUN_HISTORY"] = (
-    "False"  # nothing that a person brings stays in the browser, and clicks stay quick
-)
+os.environ["GRADIO_RUN_HISTORY"] = "False"  # else each call stays in the browser
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,7 +31,7 @@ from .reconstruct import Column, nearby, reconstruct
 from .scenes import draw
 from .text import chips
 
-# %% ../nbs/52_app.ipynb #5bccce4f
+# %% ../nbs/52_app.ipynb #9666cd7a
 def show_board(model, board: Board) -> dict:
     "A board as the browser keeps it, with what is needed to draw it."
     words = chips(model.tokenizer, board.caption, model.cfg.max_words)
@@ -93,7 +91,7 @@ def show_columns(model, board: Board, edited: str) -> dict:
     said = {name: _words(model, text) for name, text in texts.items()}
     return dict(columns=told, grid=model.cfg.grid, hidden_words=board.words, said=said)
 
-# %% ../nbs/52_app.ipynb #59e61774
+# %% ../nbs/52_app.ipynb #0bdbe805
 FRONT = files("mvl_bench") / "board"  # hand-written script and style sheet
 CREDIT = """Visible patches are pasted in; hidden patches are the model's raw output.
 Stickers: OpenMoji (openmoji.org), CC BY-SA 4.0."""
@@ -175,7 +173,7 @@ def _right(page: SimpleNamespace, model, posed: Posed) -> None:
         )
         page.use = gr.Button("Use this caption", size="sm", min_width=130)
 
-# %% ../nbs/52_app.ipynb #259e64ba
+# %% ../nbs/52_app.ipynb #136077dd
 def _wire(page: SimpleNamespace, event: Callable, name: str, action: Callable, *more) -> None:
     "Let an event change the board and show the answer."
     model = page.model
@@ -241,7 +239,7 @@ def _events(page: SimpleNamespace, model) -> None:
     switch = "(on) => { document.querySelector('#mb-page').classList.toggle('mb-numbers', on); }"
     page.numbers.input(None, page.numbers, None, js=switch, api_name="numbers")
 
-# %% ../nbs/52_app.ipynb #6a176b26
+# %% ../nbs/52_app.ipynb #706fcd36
 def build(
     model,  # from `checkpoints.load`
     name: str = "a model",  # what to call it
