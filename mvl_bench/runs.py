@@ -6,7 +6,7 @@
 __all__ = ['STATE', 'new_model', 'open_source', 'save_state', 'load_state', 'begin', 'read_run', 'open_folder', 'facts_of',
            'train', 'commit', 'Log', 'read_log', 'read_baselines']
 
-# %% ../nbs/46_runs.ipynb #b2a337fd
+# %% ../nbs/46_runs.ipynb #ebc9bd5a
 import json
 import subprocess
 import sys
@@ -24,9 +24,16 @@ from .core import UserError, data_path, pick_device, seed_torch
 from .data import is_drawn, make_tokenizer, open_data
 from .settings import Run, command
 from .strategies import with_kinds
-from .training import TrainConfig, baselines_of, make_optimizer, processes, train_steps
+from mvl_bench.training import (
+    TrainConfig,
+    Together,
+    baselines_of,
+    make_optimizer,
+    processes,
+    train_steps,
+)
 
-# %% ../nbs/46_runs.ipynb #d6807fba
+# %% ../nbs/46_runs.ipynb #bb77a916
 def new_model(
     run: Run,
     source,  # the data, for its words
@@ -67,20 +74,16 @@ def open_source(run: Run):
     )
     return open_data(run.data, img_size, run.split, run.train.seed, **columns)
 
-# %% ../nbs/46_runs.ipynb #3ffe8443
+# %% ../nbs/46_runs.ipynb #640c6909
 STATE = "optimizer.safetensors"
 
 
 def save_state(model, tokenizer, optimizer, run: Run, step: int, facts: dict) -> Path:
     "A checkpoint with the optimiser beside it; older ones beyond `keep` are removed."
     folder = Path(run.out) / "checkpoints"
-    state = optimizer.state_dict()["state"]
-    tensors = {
-        f"{i}.{name}": value for i, values in state.items() for name, value in values.items()
-    }
 
     def more(new: Path):
-        save_file(tensors, new / STATE)
+        save_file(optimizer.state(), new / STATE)
 
     path = save(model, tokenizer, folder / f"step-{step:08}", dict(facts, steps=step), also=more)
     for old in sorted(folder.glob("step-*"))[: -run.keep]:
@@ -90,13 +93,14 @@ def save_state(model, tokenizer, optimizer, run: Run, step: int, facts: dict) ->
     return path
 
 
-def load_state(path: Path, optimizer) -> None:
-    "Put an optimiser back as it was."
-    state: dict[int, dict] = {}
-    for name, value in load_file(path / STATE).items():
-        index, _, what = name.partition(".")
-        state.setdefault(int(index), {})[what] = value
-    optimizer.load_state_dict(dict(optimizer.state_dict(), state=state))
+def load_state(path: Path, optimizer: Together) -> None:
+    "Put an optimiser back as it was; raises `UserError` where another one was saved."
+    try:
+        optimizer.load_state(load_file(path / STATE))
+    except (ValueError, IndexError) as error:
+        raise UserError(
+            f"{path / STATE} is not what this optimiser saves: begin a new run with --set init={path}"
+        ) from error
 
 
 def begin(run: Run, resume: bool):
@@ -145,7 +149,7 @@ def read_run(out: Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out} is no run folder: its run.json cannot be read") from error
 
-# %% ../nbs/46_runs.ipynb #c65a834d
+# %% ../nbs/46_runs.ipynb #542d16de
 def open_folder(
     run: Run,
     lines: dict | None = None,  # what trivial predictors score; None = it is written already
@@ -223,7 +227,7 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
-# %% ../nbs/46_runs.ipynb #457049af
+# %% ../nbs/46_runs.ipynb #d57c94ee
 class Log:
     "The log of a run in its folder: a file of lines, TensorBoard, and a progress bar."
 

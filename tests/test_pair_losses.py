@@ -289,7 +289,7 @@ def test_stopped_and_gone_on_is_the_same_bit_for_bit(tmp_path):
     checkpoints.save(first, TOKENIZER, tmp_path / "half")
     second = checkpoints.load(tmp_path / "half")
     optimizer = make_optimizer(second, TRAIN)
-    optimizer.load_state_dict(done.state_dict())
+    optimizer.load_state(done.state())
     train(second, 2, 4, optimizer)
     assert not moved(state_of(whole), second) and moved(state_of(first), second)
 
