@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MaskVLM', 'PRESETS', 'MaskVLMConfig', 'maskvlm_tiny', 'maskvlm_small', 'maskvlm_base']
 
-# %% ../nbs/31_maskvlm.ipynb #d9897c41
+# %% ../nbs/31_maskvlm.ipynb #6ba7897d
 from dataclasses import replace
 
 import torch
@@ -19,12 +19,15 @@ from .losses import mlm, recon
 from .maskvlm_config import PRESETS, MaskVLMConfig
 from .maskvlm_config import maskvlm_base, maskvlm_small, maskvlm_tiny
 from .patches import patchify, sincos_positions
+from .saving import Saved
 
 _all_ = ["PRESETS", "MaskVLMConfig", "maskvlm_tiny", "maskvlm_small", "maskvlm_base"]
 
-# %% ../nbs/31_maskvlm.ipynb #1b447576
-class MaskVLM(nn.Module):
+# %% ../nbs/31_maskvlm.ipynb #2eff7ae3
+class MaskVLM(nn.Module, Saved):
     "Joint masked vision and language modeling with one modality hidden at a time (arXiv 2208.02131)."
+
+    kind, config = "maskvlm", MaskVLMConfig
 
     def __init__(self, cfg: MaskVLMConfig):
         super().__init__()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEAST', 'PRESETS', 'MLIMConfig', 'mlim_tiny', 'mlim_small', 'mlim_base', 'mlim_paper', 'MLIM']
 
-# %% ../nbs/30_mlim.ipynb #65148d5d
+# %% ../nbs/30_mlim.ipynb #68258507
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,10 +18,11 @@ from .encoders import TextEncoder
 from .losses import mlm, recon
 from .masking import Masking
 from .patches import grid_of, patchify, sincos_positions
+from .saving import Saved
 from .sizes import check_sizes
 from .strategies import blinded, hides, masking_of
 
-# %% ../nbs/30_mlim.ipynb #d83b88cc
+# %% ../nbs/30_mlim.ipynb #5b4bb3e9
 LEAST = dict(  # smallest value of each number
     vocab_size=6, max_words=3, pad_id=0, mask_id=0, embed_dim=4, num_heads=1, depth=1, blind_steps=0,
     pixel_mean=0.0, pixel_std=0.01, mlm_weight=0.0, recon_weight=0.0,
@@ -94,7 +95,7 @@ class MLIMConfig:
         "The strategy that hides parts of a batch in training."
         return masking_of(self)
 
-# %% ../nbs/30_mlim.ipynb #9d97f68e
+# %% ../nbs/30_mlim.ipynb #fee57e85
 def mlim_tiny() -> MLIMConfig:
     "64 px, some 1.4 million numbers, for drawn scenes and for small photographs on two cores."
     # drawn worlds as in maskvlm_tiny: any share may be hidden by hand, and colours come from the caption first
@@ -127,10 +128,11 @@ def mlim_paper() -> MLIMConfig:
 
 PRESETS = dict(tiny=mlim_tiny, small=mlim_small, base=mlim_base, paper=mlim_paper)
 
-# %% ../nbs/30_mlim.ipynb #03b53cfe
-class MLIM(nn.Module):
+# %% ../nbs/30_mlim.ipynb #aa68c750
+class MLIM(nn.Module, Saved):
     "Masked language and image modeling with one transformer over one sequence (arXiv 2109.12178)."
 
+    kind, config = "mlim", MLIMConfig
     offers = frozenset({"pixels", "words"})
 
     def __init__(self, cfg: MLIMConfig):

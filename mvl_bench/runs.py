@@ -6,7 +6,7 @@
 __all__ = ['STATE', 'new_model', 'open_source', 'save_state', 'load_state', 'begin', 'read_run', 'open_folder', 'facts_of',
            'train', 'commit', 'Log', 'read_log', 'read_baselines']
 
-# %% ../nbs/46_runs.ipynb #ebc9bd5a
+# %% ../nbs/46_runs.ipynb #d25ad754
 import json
 import subprocess
 import sys
@@ -19,7 +19,9 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from .batches import batches
-from .checkpoints import MODELS, fit_some, load, newest, renamed, save
+from .checkpoints import MODELS, load
+from .folders import newest
+from .saving import fit_some, renamed, save
 from .core import UserError, data_path, pick_device, seed_torch
 from .data import is_drawn, make_tokenizer, open_data
 from .settings import Run, command
@@ -33,13 +35,13 @@ from mvl_bench.training import (
     train_steps,
 )
 
-# %% ../nbs/46_runs.ipynb #bb77a916
+# %% ../nbs/46_runs.ipynb #129b7f6c
 def new_model(
     run: Run,
     source,  # the data, for its words
 ):
     "A model and its tokenizer, with random weights or those of `init` where they fit; same run, same weights."
-    cls, _, presets = MODELS[run.model]
+    cls, presets = MODELS[run.model]
     if run.init:
         begun = load(run.init)
         seed_torch(run.train.seed)
@@ -68,13 +70,13 @@ def new_model(
 
 def open_source(run: Run):
     "The data of a run, at the size of its model."
-    img_size = run.changes.get("img_size", MODELS[run.model][2][run.preset]().img_size)
+    img_size = run.changes.get("img_size", MODELS[run.model][1][run.preset]().img_size)
     columns = dict(
         image_column=run.image_column, caption_column=run.caption_column, streaming=run.streaming
     )
     return open_data(run.data, img_size, run.split, run.train.seed, **columns)
 
-# %% ../nbs/46_runs.ipynb #640c6909
+# %% ../nbs/46_runs.ipynb #836412a9
 STATE = "optimizer.safetensors"
 
 
@@ -149,7 +151,7 @@ def read_run(out: Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out} is no run folder: its run.json cannot be read") from error
 
-# %% ../nbs/46_runs.ipynb #542d16de
+# %% ../nbs/46_runs.ipynb #1bc987e3
 def open_folder(
     run: Run,
     lines: dict | None = None,  # what trivial predictors score; None = it is written already
@@ -227,7 +229,7 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
-# %% ../nbs/46_runs.ipynb #d57c94ee
+# %% ../nbs/46_runs.ipynb #a3059bbf
 class Log:
     "The log of a run in its folder: a file of lines, TensorBoard, and a progress bar."
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Run', 'parse', 'with_settings', 'command']
 
-# %% ../nbs/45_settings.ipynb #dc682809
+# %% ../nbs/45_settings.ipynb #7edcf6a1
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 
@@ -13,7 +13,7 @@ from .checkpoints import MODELS
 from .core import UserError
 from .training import TrainConfig, check_queue
 
-# %% ../nbs/45_settings.ipynb #954cd330
+# %% ../nbs/45_settings.ipynb #96fa04df
 @dataclass(frozen=True)
 class Run:
     "One training run, complete: the same run, the same weights."
@@ -45,12 +45,12 @@ class Run:
             raise UserError(f"workers {self.workers} is under 0")
         if self.model not in MODELS:
             raise UserError(f"model {self.model!r} is not one of {', '.join(MODELS)}")
-        if self.preset not in MODELS[self.model][2]:
+        if self.preset not in MODELS[self.model][1]:
             raise UserError(
-                f"preset {self.preset!r} is not one of {', '.join(MODELS[self.model][2])}"
+                f"preset {self.preset!r} is not one of {', '.join(MODELS[self.model][1])}"
             )
 
-# %% ../nbs/45_settings.ipynb #018e99f6
+# %% ../nbs/45_settings.ipynb #e07bb1b7
 def parse(
     text: str,  # what stands behind the =
     like,  # the value that it replaces
@@ -69,7 +69,7 @@ def with_settings(
     settings: list[str],  # key=value
 ) -> Run:
     "The run with some fields changed; raises `UserError` for an unknown name or an impossible value."
-    _, config, presets = MODELS[run.model]
+    _, presets = MODELS[run.model]
     places = [("changes", presets[run.preset]()), ("train", run.train), ("run", run)]
     known = {
         f.name: (place, getattr(owner, f.name)) for place, owner in places for f in fields(owner)
@@ -99,7 +99,7 @@ def with_settings(
     check_queue(replace(presets[run.preset](), **run.changes), run.train.batch_size)
     return run
 
-# %% ../nbs/45_settings.ipynb #82e034d4
+# %% ../nbs/45_settings.ipynb #dc861234
 def command(run: Run) -> str:
     "The command line that repeats a run."
     words = [

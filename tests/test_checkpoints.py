@@ -13,17 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_contract import TOKENIZER, one_thread, small  # noqa: F401  one_thread is a fixture
 
-from mvl_bench import checkpoints
-from mvl_bench.checkpoints import (
-    MANIFEST,
-    SHIPPED,
-    check_folder,
-    find,
-    load,
-    newest,
-    save,
-)
+from mvl_bench import folders
+from mvl_bench.checkpoints import load
 from mvl_bench.core import UserError
+from mvl_bench.folders import MANIFEST, SHIPPED, check_folder, find, newest
+from mvl_bench.saving import save
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,7 +47,7 @@ def rewrite(folder, name, content):
     "Replace a file and its hash, as a person would who edits a checkpoint."
     (folder / name).write_bytes(content)
     hashes = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps(hashes | {name: checkpoints._hash(folder / name)}))
+    (folder / MANIFEST).write_text(json.dumps(hashes | {name: folders._hash(folder / name)}))
 
 
 def same(a, b):

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 from test_contract import TOKENIZER, small
 
-from mvl_bench.checkpoints import load, save
+from mvl_bench.checkpoints import load
+from mvl_bench.saving import save
 from mvl_bench.cli import main
 
 ROOT = Path(__file__).parents[1]

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from mvl_bench import checkpoints
+from mvl_bench import checkpoints, saving
 from mvl_bench.core import Batch, Losses, UserError, view
 from mvl_bench.encoders import ImageEncoder
 from mvl_bench.losses import weigh
@@ -85,8 +85,8 @@ def one_thread():
 
 def small(name="maskvlm", cls=None, **changes):
     "A small model with random weights, ready for use."
-    made, config, presets = checkpoints.MODELS[name]
-    known = {f.name for f in fields(config)}
+    made, presets = checkpoints.MODELS[name]
+    known = {f.name for f in fields(made.config)}
     sizes = {k: v for k, v in SMALL.items() if k in known} | changes
     ids = dict(pad_id=TOKENIZER.pad_token_id, mask_id=TOKENIZER.mask_token_id)
     ids |= dict(token_kinds=token_kinds(TOKENIZER)) if "token_kinds" in known else {}
@@ -325,7 +325,7 @@ def check_ways_agree(encoder, images, hidden):
 
 
 @torch.no_grad()
-def check_saves(model, batch, views, path, save=checkpoints.save):
+def check_saves(model, batch, views, path, save=saving.save):
     "Saved and loaded, a model has the same config, the same weights and the same answers, bit for bit."
     save(model, TOKENIZER, path, dict(steps=3))
     again = checkpoints.load(path)
@@ -584,8 +584,8 @@ def test_a_faulty_save_is_found(tmp_path, monkeypatch):
     check = partial(check_saves, model, batch, odd_views(model, batch))
     check(tmp_path / "sound")
     with pytest.raises(AssertionError):
-        check(tmp_path / "rounded", partial(checkpoints.save, dtype=torch.float16))
-    write = checkpoints.save_file
+        check(tmp_path / "rounded", partial(saving.save, dtype=torch.float16))
+    write = saving.save_file
 
     def with_zeros(weights, *args, **more):
         write({**weights, "mask_vector": weights["mask_vector"] * 0}, *args, **more)
@@ -593,10 +593,10 @@ def test_a_faulty_save_is_found(tmp_path, monkeypatch):
     def without_one(weights, *args, **more):
         write({k: v for k, v in weights.items() if k != "mask_vector"}, *args, **more)
 
-    monkeypatch.setattr(checkpoints, "save_file", with_zeros)
+    monkeypatch.setattr(saving, "save_file", with_zeros)
     with pytest.raises(AssertionError):
         check(tmp_path / "zeros")
-    monkeypatch.setattr(checkpoints, "save_file", without_one)
+    monkeypatch.setattr(saving, "save_file", without_one)
     with pytest.raises(UserError, match="missing: mask_vector"):
         check(tmp_path / "dropped")
 

@@ -14,6 +14,7 @@ from mvl_bench.masking import Masking, hide_share
 from mvl_bench.maskvlm_config import maskvlm_tiny
 from mvl_bench.mlim import mlim_tiny
 from mvl_bench.pairs import collate
+from mvl_bench.saving import read_config
 from mvl_bench.scenes import Scenes
 from mvl_bench.strategies import JOINT, PATCHES, WORDS, masking_of
 from mvl_bench.word_strategies import table_of
@@ -167,8 +168,8 @@ def test_configs_of_older_checkpoints_load():
         ("mlim", dict(aware=False), "both"),
         ("mlim", dict(aware=True), "mam"),
     ):
-        config_of = checkpoints.MODELS[model][1]
-        cfg = checkpoints.read_config(config_of, dict(old, img_size=[32, 32], image_ratio=0.5))
+        config_of = checkpoints.MODELS[model][0].config
+        cfg = read_config(config_of, dict(old, img_size=[32, 32], image_ratio=0.5))
         assert cfg.joint_masking == joint and cfg.masking().at_once == (joint != "one")
     assert checkpoints.load("maskvlm-tiny").cfg.joint_masking == "one"
 

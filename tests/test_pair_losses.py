@@ -17,7 +17,7 @@ from test_contrast import (  # noqa: F401  one_thread is a fixture
 )
 from torch import nn
 
-from mvl_bench import checkpoints, contrast, maskvlm
+from mvl_bench import checkpoints, contrast, maskvlm, saving
 from mvl_bench.contrast import Vectors, itc
 from mvl_bench.core import UserError, noise, view
 from mvl_bench.masking import without_image, without_text
@@ -260,7 +260,7 @@ def test_queue_and_copies_are_saved(tmp_path, dtype):
     model, batch = small(), some_batch(items=[2**62 + i for i in range(6)])
     for step in range(3):  # wraps around
         model.after_step(model.losses(batch, (), (step,)).carry)
-    checkpoints.save(model, TOKENIZER, tmp_path / "one", dtype=dtype)
+    saving.save(model, TOKENIZER, tmp_path / "one", dtype=dtype)
     again = checkpoints.load(tmp_path / "one")
     queue, back = model.contrast.queue, again.contrast.queue
     assert back.item.tolist() == queue.item.tolist() and back.pushed == queue.pushed == 18
@@ -286,7 +286,7 @@ def test_stopped_and_gone_on_is_the_same_bit_for_bit(tmp_path):
     whole, first = small(), small()
     train(whole, 0, 4)
     done = train(first, 0, 2)
-    checkpoints.save(first, TOKENIZER, tmp_path / "half")
+    saving.save(first, TOKENIZER, tmp_path / "half")
     second = checkpoints.load(tmp_path / "half")
     optimizer = make_optimizer(second, TRAIN)
     optimizer.load_state(done.state())

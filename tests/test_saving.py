@@ -12,9 +12,11 @@ import pytest
 from test_checkpoints import folder, model, refused, same  # noqa: F401  fixtures among them
 from test_contract import TOKENIZER, one_thread, small  # noqa: F401  one_thread is a fixture
 
-from mvl_bench import checkpoints
-from mvl_bench.checkpoints import load, save, write_folder
+from mvl_bench import folders
+from mvl_bench.checkpoints import load
 from mvl_bench.core import UserError
+from mvl_bench.folders import write_folder
+from mvl_bench.saving import save
 
 # ---- a full disk
 
@@ -61,11 +63,12 @@ def no_space(*_, **__):
 
 @pytest.mark.parametrize(
     "where",
-    ["save_file", "json.dumps", "os.fsync", "_hash", "os.replace", "Path.write_text", "Path.mkdir"],
+    ["saving.save_file", "saving.json.dumps"]
+    + [f"folders.{name}" for name in ("os.fsync", "_hash", "os.replace", "Path.write_text", "Path.mkdir")],
 )
 def test_any_failing_write_leaves_the_old_checkpoint_whole(folder, model, monkeypatch, where):
     with monkeypatch.context() as patch:
-        patch.setattr(f"mvl_bench.checkpoints.{where}", no_space)
+        patch.setattr(f"mvl_bench.{where}", no_space)
         with pytest.raises(UserError, match="No space left"):
             save(model, TOKENIZER, folder, dict(steps=8))
     assert [f.name for f in folder.parent.iterdir()] == ["one"]
@@ -146,7 +149,7 @@ def killed_at(number, name):
 )
 def test_killed_while_replacing_a_checkpoint(folder, model, monkeypatch, name, number):
     with monkeypatch.context() as patch:
-        patch.setattr(f"mvl_bench.checkpoints.os.{name}", killed_at(number, name))
+        patch.setattr(f"mvl_bench.folders.os.{name}", killed_at(number, name))
         assert in_a_child(lambda: save(model, TOKENIZER, folder, dict(steps=8))) == signal.SIGKILL
     assert load(folder).facts["steps"] in (7, 8)
 
@@ -158,18 +161,18 @@ def test_a_save_that_is_not_atomic_is_found(folder, model, monkeypatch):
         shutil.rmtree(target)
         target.mkdir()
         fill(target)
-        checkpoints._flush(target)
+        folders._flush(target)
 
     with monkeypatch.context() as patch:
-        patch.setattr("mvl_bench.checkpoints.write_folder", careless)
-        patch.setattr("mvl_bench.checkpoints.os.fsync", killed_at(1, "fsync"))
+        patch.setattr("mvl_bench.saving.write_folder", careless)
+        patch.setattr("mvl_bench.folders.os.fsync", killed_at(1, "fsync"))
         assert in_a_child(lambda: save(model, TOKENIZER, folder)) == signal.SIGKILL
     refused(folder)
 
 
 def test_what_a_kill_left_does_not_hinder_the_next_save(folder, model, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("mvl_bench.checkpoints.os.fsync", killed_at(3, "fsync"))
+        patch.setattr("mvl_bench.folders.os.fsync", killed_at(3, "fsync"))
         in_a_child(lambda: save(model, TOKENIZER, folder, dict(steps=8)))
     save(model, TOKENIZER, folder, dict(steps=9))
     assert load(folder).facts["steps"] == 9
