@@ -6,7 +6,7 @@
 __all__ = ['STATE', 'new_model', 'open_source', 'save_state', 'load_state', 'begin', 'read_run', 'open_folder', 'facts_of',
            'train', 'commit', 'Log', 'read_log', 'read_baselines']
 
-# %% ../nbs/46_runs.ipynb #d25ad754
+# %% ../nbs/46_runs.ipynb #a854ad8b
 import json
 import subprocess
 import sys
@@ -20,22 +20,16 @@ from tqdm.auto import tqdm
 
 from .batches import batches
 from .checkpoints import MODELS, load
-from .folders import newest
-from .saving import fit_some, renamed, save
 from .core import UserError, data_path, pick_device, seed_torch
 from .data import is_drawn, make_tokenizer, open_data
+from .folders import newest
+from .optim import Together, TrainConfig, make_optimizer
+from .saving import fit_some, renamed, save
 from .settings import Run, command
 from .strategies import with_kinds
-from mvl_bench.training import (
-    TrainConfig,
-    Together,
-    baselines_of,
-    make_optimizer,
-    processes,
-    train_steps,
-)
+from .training import baselines_of, processes, train_steps
 
-# %% ../nbs/46_runs.ipynb #129b7f6c
+# %% ../nbs/46_runs.ipynb #6e6284dc
 def new_model(
     run: Run,
     source,  # the data, for its words
@@ -76,7 +70,7 @@ def open_source(run: Run):
     )
     return open_data(run.data, img_size, run.split, run.train.seed, **columns)
 
-# %% ../nbs/46_runs.ipynb #836412a9
+# %% ../nbs/46_runs.ipynb #7d3bf5be
 STATE = "optimizer.safetensors"
 
 
@@ -151,7 +145,7 @@ def read_run(out: Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out} is no run folder: its run.json cannot be read") from error
 
-# %% ../nbs/46_runs.ipynb #1bc987e3
+# %% ../nbs/46_runs.ipynb #d62ec37f
 def open_folder(
     run: Run,
     lines: dict | None = None,  # what trivial predictors score; None = it is written already
@@ -229,7 +223,7 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
-# %% ../nbs/46_runs.ipynb #a3059bbf
+# %% ../nbs/46_runs.ipynb #ac1ef293
 class Log:
     "The log of a run in its folder: a file of lines, TensorBoard, and a progress bar."
 

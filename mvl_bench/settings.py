@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['Run', 'parse', 'with_settings', 'command']
 
-# %% ../nbs/45_settings.ipynb #7edcf6a1
+# %% ../nbs/45_settings.ipynb #3282eb54
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 
 from .checkpoints import MODELS
 from .core import UserError
-from .training import TrainConfig, check_queue
+from .optim import TrainConfig
+from .training import check_queue
 
-# %% ../nbs/45_settings.ipynb #96fa04df
+# %% ../nbs/45_settings.ipynb #e3e71638
 @dataclass(frozen=True)
 class Run:
     "One training run, complete: the same run, the same weights."
@@ -50,7 +51,7 @@ class Run:
                 f"preset {self.preset!r} is not one of {', '.join(MODELS[self.model][1])}"
             )
 
-# %% ../nbs/45_settings.ipynb #e07bb1b7
+# %% ../nbs/45_settings.ipynb #dfd2466c
 def parse(
     text: str,  # what stands behind the =
     like,  # the value that it replaces
@@ -99,7 +100,7 @@ def with_settings(
     check_queue(replace(presets[run.preset](), **run.changes), run.train.batch_size)
     return run
 
-# %% ../nbs/45_settings.ipynb #dc861234
+# %% ../nbs/45_settings.ipynb #492d5bda
 def command(run: Run) -> str:
     "The command line that repeats a run."
     words = [

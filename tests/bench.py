@@ -29,7 +29,8 @@ from mvl_bench.reconstruct import nearby, reconstruct
 from mvl_bench.scenes import WORLDS, Scenes, caption, edit
 from mvl_bench.text import word_tokenizer
 from mvl_bench.things import COLOURS
-from mvl_bench.training import TrainConfig, make_optimizer, update
+from mvl_bench.optim import TrainConfig, make_optimizer
+from mvl_bench.training import update
 
 ROOT = Path(__file__).parents[1]
 BATCH, SIDE, PRECISIONS = 32, 1024, dict(fp32=torch.float32, bf16=torch.bfloat16)

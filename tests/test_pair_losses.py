@@ -22,7 +22,8 @@ from mvl_bench.contrast import Vectors, itc
 from mvl_bench.core import UserError, noise, view
 from mvl_bench.masking import without_image, without_text
 from mvl_bench.maskvlm import MaskVLM
-from mvl_bench.training import check_queue, make_optimizer, train_steps, update
+from mvl_bench.optim import make_optimizer
+from mvl_bench.training import check_queue, train_steps, update
 
 # ---- the model
 

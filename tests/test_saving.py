@@ -9,6 +9,8 @@ import subprocess
 import time
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from test_checkpoints import folder, model, refused, same  # noqa: F401  fixtures among them
 from test_contract import TOKENIZER, one_thread, small  # noqa: F401  one_thread is a fixture
 
@@ -16,6 +18,8 @@ from mvl_bench import folders
 from mvl_bench.checkpoints import load
 from mvl_bench.core import UserError
 from mvl_bench.folders import write_folder
+from mvl_bench.optim import TrainConfig, make_optimizer
+from mvl_bench.runs import STATE, load_state
 from mvl_bench.saving import save
 
 # ---- a full disk
@@ -188,3 +192,11 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
         write_folder(tmp_path / "x", half)
     assert (tmp_path / "x" / "a").read_text() == "old"
     assert [f.name for f in tmp_path.iterdir()] == ["x"]
+
+
+def test_what_another_optimiser_saved_is_refused(tmp_path):
+    optimizer = make_optimizer(small(), TrainConfig())
+    for key in ("3.exp_avg", "2.0.exp_avg", "0.x.exp_avg"):
+        save_file({key: torch.zeros(2)}, tmp_path / STATE)
+        with pytest.raises(UserError, match="is not what this optimiser saves"):
+            load_state(tmp_path, optimizer)
