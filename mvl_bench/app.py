@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FRONT', 'CREDIT', 'show_board', 'show_columns', 'build', 'open_page', 'serve']
 
-# %% ../nbs/52_app.ipynb #4157af17
+# %% ../nbs/52_app.ipynb #fd6e9817
 import os
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
@@ -31,7 +31,7 @@ from .reconstruct import Column, nearby, reconstruct
 from .scenes import draw
 from .text import chips
 
-# %% ../nbs/52_app.ipynb #9666cd7a
+# %% ../nbs/52_app.ipynb #513a984a
 def show_board(model, board: Board) -> dict:
     "A board as the browser keeps it, with what is needed to draw it."
     words = chips(model.tokenizer, board.caption, model.cfg.max_words)
@@ -91,7 +91,7 @@ def show_columns(model, board: Board, edited: str) -> dict:
     said = {name: _words(model, text) for name, text in texts.items()}
     return dict(columns=told, grid=model.cfg.grid, hidden_words=board.words, said=said)
 
-# %% ../nbs/52_app.ipynb #0bdbe805
+# %% ../nbs/52_app.ipynb #c6e24428
 FRONT = files("mvl_bench") / "board"  # hand-written script and style sheet
 CREDIT = """Visible patches are pasted in; hidden patches are the model's raw output.
 Stickers: OpenMoji (openmoji.org), CC BY-SA 4.0."""
@@ -173,7 +173,7 @@ def _right(page: SimpleNamespace, model, posed: Posed) -> None:
         )
         page.use = gr.Button("Use this caption", size="sm", min_width=130)
 
-# %% ../nbs/52_app.ipynb #136077dd
+# %% ../nbs/52_app.ipynb #653b9ef7
 def _wire(page: SimpleNamespace, event: Callable, name: str, action: Callable, *more) -> None:
     "Let an event change the board and show the answer."
     model = page.model
@@ -239,7 +239,7 @@ def _events(page: SimpleNamespace, model) -> None:
     switch = "(on) => { document.querySelector('#mb-page').classList.toggle('mb-numbers', on); }"
     page.numbers.input(None, page.numbers, None, js=switch, api_name="numbers")
 
-# %% ../nbs/52_app.ipynb #706fcd36
+# %% ../nbs/52_app.ipynb #820d5e98
 def build(
     model,  # from `checkpoints.load`
     name: str = "a model",  # what to call it
@@ -287,6 +287,8 @@ def serve(
 ) -> None:
     "Open the page for browsers on this machine, until Ctrl+C."
     model = load(checkpoint)
+    if not model.offers >= {"pixels", "words"}:
+        raise UserError(f"{model.lacks} The page asks for both: see `mvl-bench reconstruct`")
     torch.set_num_threads(1)  # a few rows at a time: threads that wait for each other cost more
     blocks = build(model, Path(checkpoint).name)
     print(f"The page is at {open_page(blocks, host, port)} (Ctrl+C ends it)", flush=True)

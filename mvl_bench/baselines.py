@@ -6,7 +6,7 @@
 __all__ = ['Baselines', 'count_baselines', 'mean_colour', 'median_colour', 'background', 'neighbour', 'unigram_nats',
            'choice_nats', 'label_nats', 'trivial_losses']
 
-# %% ../nbs/27_baselines.ipynb #e2c80d36
+# %% ../nbs/27_baselines.ipynb #c97696b6
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from .core import Batch, Masks, noise
 from .losses import recon
 from .patches import patchify
 
-# %% ../nbs/27_baselines.ipynb #0f3b0b8b
+# %% ../nbs/27_baselines.ipynb #1d91822a
 @dataclass(frozen=True)
 class Baselines:
     "Trivial predictors, learnt by counting."
@@ -97,7 +97,7 @@ def unigram_nats(
     "Surprise at each hidden word of one who knows only how frequent words are."
     return -baselines.word_chances[labels].log()
 
-# %% ../nbs/27_baselines.ipynb #a0676bbe
+# %% ../nbs/27_baselines.ipynb #7b376ffd
 def choice_nats(
     item: Tensor,  # (b) item of each query
     candidates: Tensor,  # (m) items to choose among: the same pairs first, then a queue
@@ -114,7 +114,7 @@ def label_nats(
     chances = torch.stack([labels.double().mean(), 1 - labels.double().mean()])
     return torch.special.entr(chances).sum().item()
 
-# %% ../nbs/27_baselines.ipynb #ab946c56
+# %% ../nbs/27_baselines.ipynb #141929cf
 def _pixels(baselines: Baselines, batch: Batch, views: tuple[Masks, ...], cfg) -> dict[str, float]:
     "Trivial pixels in the config's error, over its area; the best constant depends on the error."
     p, truth = cfg.patch_size, patchify(batch.images, cfg.patch_size)
@@ -164,7 +164,8 @@ def trivial_losses(
     batch_size: int = 32,  # pairs that ITC and ITM compare in training
 ) -> dict[str, float]:
     "What every trivial predictor scores on each loss of the config, by the names that a plot shows."
-    found = _pixels(baselines, batch, views, cfg) | _pairs(batch, cfg, batch_size)
+    found = _pixels(baselines, batch, views, cfg) if "recon" in cfg.loss_weights else {}
+    found |= _pairs(batch, cfg, batch_size)
     labels = torch.cat([batch.input_ids[view.text_mask] for view in views])
     if len(labels):
         found["mlm unigram"] = unigram_nats(baselines, labels).mean().item()

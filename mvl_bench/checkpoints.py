@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODELS', 'load']
 
-# %% ../nbs/32_checkpoints.ipynb #d221d628
+# %% ../nbs/32_checkpoints.ipynb #0c6f515a
 from pathlib import Path
 
 import torch
@@ -18,11 +18,17 @@ from .maskvlm import MaskVLM
 from .mlim import MLIM
 from .mlim import PRESETS as MLIM_PRESETS
 from .saving import read_about
+from .vilt import PRESETS as VILT_PRESETS
+from .vilt import ViLT
+from .vitmae import PRESETS as VITMAE_PRESETS
+from .vitmae import ViTMAE
 
-# %% ../nbs/32_checkpoints.ipynb #eb216946
+# %% ../nbs/32_checkpoints.ipynb #90579710
 MODELS = dict(  # name -> class, presets
     maskvlm=(MaskVLM, MASKVLM_PRESETS),
     mlim=(MLIM, MLIM_PRESETS),
+    vitmae=(ViTMAE, VITMAE_PRESETS),
+    vilt=(ViLT, VILT_PRESETS),
 )
 
 

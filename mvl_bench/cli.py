@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Parser', 'parser', 'do_train', 'do_evaluate', 'do_reconstruct', 'do_demo', 'do_lab', 'main']
 
-# %% ../nbs/53_cli.ipynb #b9549dd4
+# %% ../nbs/53_cli.ipynb #a167cffa
 import argparse
 import contextlib
 import json
@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-# %% ../nbs/53_cli.ipynb #ea95e7d9
+# %% ../nbs/53_cli.ipynb #1b280114
 class Parser(argparse.ArgumentParser):
     "Says a mistake in one line, as all of `mvl-bench` does."
 
@@ -30,8 +30,10 @@ def parser() -> argparse.ArgumentParser:
     _add_apps(commands)
     _add_reconstruct(commands)
     train = commands.add_parser("train", help="train a model on scenes or on your own pairs")
-    train.add_argument("--model", default="maskvlm", help="maskvlm or mlim (default: maskvlm)")
-    told = "tiny, small or base; mlim has paper too (default: tiny)"
+    train.add_argument(
+        "--model", default="maskvlm", help="maskvlm, mlim, vitmae or vilt (default: maskvlm)"
+    )
+    told = "tiny, small or base; mlim has paper too, vitmae and vilt no small (default: tiny)"
     train.add_argument("--preset", default="tiny", help=told)
     train.add_argument("--steps", type=int, help="updates of the weights (default: 2000)")
     train.add_argument("--out", required=True, metavar="DIR", help="the run's folder")
@@ -107,9 +109,10 @@ def _add_reconstruct(commands) -> None:
     add("--out", required=True, metavar="FILE.png", help="the figure")
     add("--json", metavar="FILE", help="errors and word chances as JSON")
 
-# %% ../nbs/53_cli.ipynb #027088d7
+# %% ../nbs/53_cli.ipynb #f67cd12e
 def do_train(asked) -> None:
     "Train and say where the checkpoint is."
+    from mvl_bench.checkpoints import MODELS
     from mvl_bench.runs import train
     from mvl_bench.settings import Run, with_settings
     from mvl_bench.training import processes
@@ -123,6 +126,8 @@ def do_train(asked) -> None:
     )
     settings = asked.set + ([f"steps={asked.steps}"] if asked.steps is not None else [])
     run = with_settings(Run(asked.out, asked.model, asked.preset, **data), settings)
+    if processes()[0] == 0:
+        _note(getattr(MODELS[run.model][0], "lacks", ""))
     path = train(run, asked.resume)
     if processes()[0] == 0:
         print(f"checkpoint: {path}")
@@ -165,6 +170,12 @@ def do_evaluate(asked) -> None:
     _write_json(asked.json, scores)
 
 
+def _note(text: str) -> None:
+    "Say something that is no mistake, if there is anything to say."
+    if text:
+        print(f"note: {text}", file=sys.stderr)
+
+
 def _told(model, pair, note: str) -> list:  # the caption's words as chips
     "Read a caption as the model does, and say what it cannot make sense of."
     from mvl_bench.text import chips, cut_off
@@ -177,8 +188,7 @@ def _told(model, pair, note: str) -> list:  # the caption's words as chips
         lost and f"the caption is longer than {most} tokens, left out: {lost!r}",
         unknown and f"words that the model has never seen: {', '.join(unknown)}",
     ):
-        if text:
-            print(f"note: {text}", file=sys.stderr)
+        _note(text)
     return said
 
 
@@ -214,6 +224,7 @@ def do_reconstruct(asked) -> None:
         to_png(four_columns(found, _told(model, pair, picture.note), dark=asked.dark)),
     )
     _write_json(asked.json, summary(found))
+    _note(found.note)
     print(asked.out)
 
 
@@ -257,7 +268,7 @@ def _write_json(path: str | None, content: dict) -> None:
     if path:
         _write(path, json.dumps(content, indent=1).encode())
 
-# %% ../nbs/53_cli.ipynb #e39e33c5
+# %% ../nbs/53_cli.ipynb #07cb8339
 def main(
     words: list[str] | None = None,  # the command line; None = what the shell was given
 ) -> int:  # 0, or 2 after a user's mistake

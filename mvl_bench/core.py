@@ -6,7 +6,7 @@
 __all__ = ['UserError', 'Batch', 'Pair', 'Masks', 'view', 'Output', 'Features', 'Losses', 'noise', 'seed_torch', 'data_path',
            'pick_device']
 
-# %% ../nbs/00_core.ipynb #5fd5d593
+# %% ../nbs/00_core.ipynb #552423ca
 import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# %% ../nbs/00_core.ipynb #259c5dc8
+# %% ../nbs/00_core.ipynb #8b5fed31
 class UserError(ValueError):
     "A mistake that the user can mend; the message is one sentence with the value and the rule."
 
-# %% ../nbs/00_core.ipynb #d5c33014
+# %% ../nbs/00_core.ipynb #95bc6968
 @dataclass(frozen=True)
 class Batch:
     "Pictures and captions side by side; every field has one row a pair."
@@ -51,7 +51,7 @@ class Batch:
     def _columns(self):
         return (getattr(self, f.name) for f in fields(self))
 
-# %% ../nbs/00_core.ipynb #50189ef5
+# %% ../nbs/00_core.ipynb #e535e334
 class Pair(NamedTuple):
     "One picture with one caption."
 
@@ -63,7 +63,7 @@ class Pair(NamedTuple):
         None  # (k 4) left, top, right, bottom of things in it, 0..1; None = not known
     )
 
-# %% ../nbs/00_core.ipynb #ea299814
+# %% ../nbs/00_core.ipynb #03067455
 @dataclass(frozen=True)
 class Masks:
     "One view of a batch: what is hidden in it and what is absent from it."
@@ -86,7 +86,7 @@ class Masks:
         chosen = {f.name: getattr(self, f.name) for f in fields(self)}
         return Masks(**{k: v if v is None else v[index] for k, v in chosen.items()})
 
-# %% ../nbs/00_core.ipynb #12ae383c
+# %% ../nbs/00_core.ipynb #97820051
 def view(
     batch: Batch,
     num_patches: int,  # patches of one picture
@@ -106,7 +106,7 @@ def view(
         batch.has_text,
     )
 
-# %% ../nbs/00_core.ipynb #cb7516cb
+# %% ../nbs/00_core.ipynb #4072b338
 class Output(NamedTuple):
     "What a model fills in for one view."
 
@@ -119,9 +119,9 @@ class Features(NamedTuple):
     "What a model makes of whole pairs, for tasks to build on."
 
     image: Tensor  # (b 1+n d) the picture alone, class token first
-    text: Tensor  # (b t d) the caption alone
+    text: Tensor | None  # (b t d) the caption alone; None = the model reads none
     fused_image: Tensor  # (b 1+n d) the picture in the light of the caption
-    fused_text: Tensor  # (b t d) the caption in the light of the picture
+    fused_text: Tensor | None  # (b t d) the caption in the light of the picture
     image_vector: Tensor | None = None  # (b e) for retrieval, where the model offers `embed`
     text_vector: Tensor | None = None  # (b e)
     match: Tensor | None = (
@@ -137,7 +137,7 @@ class Losses(NamedTuple):
     counts: dict[str, int]  # name -> units of that mean: hidden patches, hidden words, rows, pairs
     carry: object = None  # what `model.after_step` needs
 
-# %% ../nbs/00_core.ipynb #8b888591
+# %% ../nbs/00_core.ipynb #088d3c8c
 def _mix(x: np.ndarray) -> np.ndarray:
     "SplitMix64: every input bit moves about half of the output bits."
     x = x + np.uint64(0x9E3779B97F4A7C15)
@@ -161,12 +161,12 @@ def noise(
         cells = _mix(rows[:, None] ^ _mix(np.arange(size, dtype=np.uint64)))
     return torch.from_numpy((cells >> np.uint64(11)) * 2.0**-53)
 
-# %% ../nbs/00_core.ipynb #8d777d22
+# %% ../nbs/00_core.ipynb #49d8037a
 def seed_torch(*key) -> None:  # whole numbers, e.g. seed, step
     "Seed torch's global generator from several numbers at once."
     torch.manual_seed(int(noise(key, torch.zeros(1), 1).item() * 2**53))
 
-# %% ../nbs/00_core.ipynb #c5715c0a
+# %% ../nbs/00_core.ipynb #f07be299
 def data_path(*parts: str) -> Path:  # e.g. "checkpoints", "maskvlm-tiny"
     "Path of a shipped file: in the checkout's `data/`, or in the installed package."
     here = Path(__file__).resolve().parent

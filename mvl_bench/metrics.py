@@ -6,7 +6,7 @@
 __all__ = ['partners', 'ratio_intervals', 'conditions', 'surprise', 'per_row', 'score_batch', 'first_pairs',
            'evaluate_reconstruction', 'summarise']
 
-# %% ../nbs/45_metrics.ipynb #fb61e368
+# %% ../nbs/45_metrics.ipynb #7a0619ab
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ from .masking import without_image, without_text
 from .pairs import collate
 from .patches import patchify
 
-# %% ../nbs/45_metrics.ipynb #b2eb4ab7
+# %% ../nbs/45_metrics.ipynb #cc3d067e
 def partners(
     items: Tensor,  # (n) what each pair is about
     seed: int = 0,
@@ -40,7 +40,7 @@ def partners(
                 break
     return wrong
 
-# %% ../nbs/45_metrics.ipynb #cecb77d9
+# %% ../nbs/45_metrics.ipynb #d7ad6e29
 def ratio_intervals(
     sums: dict[str, np.ndarray],  # condition -> (n) summed error of each pair
     counts: np.ndarray,  # (n) units the error was summed over
@@ -59,7 +59,7 @@ def ratio_intervals(
         "ci": {name: np.percentile(values, [2.5, 97.5]).tolist() for name, values in again.items()},
     }
 
-# %% ../nbs/45_metrics.ipynb #c2d930a1
+# %% ../nbs/45_metrics.ipynb #ecd384ff
 def conditions(
     batch: Batch,
     masks: Masks,
@@ -90,33 +90,35 @@ def per_row(values: Tensor, mask: Tensor) -> Tensor:  # (k), (b n) bool -> (b)
 
 @torch.inference_mode()
 def score_batch(model, batch: Batch, wrong: Batch, views: tuple[Masks, Masks], baselines) -> dict:
-    "Summed errors of each pair under every condition, for hidden pixels and for hidden words."
-    p, found = model.cfg.patch_size, {}
-    picture, caption = views
-    truth, labels = (
-        patchify(batch.images, p)[picture.image_mask],
-        batch.input_ids[caption.text_mask],
-    )
+    "Summed errors of each pair under every condition, for hidden pixels and for hidden words, as the model offers."
+    found, (picture, caption) = {}, views
+    if "pixels" in model.offers:
+        for name, error in _pixel_errors(model, batch, wrong, picture, baselines).items():
+            found["recon", name] = per_row(error, picture.image_mask)
+        found["recon", "units"] = picture.image_mask.sum(1)
+    if "words" in model.offers:
+        labels = batch.input_ids[caption.text_mask]
+        found["mlm", "unigram"] = per_row(unigram_nats(baselines, labels), caption.text_mask)
+        for name, shown, masks in conditions(batch, caption, wrong, "text"):
+            nats = surprise(model(shown, masks).word_logits[caption.text_mask], labels)
+            found["mlm", name] = per_row(nats, caption.text_mask)
+        found["mlm", "units"] = caption.text_mask.sum(1)
+    return found
+
+
+def _pixel_errors(model, batch: Batch, wrong: Batch, picture: Masks, baselines) -> dict:
+    "Error of each hidden patch under every condition, and of predictors that understand nothing."
+    p = model.cfg.patch_size
+    truth = patchify(batch.images, p)[picture.image_mask]
     painted = {
         "mean_colour": mean_colour(baselines, batch, p),
         "background": background(batch, picture, p),
     }
     for name, shown, masks in conditions(batch, picture, wrong, "image"):
         painted[name] = model(shown, masks).pixels.clamp(0, 1)
-    for name, pixels in painted.items():
-        error = (pixels[picture.image_mask] - truth).abs().mean(-1)
-        found["recon", name] = per_row(error, picture.image_mask)
-    found["mlm", "unigram"] = per_row(unigram_nats(baselines, labels), caption.text_mask)
-    for name, shown, masks in conditions(batch, caption, wrong, "text"):
-        nats = surprise(model(shown, masks).word_logits[caption.text_mask], labels)
-        found["mlm", name] = per_row(nats, caption.text_mask)
-    found["recon", "units"], found["mlm", "units"] = (
-        picture.image_mask.sum(1),
-        caption.text_mask.sum(1),
-    )
-    return found
+    return {n: (x[picture.image_mask] - truth).abs().mean(-1) for n, x in painted.items()}
 
-# %% ../nbs/45_metrics.ipynb #394d5dd7
+# %% ../nbs/45_metrics.ipynb #3ffda87f
 def first_pairs(
     source,  # a source of pairs
     limit: int,  # pairs at most
@@ -151,13 +153,14 @@ def evaluate_reconstruction(
             views = masking(batch, (0, "evaluate", draw))
             for name, values in score_batch(model, batch, partner, views, baselines).items():
                 sums.setdefault((*name, draw), []).append(values)
-    return dict(task="reconstruction", n=len(pairs), **summarise(sums, draws))
+    found = dict(task="reconstruction", n=len(pairs), **summarise(sums, draws))
+    return found | (dict(lacks=model.lacks) if getattr(model, "lacks", "") else {})
 
 
 def summarise(sums: dict[tuple, list], draws: int) -> dict:
-    "Means and intervals of each loss from the sums of every pair and draw."
-    result = {}
-    for loss in ("recon", "mlm"):
+    "Means and intervals of each loss from the sums of every pair and draw; None for a loss that was not summed."
+    result = dict(recon=None, mlm=None)
+    for loss in dict.fromkeys(kind for kind, *_ in sums):
         names = dict.fromkeys(name for kind, name, _ in sums if kind == loss)
         total = {
             name: sum(torch.cat(sums[loss, name, d]).double() for d in range(draws)).numpy()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['four_columns']
 
-# %% ../nbs/13_plot_columns.ipynb #468cc8c9
+# %% ../nbs/13_plot_columns.ipynb #920ded0d
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -39,7 +39,7 @@ from mvl_bench.plots import (
     theme,
 )
 
-# %% ../nbs/13_plot_columns.ipynb #07bb3da5
+# %% ../nbs/13_plot_columns.ipynb #03497444
 class _Page(NamedTuple):
     "A four-column figure while it is being drawn; lengths in points."
 
@@ -84,7 +84,7 @@ def _close_page(page: _Page, y: float) -> Drawing:
     page.ax.set_ylim(y, 0)
     return page.ax.figure
 
-# %% ../nbs/13_plot_columns.ipynb #4f812959
+# %% ../nbs/13_plot_columns.ipynb #03258a8d
 def _top(page: _Page, words: Sequence, y: float) -> float:
     "The caption as it is given, and over each column what it is."
     made, many = page.made, len(page.made.image_mask)
@@ -120,6 +120,13 @@ def _picture(page: _Page, left: float, top: float, image: np.ndarray, outlined: 
         page.ax.add_artist(LineCollection(lines, **style))
 
 
+def _no_picture(page: _Page, left: float, top: float) -> None:
+    "An empty frame for a model that paints none."
+    frame(page.ax, (left, top, *page.size), page.ink)
+    middle = left + page.size[0] / 2, top + page.size[1] / 2
+    page.write(*middle, "paints no pixels", color=page.ink.muted, ha="center", va="center")
+
+
 def _pictures(page: _Page, y: float) -> float:
     "What is given, the truth, and each column's picture, in which hidden patches are outlined."
     made = page.made
@@ -129,23 +136,31 @@ def _pictures(page: _Page, y: float) -> float:
         truth = enlarge(as_picture(made.pair.image))
         _picture(page, page.lefts["truth"], y, truth, False)
         for name, column in made.columns.items():
-            _picture(page, page.lefts[name], y, enlarge(as_picture(column.picture)), True)
+            if column.picture is None:
+                _no_picture(page, page.lefts[name], y)
+            else:
+                _picture(page, page.lefts[name], y, enlarge(as_picture(column.picture)), True)
     return y + page.size[1] + 9
 
 
 def _error_maps(page: _Page, y: float) -> float:
     "The error of each hidden patch, under each column's picture."
     high, wide = page.made.pair.image.shape[:2]
-    for name, column in page.made.columns.items():
+    painted = {n: c for n, c in page.made.columns.items() if c.picture is not None}
+    if not painted:
+        return y
+    for name, column in painted.items():
         errors = on_grid(column.errors, (high, wide), page.made.patch_size)
         error_cells(page.ax, errors, (page.lefts[name], y, *page.size), page.ink, False)
     page.write(14, y + 8, "error of each hidden patch", color=page.ink.muted)
     error_scale(page.ax, (14, y + 16, page.cell, 6), page.ink)
     return y + page.size[1] + 9
 
-# %% ../nbs/13_plot_columns.ipynb #2cf35f64
+# %% ../nbs/13_plot_columns.ipynb #90614de9
 def _scores(page: _Page, y: float, label: str, key: str, digits: int) -> float:
     "One line of figures, `error` or `nats`, each with its change against the column without."
+    if not any(np.isfinite(getattr(column, key)) for column in page.made.columns.values()):
+        return y
     page.rule(y)
     words_only = not page.made.image_mask.any()
     page.write(page.lefts["truth" if words_only else "given"], y + 13, label, color=page.ink.muted)
@@ -193,13 +208,14 @@ def _words(page: _Page, y: float, numbers: bool) -> float:
 
 def _foot(page: _Page, y: float, numbers: bool) -> float:
     "What is drawn, said honestly."
-    made, notes = page.made, []
-    if made.image_mask.any():
+    made, notes = page.made, [getattr(page.made, "note", "")]
+    columns = made.columns.values()
+    if made.image_mask.any() and any(column.picture is not None for column in columns):
         notes.append(
             "Visible patches are pasted in; hidden ones (outlined) are the model's raw output, no"
             " statistics of the hidden patch used."
         )
-    if made.hidden_words:
+    if any(column.guesses for column in columns):
         notes.append("✓ is the hidden word, ✗ a first choice that is wrong.")
     if numbers and "without" in made.columns:
         notes.append(
@@ -210,12 +226,12 @@ def _foot(page: _Page, y: float, numbers: bool) -> float:
         words = "words with the edited caption" if made.hidden_words else ""
         notes.append(f"Edited compares {' and '.join(filter(None, (pixels, words)))}.")
     page.ax.plot([14, page.right], [y, y], color=page.ink.line, linewidth=0.7)
-    for line in wrap_text(" ".join(notes), page.right - 14, 7.5):
+    for line in wrap_text(" ".join(filter(None, notes)), page.right - 14, 7.5):
         page.write(14, y + 14, line, 7.5, color=page.ink.muted)
         y += 11
     return y + 16
 
-# %% ../nbs/13_plot_columns.ipynb #dfd15550
+# %% ../nbs/13_plot_columns.ipynb #11d85f10
 def four_columns(
     reconstruction,  # like `reconstruct.Reconstruction`
     words: Sequence | None = None,  # chips of the caption; None = one token a word

@@ -6,7 +6,7 @@
 __all__ = ['PALETTE', 'Question', 'questions', 'nearest_colour', 'paint', 'probe_objects', 'word_position', 'probe_words',
            'probe_edits', 'evaluate_probes']
 
-# %% ../nbs/47_probes.ipynb #fb8a3940
+# %% ../nbs/47_probes.ipynb #c08b2e50
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ from .scenes import Scene, Scenes, caption, draw, edit, kept_out, object_masks, 
 from .text import chips
 from .things import COLOURS, SHAPES, box, stickers
 
-# %% ../nbs/47_probes.ipynb #93bdd10d
+# %% ../nbs/47_probes.ipynb #236c304b
 @dataclass(frozen=True)
 class Question:
     "One object of one scene, hidden."
@@ -56,7 +56,7 @@ def _novel(scene: Scene) -> int:
     "The thing whose combination is kept from training."
     return next(i for i, thing in enumerate(scene.things) if kept_out(thing))
 
-# %% ../nbs/47_probes.ipynb #8e60d5eb
+# %% ../nbs/47_probes.ipynb #3e6bfdf7
 PALETTE = torch.tensor(list(COLOURS.values())) / 255  # (8 3)
 
 
@@ -149,7 +149,7 @@ def _share(right: Tensor) -> float | None:
     "Share of right answers; None where nothing was asked."
     return right.double().mean().item() if len(right) else None
 
-# %% ../nbs/47_probes.ipynb #41e09593
+# %% ../nbs/47_probes.ipynb #23dcdbb9
 def word_position(
     model,
     scene: Scene,
@@ -206,7 +206,7 @@ def _read(pairs: list[Pair], model, where: Tensor) -> float:
 
     return _share(torch.cat(_batched(model, pairs, run)))
 
-# %% ../nbs/47_probes.ipynb #a0216c05
+# %% ../nbs/47_probes.ipynb #20ebb847
 @torch.inference_mode()
 def probe_edits(model, asked: list[Question], limit: int = 200) -> dict:
     "Whether a hidden shape takes the colour that the caption is edited to, and how far the rest of the picture changes."
@@ -244,10 +244,12 @@ def evaluate_probes(
     source: Scenes,  # scenes that it was not trained on
     limit: int = 500,
 ) -> dict:
-    "All exact questions to a model about drawn scenes."
-    asked = questions(source, model.cfg.patch_size, limit)
-    return dict(
-        **probe_objects(model, asked),
-        words=probe_words(model, asked),
-        edit=probe_edits(model, asked),
-    )
+    "All exact questions to a model about drawn scenes that it can answer."
+    asked, found = questions(source, model.cfg.patch_size, limit), {}
+    if "pixels" in model.offers:
+        found |= probe_objects(model, asked)
+    if "words" in model.offers:
+        found["words"] = probe_words(model, asked)
+    if "pixels" in model.offers:
+        found["edit"] = probe_edits(model, asked)
+    return found

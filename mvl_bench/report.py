@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CONDITIONS', 'loss_lines', 'table']
 
-# %% ../nbs/48_report.ipynb #ec7ce0e5
+# %% ../nbs/48_report.ipynb #2673b433
 CONDITIONS = ("with", "without", "wrong")
 
 
@@ -39,7 +39,7 @@ def table(
     lines += [
         line
         for key, name in named.items()
-        if key in scores
+        if scores.get(key)
         for line in loss_lines(name, scores[key])
     ]
     words = {f"hidden {kind} word": row for kind, row in scores.get("words", {}).items()}
@@ -53,4 +53,6 @@ def table(
         edit = scores["edit"]
         rest = f"rest of the picture changed by {edit['rest_changed']:.2%}, n {edit['n']}"
         lines.append(f"{'edited colour painted':34}{edit['repainted']:9.1%}   {rest}")
+    if scores.get("lacks"):
+        lines += ["", scores["lacks"]]
     return "\n".join(lines)

@@ -6,7 +6,7 @@
 __all__ = ['STATE', 'new_model', 'open_source', 'save_state', 'load_state', 'begin', 'read_run', 'open_folder', 'facts_of',
            'train', 'commit', 'Log', 'read_log', 'read_baselines']
 
-# %% ../nbs/46_runs.ipynb #a854ad8b
+# %% ../nbs/46_runs.ipynb #9a425155
 import json
 import subprocess
 import sys
@@ -29,7 +29,7 @@ from .settings import Run, command
 from .strategies import with_kinds
 from .training import baselines_of, processes, train_steps
 
-# %% ../nbs/46_runs.ipynb #6e6284dc
+# %% ../nbs/46_runs.ipynb #3fd0e985
 def new_model(
     run: Run,
     source,  # the data, for its words
@@ -38,6 +38,8 @@ def new_model(
     cls, presets = MODELS[run.model]
     if run.init:
         begun = load(run.init)
+        if type(begun) is not cls:
+            raise UserError(f"init {run.init!r} is another model than {run.model}")
         seed_torch(run.train.seed)
         model = cls(with_kinds(replace(begun.cfg, **run.changes), begun.tokenizer))
         fresh = fit_some(model, begun.state_dict(), run.init)
@@ -56,8 +58,9 @@ def new_model(
     first, _ = next(batches(source, tokenizer, some))
     shades = dict(pixel_mean=first.images.mean(), pixel_std=first.images.std().clamp_min(0.05))
     shades = {name: round(value.item(), 3) for name, value in shades.items()}
-    given = {"text_arch": "bert", **shades, **ids, **window, **run.changes}
-    cfg = with_kinds(replace(presets[run.preset](), **given), tokenizer)
+    preset, given = presets[run.preset](), {"text_arch": "bert", **shades, **ids, **window}
+    given = {name: value for name, value in given.items() if hasattr(preset, name)} | run.changes
+    cfg = with_kinds(replace(preset, **given), tokenizer)
     seed_torch(run.train.seed)
     return cls(cfg), tokenizer
 
@@ -70,7 +73,7 @@ def open_source(run: Run):
     )
     return open_data(run.data, img_size, run.split, run.train.seed, **columns)
 
-# %% ../nbs/46_runs.ipynb #7d3bf5be
+# %% ../nbs/46_runs.ipynb #69658233
 STATE = "optimizer.safetensors"
 
 
@@ -145,7 +148,7 @@ def read_run(out: Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out} is no run folder: its run.json cannot be read") from error
 
-# %% ../nbs/46_runs.ipynb #d62ec37f
+# %% ../nbs/46_runs.ipynb #38089d33
 def open_folder(
     run: Run,
     lines: dict | None = None,  # what trivial predictors score; None = it is written already
@@ -223,7 +226,7 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
-# %% ../nbs/46_runs.ipynb #ac1ef293
+# %% ../nbs/46_runs.ipynb #4955ab54
 class Log:
     "The log of a run in its folder: a file of lines, TensorBoard, and a progress bar."
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save', 'card', 'renamed', 'read_config', 'fit', 'fit_some', 'read_about', 'Saved']
 
-# %% ../nbs/28_saving.ipynb #e59c325c
+# %% ../nbs/28_saving.ipynb #b8f5c2ef
 import json
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -21,7 +21,7 @@ from .core import UserError
 from .folders import MANIFEST, check_folder, find, write_folder
 from .text import load_tokenizer
 
-# %% ../nbs/28_saving.ipynb #77449187
+# %% ../nbs/28_saving.ipynb #f2434617
 def save(
     model: nn.Module,  # with `cfg` and `kind`
     tokenizer,
@@ -33,8 +33,11 @@ def save(
 ) -> Path:
     "Save weights, config, tokenizer and card; raises `UserError` where that cannot be done, losing nothing."
     about = dict(model=model.kind, config=asdict(model.cfg), facts=facts or {})
+    if getattr(model, "lacks", ""):
+        about["lacks"] = model.lacks
     weights = {
-        name: _cast(tensor.detach().cpu(), dtype).contiguous()
+        # a copy each: a tensor that goes by two names is written under both
+        name: _cast(tensor.detach().cpu(), dtype).clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
 
@@ -68,7 +71,7 @@ def card(
     parts = [
         "---\nlibrary_name: mvl_bench\ntags: [masked-modeling, vision-language]\n---",
         f"# {about['model']}",
-        f"A checkpoint of mvl_bench ({size}). Weights, decoder and heads included.",
+        f"A checkpoint of mvl_bench ({size}). {about.get('lacks') or 'Weights, decoder and heads included.'}",
         "```python\nfrom mvl_bench.checkpoints import load\n\nmodel = load('this folder or Hub id')\n```",
         "\n".join(f"| {k} | {v} |" for k, v in [("", ""), ("---", "---"), ("losses", told), *rows]),
     ]
@@ -79,7 +82,7 @@ def card(
             parts.append(f"## {name}\n\n" + "\n".join(f"1. `{one}`" for one in value))
     return "\n\n".join(parts) + "\n"
 
-# %% ../nbs/28_saving.ipynb #d2477482
+# %% ../nbs/28_saving.ipynb #3205a8b6
 def renamed(
     values: dict,  # fields of a config, from JSON
 ) -> dict:
@@ -136,7 +139,7 @@ def fit_some(
     fit(model, {k: value if k in kept else weights[k] for k, value in own.items()}, source)
     return kept
 
-# %% ../nbs/28_saving.ipynb #94e6ff41
+# %% ../nbs/28_saving.ipynb #bd92298a
 def read_about(
     path: Path,  # a checkpoint's folder
 ) -> dict:  # model, config, facts

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['check_sizes']
 
-# %% ../nbs/25_sizes.ipynb #eb406019
+# %% ../nbs/25_sizes.ipynb #f771d779
 from .core import UserError
 from .losses import KINDS
 from .patches import grid_of
 
-# %% ../nbs/25_sizes.ipynb #8ad9b397
+# %% ../nbs/25_sizes.ipynb #243a508a
 def check_sizes(
     cfg,  # a model's config
     least: dict[str, float],  # smallest value of each number, by field
@@ -28,7 +28,7 @@ def check_sizes(
             raise UserError(
                 f"{name} {getattr(cfg, name)} is not in the vocabulary of {cfg.vocab_size}"
             )
-    if cfg.recon_kind not in KINDS:
+    if getattr(cfg, "recon_kind", KINDS[0]) not in KINDS:  # a model without pixels has none
         raise UserError(f"recon_kind {cfg.recon_kind!r} is not one of {', '.join(KINDS)}")
     if cfg.mask_size < cfg.patch_size or cfg.mask_size % cfg.patch_size:
         raise UserError(

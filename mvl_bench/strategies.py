@@ -6,7 +6,7 @@
 __all__ = ['PATCHES', 'WORDS', 'JOINT', 'uniform_shares', 'dirichlet', 'dirichlet_shares', 'Joint', 'by_name', 'masking_of',
            'with_kinds', 'hides', 'blinded']
 
-# %% ../nbs/18_strategies.ipynb #ca525322
+# %% ../nbs/18_strategies.ipynb #042f369e
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -28,7 +28,7 @@ from mvl_bench.word_strategies import (
     whole_words,
 )
 
-# %% ../nbs/18_strategies.ipynb #727f7b4b
+# %% ../nbs/18_strategies.ipynb #f1bf61d1
 def uniform_shares(
     batch: Batch,
     squares: int,  # of one picture
@@ -45,7 +45,7 @@ def uniform_shares(
     image, text = hidden[:, :squares].sum(1).double(), hidden[:, squares:].sum(1).double()
     return image / units, text / words.clamp_min(1)
 
-# %% ../nbs/18_strategies.ipynb #0e63c77e
+# %% ../nbs/18_strategies.ipynb #840d0549
 def dirichlet(
     ids: Tensor,  # (b) sample ids
     concentration: Tensor,  # (m) above 0; its proportions are the means
@@ -77,7 +77,7 @@ def dirichlet_shares(
     )  # what one side has no room for, the other takes
     return image, (total - image).clamp(0, 1)
 
-# %% ../nbs/18_strategies.ipynb #2dfccd70
+# %% ../nbs/18_strategies.ipynb #a20768f3
 class Joint(NamedTuple):
     "How much of each modality is hidden, and in how many views."
 
@@ -151,17 +151,18 @@ def masking_of(
         **light,
     )
 
-# %% ../nbs/18_strategies.ipynb #f95481e1
+# %% ../nbs/18_strategies.ipynb #a01e5e99
 def with_kinds(
     cfg,  # of a model
     tokenizer,
 ):
     "The config with the kinds of all tokens, where its masking must know them; else as it is."
-    if cfg.text_masking not in ("whole_word", "content") and not cfg.disguise_ratio:
+    knows = getattr(cfg, "text_masking", "") in ("whole_word", "content")
+    if not knows and not getattr(cfg, "disguise_ratio", 0.0):
         return cfg
     return replace(cfg, token_kinds=token_kinds(tokenizer))
 
-# %% ../nbs/18_strategies.ipynb #bef8c23d
+# %% ../nbs/18_strategies.ipynb #bbc1c7e1
 def hides(
     cfg,  # of a model
 ) -> dict[str, bool]:
