@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Parser', 'parser', 'do_train', 'do_evaluate', 'do_reconstruct', 'do_demo', 'do_lab', 'main']
 
-# %% ../nbs/53_cli.ipynb #a167cffa
+# %% ../nbs/53_cli.ipynb #f52b106a
 import argparse
 import contextlib
 import json
@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-# %% ../nbs/53_cli.ipynb #1b280114
+# %% ../nbs/53_cli.ipynb #fdd660b2
 class Parser(argparse.ArgumentParser):
     "Says a mistake in one line, as all of `mvl-bench` does."
 
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--model", default="maskvlm", help="maskvlm, mlim, vitmae or vilt (default: maskvlm)"
     )
-    told = "tiny, small or base; mlim has paper too, vitmae and vilt no small (default: tiny)"
+    told = "tiny, small or base; maskvlm has mini too, mlim has paper, vitmae and vilt no small (default: tiny)"
     train.add_argument("--preset", default="tiny", help=told)
     train.add_argument("--steps", type=int, help="updates of the weights (default: 2000)")
     train.add_argument("--out", required=True, metavar="DIR", help="the run's folder")
@@ -109,7 +109,7 @@ def _add_reconstruct(commands) -> None:
     add("--out", required=True, metavar="FILE.png", help="the figure")
     add("--json", metavar="FILE", help="errors and word chances as JSON")
 
-# %% ../nbs/53_cli.ipynb #f67cd12e
+# %% ../nbs/53_cli.ipynb #07aeed4e
 def do_train(asked) -> None:
     "Train and say where the checkpoint is."
     from mvl_bench.checkpoints import MODELS
@@ -268,7 +268,7 @@ def _write_json(path: str | None, content: dict) -> None:
     if path:
         _write(path, json.dumps(content, indent=1).encode())
 
-# %% ../nbs/53_cli.ipynb #07cb8339
+# %% ../nbs/53_cli.ipynb #8f63bf2a
 def main(
     words: list[str] | None = None,  # the command line; None = what the shell was given
 ) -> int:  # 0, or 2 after a user's mistake

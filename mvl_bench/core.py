@@ -6,7 +6,7 @@
 __all__ = ['UserError', 'Batch', 'Pair', 'Masks', 'view', 'Output', 'Features', 'Losses', 'noise', 'seed_torch', 'data_path',
            'pick_device']
 
-# %% ../nbs/00_core.ipynb #552423ca
+# %% ../nbs/00_core.ipynb #49710c0d
 import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# %% ../nbs/00_core.ipynb #8b5fed31
+# %% ../nbs/00_core.ipynb #3849b03b
 class UserError(ValueError):
     "A mistake that the user can mend; the message is one sentence with the value and the rule."
 
-# %% ../nbs/00_core.ipynb #95bc6968
+# %% ../nbs/00_core.ipynb #0786fec8
 @dataclass(frozen=True)
 class Batch:
     "Pictures and captions side by side; every field has one row a pair."
@@ -51,7 +51,7 @@ class Batch:
     def _columns(self):
         return (getattr(self, f.name) for f in fields(self))
 
-# %% ../nbs/00_core.ipynb #e535e334
+# %% ../nbs/00_core.ipynb #1f546f15
 class Pair(NamedTuple):
     "One picture with one caption."
 
@@ -63,7 +63,7 @@ class Pair(NamedTuple):
         None  # (k 4) left, top, right, bottom of things in it, 0..1; None = not known
     )
 
-# %% ../nbs/00_core.ipynb #03067455
+# %% ../nbs/00_core.ipynb #47c73bf7
 @dataclass(frozen=True)
 class Masks:
     "One view of a batch: what is hidden in it and what is absent from it."
@@ -86,7 +86,7 @@ class Masks:
         chosen = {f.name: getattr(self, f.name) for f in fields(self)}
         return Masks(**{k: v if v is None else v[index] for k, v in chosen.items()})
 
-# %% ../nbs/00_core.ipynb #97820051
+# %% ../nbs/00_core.ipynb #c82cfb82
 def view(
     batch: Batch,
     num_patches: int,  # patches of one picture
@@ -106,7 +106,7 @@ def view(
         batch.has_text,
     )
 
-# %% ../nbs/00_core.ipynb #4072b338
+# %% ../nbs/00_core.ipynb #5a4cfbdf
 class Output(NamedTuple):
     "What a model fills in for one view."
 
@@ -127,7 +127,7 @@ class Features(NamedTuple):
     match: Tensor | None = (
         None  # (b) logit that picture and caption belong together, where it offers `match`
     )
-    fused_vector: Tensor | None = None  # (b 2d) both fused class tokens side by side
+    fused_vector: Tensor | None = None  # (b ...) the fused class tokens, for a task to classify
 
 
 class Losses(NamedTuple):
@@ -137,7 +137,7 @@ class Losses(NamedTuple):
     counts: dict[str, int]  # name -> units of that mean: hidden patches, hidden words, rows, pairs
     carry: object = None  # what `model.after_step` needs
 
-# %% ../nbs/00_core.ipynb #088d3c8c
+# %% ../nbs/00_core.ipynb #ea015273
 def _mix(x: np.ndarray) -> np.ndarray:
     "SplitMix64: every input bit moves about half of the output bits."
     x = x + np.uint64(0x9E3779B97F4A7C15)
@@ -161,12 +161,12 @@ def noise(
         cells = _mix(rows[:, None] ^ _mix(np.arange(size, dtype=np.uint64)))
     return torch.from_numpy((cells >> np.uint64(11)) * 2.0**-53)
 
-# %% ../nbs/00_core.ipynb #49d8037a
+# %% ../nbs/00_core.ipynb #104dc6bb
 def seed_torch(*key) -> None:  # whole numbers, e.g. seed, step
     "Seed torch's global generator from several numbers at once."
     torch.manual_seed(int(noise(key, torch.zeros(1), 1).item() * 2**53))
 
-# %% ../nbs/00_core.ipynb #f07be299
+# %% ../nbs/00_core.ipynb #dc5d3577
 def data_path(*parts: str) -> Path:  # e.g. "checkpoints", "maskvlm-tiny"
     "Path of a shipped file: in the checkout's `data/`, or in the installed package."
     here = Path(__file__).resolve().parent

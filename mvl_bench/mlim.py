@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEAST', 'PRESETS', 'MLIMConfig', 'mlim_tiny', 'mlim_small', 'mlim_base', 'mlim_paper', 'MLIM']
 
-# %% ../nbs/30_mlim.ipynb #68258507
+# %% ../nbs/30_mlim.ipynb #b7220511
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .convs import DeconvDecoder, PatchEmbedder, halvings
-from .core import Batch, Features, Losses, Masks, Output, UserError, view
+from .contrast import itm, match_pairs
+from .core import Batch, Features, Losses, Masks, Output, UserError, noise, view
 from .encoders import TextEncoder
 from .losses import mlm, recon
 from .masking import Masking
@@ -22,10 +23,10 @@ from .saving import Saved
 from .sizes import check_sizes
 from .strategies import blinded, hides, masking_of
 
-# %% ../nbs/30_mlim.ipynb #5b4bb3e9
+# %% ../nbs/30_mlim.ipynb #2f0680e8
 LEAST = dict(  # smallest value of each number
     vocab_size=6, max_words=3, pad_id=0, mask_id=0, embed_dim=4, num_heads=1, depth=1, blind_steps=0,
-    pixel_mean=0.0, pixel_std=0.01, mlm_weight=0.0, recon_weight=0.0,
+    pixel_mean=0.0, pixel_std=0.01, mlm_weight=0.0, recon_weight=0.0, itm_weight=0.0,
 )  # fmt: skip
 
 
@@ -58,11 +59,13 @@ class MLIMConfig:
     light_ratio: float = 0.15  # share of both that the light mode hides
     absent_ratio: float = 0.1  # share of training rows in which the other modality is absent
     vary: float = 0.0  # share of training rows whose ratios and squares are drawn anew
+    box_ratio: float = 0.0  # share of training rows in which one thing's box is hidden, no squares
     blind_steps: int = 0  # first steps in which the heavy image mode hides the whole picture
     recon_kind: str = "sse"  # error of pixels: sse as in the paper, l1 or l2
     recon_area: str = "hidden"  # pixels that are scored: hidden, or the whole picture
     mlm_weight: float = 1.0  # weight of the word loss
     recon_weight: float = 1.0  # weight of the pixel loss
+    itm_weight: float = 0.0  # weight of matching, for comparison: the paper does without
 
     def __post_init__(self):
         check_sizes(self, LEAST)
@@ -72,7 +75,7 @@ class MLIMConfig:
             raise UserError(f"text_arch {self.text_arch!r} is neither bert nor roberta")
         if self.recon_area not in ("hidden", "whole"):
             raise UserError(f"recon_area {self.recon_area!r} is neither hidden nor whole")
-        if not any(hides(self)[name] for name in self.loss_weights):
+        if not any((hides(self) | dict(itm=True))[name] for name in self.loss_weights):
             raise UserError("a ratio of 0 hides nothing that a loss with a weight could score")
         self.masking()
 
@@ -84,7 +87,7 @@ class MLIMConfig:
     @property
     def loss_weights(self) -> dict[str, float]:
         "Weights by name; a loss of weight zero is not computed."
-        weights = dict(mlm=self.mlm_weight, recon=self.recon_weight)
+        weights = dict(mlm=self.mlm_weight, recon=self.recon_weight, itm=self.itm_weight)
         return {name: weight for name, weight in weights.items() if weight}
 
     def at(self, step: int) -> "MLIMConfig":
@@ -95,7 +98,7 @@ class MLIMConfig:
         "The strategy that hides parts of a batch in training."
         return masking_of(self)
 
-# %% ../nbs/30_mlim.ipynb #fee57e85
+# %% ../nbs/30_mlim.ipynb #479eb431
 def mlim_tiny() -> MLIMConfig:
     "64 px, some 1.4 million numbers, for drawn scenes and for small photographs on two cores."
     # drawn worlds as in maskvlm_tiny: any share may be hidden by hand, and colours come from the caption first
@@ -128,12 +131,11 @@ def mlim_paper() -> MLIMConfig:
 
 PRESETS = dict(tiny=mlim_tiny, small=mlim_small, base=mlim_base, paper=mlim_paper)
 
-# %% ../nbs/30_mlim.ipynb #aa68c750
+# %% ../nbs/30_mlim.ipynb #80286d90
 class MLIM(nn.Module, Saved):
     "Masked language and image modeling with one transformer over one sequence (arXiv 2109.12178)."
 
     kind, config = "mlim", MLIMConfig
-    offers = frozenset({"pixels", "words"})
 
     def __init__(self, cfg: MLIMConfig):
         super().__init__()
@@ -147,9 +149,16 @@ class MLIM(nn.Module, Saved):
         self.decoder = DeconvDecoder(cfg.patch_size, d, cfg.decoder_dim)
         self.absent_image = nn.Parameter(0.02 * torch.randn(d))
         self.absent_text = nn.Parameter(0.02 * torch.randn(d))
+        scores = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 2))
+        self.to_match = scores if "itm" in cfg.loss_weights else None
         positions = self.bert.embeddings.position_embeddings.weight.detach()
         places = sincos_positions(cfg.grid, d).to(positions)
         positions[self._places(n)[0]] = places * (2 * positions.square().mean()).sqrt()
+
+    @property
+    def offers(self) -> frozenset:
+        "What it has: pixels and words, and a match logit where ITM is on."
+        return frozenset({"pixels", "words"} | ({"match"} if self.to_match else set()))
 
     @property
     def num_patches(self) -> int:
@@ -220,7 +229,7 @@ class MLIM(nn.Module, Saved):
 
     def losses(self, batch: Batch, views: tuple[Masks, ...], key: tuple = ()) -> Losses:
         "Mean losses over all views; with `recon_area` whole, a view with hidden patches scores every patch; changes nothing."
-        found = {name: [] for name in self.cfg.loss_weights}
+        found = {name: [] for name in ("mlm", "recon") if name in self.cfg.loss_weights}
         counts: dict[str, int] = {}
         for masks in views:
             hidden = dict(mlm=masks.text_mask, recon=masks.image_mask)
@@ -236,7 +245,21 @@ class MLIM(nn.Module, Saved):
             for name, pairs in found.items()
             if pairs
         }
+        if self.to_match:
+            pairs, matched = self._pairs(batch, key)
+            if len(matched):
+                _, text = self.fuse(pairs, view(pairs, self.num_patches))
+                parts["itm"] = itm(self.to_match(text[:, 0]), matched)
+                counts["itm"] = len(matched)
         return Losses(parts, counts)
+
+    def _pairs(self, batch: Batch, key: tuple) -> tuple[Batch, Tensor]:  # r rows, (r) 1 = match
+        "Whole pairs to tell apart: each true one, and two wrong ones drawn evenly from other items."
+        whole = batch.rows(batch.has_image & batch.has_text)
+        lots = noise((*key, "negatives"), whole.ids, 2).to(whole.item.device)
+        alike = torch.zeros(len(whole), len(whole), device=whole.item.device)
+        rows, others, matched = match_pairs(alike, whole.item, lots)
+        return replace(whole.rows(others), images=whole.images[rows]), matched
 
     def _mlm(self, batch: Batch, masks: Masks, text: Tensor) -> tuple[Tensor, Tensor]:
         "Scores at the hidden words alone, and the words that were there."
@@ -262,4 +285,7 @@ class MLIM(nn.Module, Saved):
         _, text = self.fuse(batch, replace(nothing, has_image=none))
         fused_image, fused_text = self.fuse(batch, nothing)
         fused = torch.cat([fused_text[:, :1], fused_image], 1)
-        return Features(torch.cat([first[:, :1], image], 1), text, fused, fused_text)
+        vector = fused_text[:, 0]
+        match = self.to_match(vector).float().diff(dim=1)[:, 0] if self.to_match else None
+        whole = torch.cat([first[:, :1], image], 1)
+        return Features(whole, text, fused, fused_text, match=match, fused_vector=vector)

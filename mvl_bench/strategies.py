@@ -6,7 +6,7 @@
 __all__ = ['PATCHES', 'WORDS', 'JOINT', 'uniform_shares', 'dirichlet', 'dirichlet_shares', 'Joint', 'by_name', 'masking_of',
            'with_kinds', 'hides', 'blinded']
 
-# %% ../nbs/18_strategies.ipynb #042f369e
+# %% ../nbs/18_strategies.ipynb #740bfd56
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -28,7 +28,7 @@ from mvl_bench.word_strategies import (
     whole_words,
 )
 
-# %% ../nbs/18_strategies.ipynb #f1bf61d1
+# %% ../nbs/18_strategies.ipynb #3a90fd31
 def uniform_shares(
     batch: Batch,
     squares: int,  # of one picture
@@ -45,7 +45,7 @@ def uniform_shares(
     image, text = hidden[:, :squares].sum(1).double(), hidden[:, squares:].sum(1).double()
     return image / units, text / words.clamp_min(1)
 
-# %% ../nbs/18_strategies.ipynb #840d0549
+# %% ../nbs/18_strategies.ipynb #eb926a0d
 def dirichlet(
     ids: Tensor,  # (b) sample ids
     concentration: Tensor,  # (m) above 0; its proportions are the means
@@ -77,7 +77,7 @@ def dirichlet_shares(
     )  # what one side has no room for, the other takes
     return image, (total - image).clamp(0, 1)
 
-# %% ../nbs/18_strategies.ipynb #a20768f3
+# %% ../nbs/18_strategies.ipynb #47663f14
 class Joint(NamedTuple):
     "How much of each modality is hidden, and in how many views."
 
@@ -151,7 +151,7 @@ def masking_of(
         **light,
     )
 
-# %% ../nbs/18_strategies.ipynb #a01e5e99
+# %% ../nbs/18_strategies.ipynb #1a32f39f
 def with_kinds(
     cfg,  # of a model
     tokenizer,
@@ -162,7 +162,7 @@ def with_kinds(
         return cfg
     return replace(cfg, token_kinds=token_kinds(tokenizer))
 
-# %% ../nbs/18_strategies.ipynb #bbc1c7e1
+# %% ../nbs/18_strategies.ipynb #d6de7db3
 def hides(
     cfg,  # of a model
 ) -> dict[str, bool]:
@@ -179,4 +179,4 @@ def blinded(
     "Changes of a config that hide all of a picture wherever its usual share would be hidden."
     shared = by_name(cfg, "joint_masking", JOINT).share is not None
     names = dict(image_masking="random", joint_masking="both" if shared else cfg.joint_masking)
-    return dict(names, image_ratio=1.0, vary=0.0, blind_steps=0)
+    return dict(names, image_ratio=1.0, vary=0.0, box_ratio=0.0, blind_steps=0)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEAST', 'PRESETS', 'ViTMAEConfig', 'vitmae_tiny', 'vitmae_base', 'ViTMAE']
 
-# %% ../nbs/31_vitmae.ipynb #4f5ae83c
+# %% ../nbs/31_vitmae.ipynb #06bf845b
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,7 +20,7 @@ from .saving import Saved
 from .sizes import check_sizes
 from .strategies import PATCHES, by_name
 
-# %% ../nbs/31_vitmae.ipynb #fb10e447
+# %% ../nbs/31_vitmae.ipynb #f2147ca0
 LEAST = dict(  # smallest value of each number
     vocab_size=6, max_words=3, pad_id=0, mask_id=0, embed_dim=4, num_heads=1, depth=1, decoder_dim=4, decoder_heads=1,
     decoder_depth=1, pixel_mean=0.0, pixel_std=0.01, recon_weight=0.0,
@@ -49,6 +49,7 @@ class ViTMAEConfig:
     image_masking: str = "random"  # which patches: random, block or grid
     image_ratio: float = 0.75  # share of the picture hidden in training
     vary: float = 0.0  # share of training rows whose ratios and squares are drawn anew
+    box_ratio: float = 0.0  # share of training rows in which one thing's box is hidden, no squares
     recon_kind: str = "l2"  # error of pixels: l2 as in the library, l1 or sse
     recon_weight: float = 1.0  # weight of the pixel loss
 
@@ -85,13 +86,12 @@ class ViTMAEConfig:
         if self.image_masking == "score":
             raise UserError("image_masking 'score' goes by attention, and ViTMAE offers none")
         shares = dict(image_ratio=self.image_ratio, text_ratio=0.0, absent_ratio=0.0)
+        shares |= dict(vary=self.vary, box_ratio=self.box_ratio)
         patches = by_name(self, "image_masking", PATCHES)
         side = self.mask_size // self.patch_size
-        return Masking(
-            self.grid, side, at_once=True, vary=self.vary, hide_patches=patches, **shares
-        )
+        return Masking(self.grid, side, at_once=True, hide_patches=patches, **shares)
 
-# %% ../nbs/31_vitmae.ipynb #194e2d5c
+# %% ../nbs/31_vitmae.ipynb #94cf256b
 def vitmae_tiny() -> ViTMAEConfig:
     "64 px, some 1.3 million numbers, for drawn scenes and for small photographs on two cores."
     return replace(ViTMAEConfig(), vary=0.5)  # any share may be hidden by hand
@@ -107,7 +107,7 @@ def vitmae_base() -> ViTMAEConfig:
 
 PRESETS = dict(tiny=vitmae_tiny, base=vitmae_base)
 
-# %% ../nbs/31_vitmae.ipynb #3919d83e
+# %% ../nbs/31_vitmae.ipynb #7292829e
 class ViTMAE(nn.Module, Saved):
     "transformers' ViTMAEForPreTraining (arXiv 2111.06377) on our contract: it paints, and reads no caption."
 

@@ -61,6 +61,7 @@ VARIANTS = dict(
         "words only": dict(recon_weight=0.0),
         "pixels only": dict(mlm_weight=0.0),
         "l1, ratios vary": dict(recon_kind="l1", vary=1.0),
+        "with matching, boxes": dict(itm_weight=1.0, box_ratio=0.5),
     },
     vitmae={
         "plain": {},

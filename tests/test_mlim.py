@@ -207,3 +207,29 @@ def test_captions_of_any_length_fit(model):
     batch = some_batch(1)
     longest = replace(batch, input_ids=ids, attention_mask=torch.ones_like(ids), maskable=ids > 4)
     assert model(longest, view(longest, 12)).word_logits.isfinite().all()
+
+
+def test_matching_is_what_anybody_computes():
+    model, batch, key = small("mlim", itm_weight=1.0), some_batch(), (0, 3, 1)
+    found = model.losses(batch, (view(batch, 12),), key)  # nothing is hidden: matching alone
+    pairs, matched = model._pairs(batch, key)
+    assert found.counts == dict(itm=3 * len(batch)) and matched.tolist() == [1] * 6 + [0] * 12
+    nats = [
+        -model.features(pairs.rows([i])).match.mul(2 * label - 1).sigmoid().log()
+        for i, label in enumerate(matched.tolist())
+    ]
+    torch.testing.assert_close(found.parts["itm"], torch.cat(nats).mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_matching_never_takes_the_same_item_for_wrong():
+    model, batch = small("mlim", itm_weight=1.0), some_batch()
+    for item in (torch.tensor([0, 0, 1, 1, 2, 2]), torch.zeros(6, dtype=torch.long)):
+        given = replace(batch, item=item)
+        pairs, matched = model._pairs(given, (0, 0))
+        pictures = [
+            (batch.images == one).flatten(1).all(1).nonzero().item() for one in pairs.images
+        ]
+        wrong = pairs.item != item[pictures]
+        assert wrong.equal(matched == 0)
+        losses = model.losses(given, (view(given, 12),), (0, 0))
+        assert ("itm" in losses.parts) == bool(len(matched)) == (item.max() > 0)
