@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MaskVLM', 'PRESETS', 'MaskVLMConfig', 'maskvlm_mini', 'maskvlm_tiny', 'maskvlm_small', 'maskvlm_base']
 
-# %% ../nbs/31_maskvlm.ipynb #c6d83730
+# %% ../nbs/31_maskvlm.ipynb #6ce86291
 from dataclasses import replace
 
 import torch
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from .contrast import Contrast, itm, match_pairs, similarity
 from .core import Batch, Features, Losses, Masks, Output, noise, view
-from .encoders import ImageEncoder, TextEncoder
 from .layers import CrossEncoder, DecoderBlock, take
 from .losses import mlm, recon
 from .maskvlm_config import PRESETS, MaskVLMConfig
 from .maskvlm_config import maskvlm_base, maskvlm_mini, maskvlm_small, maskvlm_tiny
 from .patches import patchify, sincos_positions
+from .pretrained import encoders_of
 from .saving import Saved
 
 _all_ = [
@@ -30,7 +30,7 @@ _all_ = [
     "maskvlm_base",
 ]
 
-# %% ../nbs/31_maskvlm.ipynb #ed1d361f
+# %% ../nbs/31_maskvlm.ipynb #5c7bba83
 class MaskVLM(nn.Module, Saved):
     "Joint masked vision and language modeling with one modality hidden at a time (arXiv 2208.02131)."
 
@@ -39,12 +39,7 @@ class MaskVLM(nn.Module, Saved):
     def __init__(self, cfg: MaskVLMConfig):
         super().__init__()
         self.cfg, d, heads = cfg, cfg.embed_dim, cfg.num_heads
-        self.image_encoder = ImageEncoder(
-            cfg.img_size, cfg.patch_size, d, cfg.image_depth, heads, (cfg.pixel_mean, cfg.pixel_std)
-        )
-        self.text_encoder = TextEncoder(
-            cfg.text_arch, cfg.vocab_size, cfg.max_words, d, cfg.text_depth, heads, cfg.pad_id
-        )
+        self.image_encoder, self.text_encoder = encoders_of(cfg)
         self.image_cross = CrossEncoder(cfg.cross_depth, d, heads)
         self.text_cross = CrossEncoder(cfg.cross_depth, d, heads)
         self.image_decoder = nn.ModuleList(DecoderBlock(d, heads) for _ in range(cfg.decoder_depth))
@@ -148,7 +143,7 @@ class MaskVLM(nn.Module, Saved):
     @torch.no_grad()
     def patch_scores(self, batch: Batch) -> Tensor:  # (b n)
         "What the slow copy's class token looks at where ITC keeps one; else what the caption's words look at."
-        if self.contrast:
+        if self.contrast and hasattr(self.contrast.slow[0], "class_attention"):
             return self.contrast.slow[0].class_attention(batch.images)
         whole, weights = view(batch, self.num_patches), []
         self.fuse_text(self.encode_image(batch, whole), self.encode_text(batch, whole), weights)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEAST', 'PRESETS', 'MaskVLMConfig', 'maskvlm_tiny', 'maskvlm_mini', 'maskvlm_small', 'maskvlm_base']
 
-# %% ../nbs/30_maskvlm_config.ipynb #87256e43
+# %% ../nbs/30_maskvlm_config.ipynb #d03fd7b7
 from dataclasses import dataclass, replace
 
 from .core import UserError
@@ -14,7 +14,7 @@ from .patches import grid_of
 from .sizes import check_sizes
 from .strategies import blinded, hides, masking_of
 
-# %% ../nbs/30_maskvlm_config.ipynb #510abd13
+# %% ../nbs/30_maskvlm_config.ipynb #54667213
 LEAST = dict(  # smallest value of each number
     vocab_size=6, max_words=3, pad_id=0, mask_id=0, embed_dim=4, num_heads=1, image_depth=1, text_depth=1,
     cross_depth=0, decoder_depth=0, pixel_hidden=0, blind_steps=0, blind_weight=1e-6, pixel_mean=0.0, pixel_std=0.01, mlm_weight=0.0, recon_weight=0.0,
@@ -36,6 +36,11 @@ class MaskVLMConfig:
     pad_id: int = 0  # the tokenizer's padding
     mask_id: int = 4  # the tokenizer's [MASK]
     text_arch: str = "bert"  # a text encoder of transformers
+    image_encoder: str = ""  # a model of timm instead of a ViT of the sizes below
+    image_weights: str = ""  # where its weights come from: hub, or a file; empty = random
+    text_encoder: str = ""  # a folder or Hub id of transformers, its weights and its tokenizer
+    text_config: str = ""  # what that encoder looks like; a run fills it in
+    frozen: str = ""  # encoders that stay as they began: image, text or image,text
     embed_dim: int = 96  # width d of every token
     num_heads: int = 3
     image_depth: int = 3  # blocks of the picture encoder
@@ -73,6 +78,12 @@ class MaskVLMConfig:
 
     def __post_init__(self):
         check_sizes(self, LEAST)
+        if not {*self.frozen.split(",")} <= {"", "image", "text"}:
+            raise UserError(f"frozen {self.frozen!r} is not image, text or image,text")
+        if self.image_weights and not self.image_encoder:
+            raise UserError(
+                f"image_weights {self.image_weights!r} need an image_encoder to go into"
+            )
         if self.mask_at not in ("cross", "input"):
             raise UserError(f"mask_at {self.mask_at!r} is neither cross nor input")
         for name in ("momentum", "easy_share"):
@@ -80,7 +91,8 @@ class MaskVLMConfig:
                 raise UserError(f"{name} {getattr(self, name)} is not between 0 and 1")
         if self.itm_weight and not self.cross_depth:
             raise UserError(f"itm_weight {self.itm_weight} needs a cross_depth of 1 or more, not 0")
-        if self.image_masking == "score" and not (self.cross_depth or self.itc_weight):
+        scored = self.cross_depth or (self.itc_weight and not self.image_encoder)
+        if self.image_masking == "score" and not scored:
             raise UserError(
                 "image_masking 'score' goes by attention: cross_depth 0 and itc_weight 0 leave none"
             )
@@ -112,7 +124,7 @@ class MaskVLMConfig:
         "The strategy that hides parts of a batch in training."
         return masking_of(self)
 
-# %% ../nbs/30_maskvlm_config.ipynb #305baaa8
+# %% ../nbs/30_maskvlm_config.ipynb #0387cdd7
 def maskvlm_tiny() -> MaskVLMConfig:
     "64 px, some 1.4 million numbers, for drawn scenes and for small photographs on two cores."
     # drawn worlds have plain grounds, where L1 is slow to see the caption (see `losses`); any share may be hidden by hand;

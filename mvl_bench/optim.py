@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MUON_SCALE', 'fastest', 'TrainConfig', 'learning_rate', 'Together', 'between_layers', 'make_optimizer']
 
-# %% ../nbs/39_optim.ipynb #499bdd2e
+# %% ../nbs/39_optim.ipynb #2d4546f9
 import math
 from dataclasses import dataclass, field
 
@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from .core import UserError, pick_device
+from .pretrained import published_weights
 
-# %% ../nbs/39_optim.ipynb #42ca8dd2
+# %% ../nbs/39_optim.ipynb #9f35a776
 def fastest() -> str:  # bf16 or fp32
     "The precision that this machine multiplies fastest in: bf16 where it has it in hardware."
     device = pick_device().type
@@ -35,6 +36,7 @@ class TrainConfig:
     weight_decay: float = 0.05  # on matrices only
     optimizer: str = "muon"  # muon (AdamW beside it) or adamw
     beta2: float = 0.98  # of AdamW
+    published_lr: float = 0.05  # learning rate of encoders with published weights, over `lr`
     grad_clip: float = 1.0  # largest norm of the gradient
     precision: str = field(
         default_factory=fastest
@@ -50,6 +52,8 @@ class TrainConfig:
                 raise UserError(f"{name} {getattr(self, name)} is not a number above 0")
         if not 0 <= self.weight_decay < math.inf or self.warmup < 0:
             raise UserError(f"weight_decay {self.weight_decay} or warmup {self.warmup} is under 0")
+        if not 0 <= self.published_lr <= 1:
+            raise UserError(f"published_lr {self.published_lr} is not between 0 and 1")
         if not 0 <= self.beta2 < 1:
             raise UserError(f"beta2 {self.beta2} is not between 0 and 1")
         if self.precision not in ("fp32", "bf16"):
@@ -57,7 +61,7 @@ class TrainConfig:
         if self.optimizer not in ("muon", "adamw"):
             raise UserError(f"optimizer {self.optimizer!r} is neither muon nor adamw")
 
-# %% ../nbs/39_optim.ipynb #8e7460d0
+# %% ../nbs/39_optim.ipynb #25abc38d
 MUON_SCALE = 2  # how much further Muon steps than AdamW would
 
 
@@ -71,7 +75,7 @@ def learning_rate(
     done = (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)
     return cfg.lr * 0.5 * (1 + math.cos(math.pi * min(done, 1)))
 
-# %% ../nbs/39_optim.ipynb #ec1db071
+# %% ../nbs/39_optim.ipynb #fc5a847d
 class Together:
     "Several optimisers as one."
 
@@ -117,14 +121,20 @@ def between_layers(model: nn.Module) -> set[int]:  # their ids
 
 
 def make_optimizer(model: nn.Module, cfg: TrainConfig) -> Together:
-    "Over what should learn; vectors (biases, norms, tokens) do not decay."
+    "Over what should learn; vectors (biases, norms, tokens) do not decay, published weights learn gently by AdamW."
     learning = [p for p in model.parameters() if p.requires_grad]
     hidden = between_layers(model) if cfg.optimizer == "muon" else set()
-    rest = [p for p in learning if id(p) not in hidden]
+    published = published_weights(model)
+    hidden -= published
+    rest = [p for p in learning if id(p) not in hidden | published]
+    gentle = [p for p in learning if id(p) in published]
     groups = [
-        dict(params=[p for p in rest if p.ndim > 1], weight_decay=cfg.weight_decay),
-        dict(params=[p for p in rest if p.ndim <= 1], weight_decay=0.0),
-    ]
+        dict(params=[p for p in some if (p.ndim > 1) == decays], scale=scale,
+             weight_decay=cfg.weight_decay * decays)
+        for some, scale in [(rest, 1), (gentle, cfg.published_lr)]
+        for decays in (True, False)
+        if some or scale == 1
+    ]  # fmt: skip
     adamw = torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, cfg.beta2), fused=True)
     matrices = [p for p in learning if id(p) in hidden]
     if not matrices:

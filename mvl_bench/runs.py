@@ -6,7 +6,7 @@
 __all__ = ['STATE', 'new_model', 'open_source', 'save_state', 'load_state', 'begin', 'read_run', 'open_folder', 'facts_of',
            'train', 'commit', 'Log', 'read_log', 'read_baselines']
 
-# %% ../nbs/46_runs.ipynb #9a425155
+# %% ../nbs/46_runs.ipynb #e0739355
 import json
 import subprocess
 import sys
@@ -24,12 +24,14 @@ from .core import UserError, data_path, pick_device, seed_torch
 from .data import is_drawn, make_tokenizer, open_data
 from .folders import newest
 from .optim import Together, TrainConfig, make_optimizer
+from .pretrained import begin_encoders, read_text_config
 from .saving import fit_some, renamed, save
 from .settings import Run, command
 from .strategies import with_kinds
+from .text import load_tokenizer
 from .training import baselines_of, processes, train_steps
 
-# %% ../nbs/46_runs.ipynb #3fd0e985
+# %% ../nbs/46_runs.ipynb #3b1a9067
 def new_model(
     run: Run,
     source,  # the data, for its words
@@ -49,7 +51,8 @@ def new_model(
             if not processes()[0]:
                 print(f"begun at random, not from {run.init}: {', '.join(fresh)}", file=sys.stderr)
         return model, begun.tokenizer
-    tokenizer = make_tokenizer(source)
+    published = run.changes.get("text_encoder", "")
+    tokenizer = load_tokenizer(published) if published else make_tokenizer(source)
     window = {} if is_drawn(run.data) else dict(max_words=max(40, presets[run.preset]().max_words))
     ids = dict(
         vocab_size=len(tokenizer), pad_id=tokenizer.pad_token_id, mask_id=tokenizer.mask_token_id
@@ -60,9 +63,15 @@ def new_model(
     shades = {name: round(value.item(), 3) for name, value in shades.items()}
     preset, given = presets[run.preset](), {"text_arch": "bert", **shades, **ids, **window}
     given = {name: value for name, value in given.items() if hasattr(preset, name)} | run.changes
+    if published:
+        given["text_config"] = read_text_config(published)
     cfg = with_kinds(replace(preset, **given), tokenizer)
     seed_torch(run.train.seed)
-    return cls(cfg), tokenizer
+    model = cls(cfg)
+    unused = begin_encoders(model)
+    if unused and not processes()[0]:
+        print(f"not used of {published}: {', '.join(unused)}", file=sys.stderr)
+    return model, tokenizer
 
 
 def open_source(run: Run):
@@ -73,7 +82,7 @@ def open_source(run: Run):
     )
     return open_data(run.data, img_size, run.split, run.train.seed, **columns)
 
-# %% ../nbs/46_runs.ipynb #69658233
+# %% ../nbs/46_runs.ipynb #c8d9c10d
 STATE = "optimizer.safetensors"
 
 
@@ -148,7 +157,7 @@ def read_run(out: Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out} is no run folder: its run.json cannot be read") from error
 
-# %% ../nbs/46_runs.ipynb #38089d33
+# %% ../nbs/46_runs.ipynb #173e3220
 def open_folder(
     run: Run,
     lines: dict | None = None,  # what trivial predictors score; None = it is written already
@@ -226,7 +235,7 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
-# %% ../nbs/46_runs.ipynb #4955ab54
+# %% ../nbs/46_runs.ipynb #e1d45d54
 class Log:
     "The log of a run in its folder: a file of lines, TensorBoard, and a progress bar."
 

@@ -1,5 +1,6 @@
 "The one contract, on every model there is; each check is shown failing on a planted fault."
 
+import json
 from dataclasses import fields, replace
 from functools import partial
 
@@ -34,6 +35,16 @@ SMALL = dict(
 )  # fmt: skip
 SQUARE = {"vitmae": (24, 24)}  # models that need a square picture
 ADAPTED = {"vitmae", "vilt"}  # other people's
+NAMED_TEXT = json.dumps(
+    dict(
+        model_type="bert",
+        vocab_size=60,
+        hidden_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+    )
+)
 VARIANTS = dict(
     maskvlm={
         "plain": {},
@@ -48,6 +59,7 @@ VARIANTS = dict(
         "pixels only": dict(mlm_weight=0.0),
         "l1, ratios vary": dict(recon_kind="l1", vary=1.0),
         "sse": dict(recon_kind="sse"),
+        "encoders by name": dict(image_encoder="test_efficientnet", text_config=NAMED_TEXT),
         "four losses": dict(itc_weight=1.0, itm_weight=1.0, proj_dim=16, momentum=0.5),
     },
     mlim={
