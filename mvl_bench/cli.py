@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Parser', 'parser', 'do_train', 'do_evaluate', 'do_reconstruct', 'do_demo', 'do_lab', 'main']
 
-# %% ../nbs/53_cli.ipynb #f52b106a
+# %% ../nbs/53_cli.ipynb #14d2fb47
 import argparse
 import contextlib
 import json
@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-# %% ../nbs/53_cli.ipynb #fdd660b2
+# %% ../nbs/53_cli.ipynb #e35de601
 class Parser(argparse.ArgumentParser):
     "Says a mistake in one line, as all of `mvl-bench` does."
 
@@ -48,7 +48,9 @@ def parser() -> argparse.ArgumentParser:
     )
     evaluate = commands.add_parser("evaluate", help="measure what each modality tells of the other")
     _add_checkpoint(evaluate)
-    evaluate.add_argument("--task", default="reconstruction", choices=["reconstruction"])
+    evaluate.add_argument(
+        "--task", default="reconstruction", choices=["reconstruction", "retrieval"]
+    )
     evaluate.add_argument("--limit", type=int, default=1000, help="pairs at most (default: 1000)")
     evaluate.add_argument("--json", metavar="FILE", help="write the same as JSON")
     for command, default in ((train, "scenes"), (evaluate, None)):
@@ -109,7 +111,7 @@ def _add_reconstruct(commands) -> None:
     add("--out", required=True, metavar="FILE.png", help="the figure")
     add("--json", metavar="FILE", help="errors and word chances as JSON")
 
-# %% ../nbs/53_cli.ipynb #07aeed4e
+# %% ../nbs/53_cli.ipynb #e0512f9f
 def do_train(asked) -> None:
     "Train and say where the checkpoint is."
     from mvl_bench.checkpoints import MODELS
@@ -141,6 +143,7 @@ def do_evaluate(asked) -> None:
     from mvl_bench.metrics import evaluate_reconstruction
     from mvl_bench.probes import evaluate_probes
     from mvl_bench.report import table
+    from mvl_bench.retrieval import evaluate_retrieval, retrieval_table
 
     if asked.limit < 2:
         raise UserError(f"limit {asked.limit} is under 2: a wrong partner needs another pair")
@@ -160,9 +163,12 @@ def do_evaluate(asked) -> None:
         asked.split or ("val" if is_drawn(asked.data) else None),
         **columns,
     )
-    scores = evaluate_reconstruction(model, source, asked.limit)
-    if is_drawn(asked.data):
-        scores |= evaluate_probes(model, source, asked.limit)
+    if asked.task == "retrieval":
+        scores, table = evaluate_retrieval(model, source, asked.limit), retrieval_table
+    else:
+        scores = evaluate_reconstruction(model, source, asked.limit)
+        if is_drawn(asked.data):
+            scores |= evaluate_probes(model, source, asked.limit)
     scores |= dict(checkpoint=str(asked.checkpoint), data=asked.data, split=asked.split)
     print(table(scores))
     if getattr(source, "bad", None):
@@ -268,7 +274,7 @@ def _write_json(path: str | None, content: dict) -> None:
     if path:
         _write(path, json.dumps(content, indent=1).encode())
 
-# %% ../nbs/53_cli.ipynb #8f63bf2a
+# %% ../nbs/53_cli.ipynb #1dc08e84
 def main(
     words: list[str] | None = None,  # the command line; None = what the shell was given
 ) -> int:  # 0, or 2 after a user's mistake
