@@ -6,7 +6,7 @@
 __all__ = ['read_weights', 'under_names_of', 'timm_model', 'begin_with', 'NamedViT', 'GridEncoder', 'read_text_config',
            'NamedText', 'encoders_of', 'begin_encoders', 'published_weights']
 
-# %% ../nbs/29_pretrained.ipynb #8ba24e49
+# %% ../nbs/29_pretrained.ipynb #658b7cdc
 import json
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from .encoders import ImageEncoder, TextEncoder
 from .patches import sincos_positions
 from .saving import fit
 
-# %% ../nbs/29_pretrained.ipynb #7909bf84
+# %% ../nbs/29_pretrained.ipynb #19e99844
 def read_weights(
     path: str | Path,  # .safetensors, or what torch.save made of tensors
 ) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ def under_names_of(
     alike = [x.shape for x in own.values()] == [x.shape for x in weights.values()]
     return dict(zip(own, weights.values())) if alike and own.keys() != weights.keys() else weights
 
-# %% ../nbs/29_pretrained.ipynb #5a2aefdc
+# %% ../nbs/29_pretrained.ipynb #67daf2fe
 def timm_model(
     name: str,  # a model of timm, e.g. vit_small_patch16_224
     img_size: tuple[int, int],  # (height, width) in pixels
@@ -137,14 +137,15 @@ def _to_width(here: int, there: int) -> nn.Module:
     "A linear layer where two widths differ."
     return nn.Identity() if here == there else nn.Linear(here, there)
 
-# %% ../nbs/29_pretrained.ipynb #3c3a65ed
+# %% ../nbs/29_pretrained.ipynb #6801211f
 class GridEncoder(nn.Module):
     "A timm model's grid of features as tokens, after a class token that is their mean; hidden pixels are blanked first."
 
     def __init__(self, name: str, img_size: tuple[int, int], patch_size: int, dim: int):
         super().__init__()
         self.name, self.img_size, self.patch_size = name, img_size, patch_size
-        self.net = self._pruned(timm_model(name, img_size))
+        net = self._pruned(timm_model(name, img_size))
+        self.net = net.to(memory_format=torch.channels_last)  # convolutions are quicker so
         for key, value in zip(("mean", "spread"), _shades(self.net)):
             self.register_buffer(key, value, persistent=False)
         self.grid = tuple(side // patch_size for side in img_size)
@@ -197,7 +198,7 @@ class GridEncoder(nn.Module):
         way: str = "gather",  # gather or dense, which are one here
     ) -> Tensor:  # (b 1+n d), zeros at hidden places
         "Tokens of the visible cells, in the light of everything visible."
-        x = (images - self.mean) / self.spread
+        x = ((images - self.mean) / self.spread).contiguous(memory_format=torch.channels_last)
         if hidden is not None:
             p, gone = self.patch_size, hidden.unflatten(1, self.grid)
             spread = gone.repeat_interleave(p, 1).repeat_interleave(p, 2)
@@ -211,7 +212,7 @@ class GridEncoder(nn.Module):
         mean = tokens.sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp_min(1)
         return torch.cat([mean + self.class_token, tokens], 1)
 
-# %% ../nbs/29_pretrained.ipynb #f30ba7b3
+# %% ../nbs/29_pretrained.ipynb #76f5d500
 def read_text_config(
     source: str,  # a folder or Hub id
 ) -> str:  # JSON
@@ -274,7 +275,7 @@ def _text_model(make, *given, **options):
     except TypeError:
         return make(*given, **options)
 
-# %% ../nbs/29_pretrained.ipynb #9c6553ae
+# %% ../nbs/29_pretrained.ipynb #abb94896
 def encoders_of(
     cfg,  # of a MaskVLM
 ) -> tuple[nn.Module, nn.Module]:
