@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['Run', 'parse', 'with_settings', 'command']
 
-# %% ../nbs/45_settings.ipynb #3282eb54
+# %% ../nbs/45_settings.ipynb #2283d989
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
+from shlex import quote
 
 from .checkpoints import MODELS
 from .core import UserError
 from .optim import TrainConfig
 from .training import check_queue
 
-# %% ../nbs/45_settings.ipynb #e3e71638
+# %% ../nbs/45_settings.ipynb #88d05999
 @dataclass(frozen=True)
 class Run:
     "One training run, complete: the same run, the same weights."
@@ -51,7 +52,7 @@ class Run:
                 f"preset {self.preset!r} is not one of {', '.join(MODELS[self.model][1])}"
             )
 
-# %% ../nbs/45_settings.ipynb #dfd2466c
+# %% ../nbs/45_settings.ipynb #d98d1dbd
 def parse(
     text: str,  # what stands behind the =
     like,  # the value that it replaces
@@ -100,7 +101,7 @@ def with_settings(
     check_queue(replace(presets[run.preset](), **run.changes), run.train.batch_size)
     return run
 
-# %% ../nbs/45_settings.ipynb #492d5bda
+# %% ../nbs/45_settings.ipynb #1eb5e667
 def command(run: Run) -> str:
     "The command line that repeats a run."
     words = [
@@ -129,7 +130,10 @@ def command(run: Run) -> str:
     changed["precision"] = run.train.precision  # its default is this machine's
     settings = {k: v for k, v in {**changed, **run.changes}.items() if k != "steps"}
     return " ".join(
-        words
-        + ["--set"] * bool(settings)
-        + [f"{k}={v}".replace(" ", "") for k, v in settings.items()]
+        words + ["--set"] * bool(settings) + [quote(f"{k}={_told(v)}") for k, v in settings.items()]
     )
+
+
+def _told(value) -> str:
+    "A value as `parse` reads it."
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -27,10 +27,10 @@ from mvl_bench.pretrained import (
     begin_encoders,
     begin_with,
     read_text_config,
-    read_weights,
     timm_model,
 )
 from mvl_bench.saving import fit
+from mvl_bench.weights import read_weights, under_names_of
 
 SIZES = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
 
@@ -192,6 +192,13 @@ def test_keys_are_named(tmp_path, sources):
         begin_with(timm_model("test_vit", (64, 96)), tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="unused"):
         fit(nn.Linear(2, 2), dict(nn.Linear(2, 2).state_dict(), more=lost), "x")
+    partly = dict(
+        zip(
+            ["0.weight", "0.bias", "x", "y"],
+            nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).state_dict().values(),
+        )
+    )
+    assert under_names_of(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), partly) is partly
 
 
 def test_text_weights_that_are_missing_are_named(tmp_path, sources):

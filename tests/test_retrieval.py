@@ -14,6 +14,7 @@ from mvl_bench.pairs import collate
 from mvl_bench.retrieval import (
     by_chance,
     evaluate_retrieval,
+    false_negatives,
     gallery,
     matches,
     recalls,
@@ -52,6 +53,7 @@ def test_every_true_caption_counts(model):
         [0, 0, 1, 1, 0, 1],
         [0, 0, 0, 1, 1, 1],
     ]
+    assert false_negatives(found) == (2, 12)  # the star of each of two, asked of the other
     assert found.captions.item.tolist() == [i for i in found.pictures.item.tolist() for _ in "ab"]
 
 
