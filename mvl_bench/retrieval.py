@@ -6,11 +6,12 @@
 __all__ = ['Gallery', 'gallery', 'false_negatives', 'recalls', 'by_chance', 'vectors_of', 'matches', 'reordered',
            'evaluate_retrieval', 'retrieval_table']
 
-# %% ../nbs/45_retrieval.ipynb #732838d4
+# %% ../nbs/45_retrieval.ipynb #93594ae7
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,13 +19,18 @@ from .core import Batch, Pair, UserError, view
 from .metrics import first_pairs
 from .pairs import collate
 
-# %% ../nbs/45_retrieval.ipynb #7ee25b37
+# %% ../nbs/45_retrieval.ipynb #d5db6c67
 class Gallery(NamedTuple):
     "Pictures and captions to be told apart."
 
     pictures: Batch  # n pictures, each with its first caption
-    captions: Batch  # m captions, each with its picture
+    captions: Batch  # m captions, each with one black pixel for a picture: many would fill memory
+    picture: Tensor  # (m) which picture each caption came with
     right: Tensor  # (n m) bool, True = this caption is true of this picture
+
+    def pairs(self, rows: Tensor, others: Tensor) -> Batch:  # (r), (r) -> r rows
+        "Pictures `rows` with captions `others`."
+        return replace(self.captions.rows(others), images=self.pictures.images[rows])
 
 
 def gallery(
@@ -41,14 +47,13 @@ def gallery(
         for p in pairs
     ]
     drawn = hasattr(source, "scene")  # of a scene, the other wordings are no candidates
-    rows = [
-        Pair(p.image, caption, p.id, p.item)
-        for p, captions in zip(pairs, told)
-        for caption in ((p.caption,) if drawn else captions)
-    ]
-    right = [[row.caption in captions for row in rows] for captions in map(set, told)]
+    black, asked = np.zeros((1, 1, 3), np.uint8), [(p.caption,) for p in pairs] if drawn else told
+    which = [i for i, captions in enumerate(asked) for _ in captions]
+    words = [caption for captions in asked for caption in captions]
+    rows = [Pair(black, w, pairs[i].id, pairs[i].item) for i, w in zip(which, words)]
+    right = [[word in captions for word in words] for captions in map(set, told)]
     sides = (collate(some, model.tokenizer, model.cfg.max_words) for some in (pairs, rows))
-    return Gallery(*sides, torch.tensor(right))
+    return Gallery(*sides, torch.tensor(which), torch.tensor(right))
 
 
 def false_negatives(found: Gallery) -> tuple[int, int]:  # true ones, of all
@@ -56,7 +61,7 @@ def false_negatives(found: Gallery) -> tuple[int, int]:  # true ones, of all
     other = found.pictures.item[:, None] != found.captions.item
     return int((found.right & other).sum()), int(other.sum())
 
-# %% ../nbs/45_retrieval.ipynb #b3fd2400
+# %% ../nbs/45_retrieval.ipynb #4dfee9d3
 def recalls(
     scores: Tensor,  # (q c) of every candidate for every query
     right: Tensor,  # (q c) bool
@@ -75,21 +80,16 @@ def by_chance(right: Tensor, k: int = 1) -> float:  # (q c) bool
     missed = ((total - count[:, None] - places).clamp_min(0) / (total - places)).prod(1)
     return (1 - missed).mean().item()
 
-# %% ../nbs/45_retrieval.ipynb #a2233447
+# %% ../nbs/45_retrieval.ipynb #c304ac28
 @torch.inference_mode()
 def vectors_of(
     model, found: Gallery, batch_size: int = 50
 ) -> tuple[Tensor, Tensor]:  # (n e), (m e)
     "A unit vector for every picture and every caption."
-    sides = []
-    for batch, name in ((found.pictures, "image_vector"), (found.captions, "text_vector")):
-        parts = range(0, len(batch), batch_size)
-        sides.append(
-            torch.cat(
-                [getattr(model.features(batch.rows(slice(i, i + batch_size))), name) for i in parts]
-            )
-        )
-    return tuple(sides)
+    pictures, captions = (torch.arange(len(side)).split(batch_size) for side in found[:2])
+    image = [model.features(found.pictures.rows(i)).image_vector for i in pictures]
+    text = [model.features(found.pairs(found.picture[i], i)).text_vector for i in captions]
+    return torch.cat(image), torch.cat(text)
 
 
 @torch.inference_mode()
@@ -103,8 +103,7 @@ def matches(
     "What matching says of some pairs of pictures and captions."
     if not hasattr(model, "encode_image"):
         pairs = zip(rows.split(batch_size), others.split(batch_size))
-        mixed = (replace(found.captions.rows(o), images=found.pictures.images[r]) for r, o in pairs)
-        return torch.cat([model.features(batch).match for batch in mixed])
+        return torch.cat([model.features(found.pairs(*pair)).match for pair in pairs])
     image = _encoded(model, model.encode_image, found.pictures)
     text = _encoded(model, model.encode_text, found.captions)
     pairs = zip(rows.split(batch_size), others.split(batch_size))

@@ -48,6 +48,7 @@ def model():
 def test_every_true_caption_counts(model):
     found = gallery(model, Told())
     assert len(found.pictures) == 3 and len(found.captions) == 6
+    assert found.picture.tolist() == [0, 0, 1, 1, 2, 2]
     assert found.right.int().tolist() == [
         [1, 1, 0, 0, 0, 0],
         [0, 0, 1, 1, 0, 1],
