@@ -8,6 +8,7 @@ __all__ = ['is_drawn', 'open_data', 'make_tokenizer']
 # %% ../nbs/05_data.ipynb #7867de72
 from itertools import islice
 
+from .core import UserError
 from .pairs import open_pairs
 from .scenes import Scenes
 from .text import piece_tokenizer, word_tokenizer
@@ -21,7 +22,7 @@ def is_drawn(
 
 
 def open_data(
-    spec: str,  # scenes, scenes:shapes, scenes:stickers, a folder, a file or glob, or hf:owner/name
+    spec: str,  # scenes, scenes:shapes, scenes:stickers (and :2, things in each), a folder, a file or glob, or hf:owner/name
     img_size: int | tuple[int, int],  # side, or (height, width), in pixels
     split: str | None = None,  # of scenes: train, val or novel; of other data: whatever it has
     seed: int = 0,
@@ -30,8 +31,11 @@ def open_data(
     "A source of pairs by name; raises `UserError` for what is not there."
     if not is_drawn(spec):
         return open_pairs(spec, img_size, seed, split, **columns)
-    world = spec.partition(":")[2] or "all"
-    return Scenes(world, split or "train", seed, img_size)
+    world, _, count = spec.partition(":")[2].partition(":")
+    if count not in ("", *"1234"):
+        raise UserError(f"{spec}: {count!r} is no number of things, 1 to 4")
+    things = (int(count),) * 2 if count else (1, 4)
+    return Scenes(world or "all", split or "train", seed, img_size, things)
 
 
 def make_tokenizer(

@@ -18,7 +18,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from .batches import batches
+from .batches import batches, mismatched
 from .checkpoints import MODELS, load
 from .core import UserError, data_path, pick_device, seed_torch
 from .data import is_drawn, make_tokenizer, open_data
@@ -195,6 +195,8 @@ def train(
     cfg, words = run.train, model.cfg.max_words
     passed, leads = start * cfg.accumulate, part[0] == 0  # one process writes for all
     stream = batches(source, tokenizer, cfg.batch_size, passed, words, run.workers, part)
+    if run.mismatched:
+        stream = ((mismatched(batch), epoch) for batch, epoch in stream)
     first = next(stream)  # a mistake in the data shows before anything is written
     lines = baselines_of(model, source, tokenizer, cfg) if leads and not start else None
     step, out = start, open_folder(run, lines) if leads else Path(run.out)

@@ -28,6 +28,7 @@ class Run:
     image_column: str | None = None  # of data that is not drawn; None = found by name
     caption_column: str | None = None
     init: str = ""  # a checkpoint to begin from; "" = random weights
+    mismatched: bool = False  # a control: every picture with another's caption
     streaming: bool = False  # read a Hugging Face data set as a stream
     save_every: int = 500  # steps between checkpoints
     keep: int = 2  # newest checkpoints that are kept
@@ -124,7 +125,7 @@ def command(run: Run) -> str:
     }
     changed |= {
         n: getattr(run, n)
-        for n in ("init", "save_every", "workers")
+        for n in ("init", "mismatched", "save_every", "workers")
         if getattr(run, n) != getattr(default, n)
     }
     changed["precision"] = run.train.precision  # its default is this machine's
