@@ -19,6 +19,7 @@ from test_contract import TOKENIZER, small
 from mvl_bench.checkpoints import load
 from mvl_bench.saving import save
 from mvl_bench.cli import main
+from mvl_bench.metrics import CONDITIONS
 
 ROOT = Path(__file__).parents[1]
 COMMAND = Path(sys.executable).with_name("mvl-bench")
@@ -327,8 +328,9 @@ def check_scores(scores, drawn):
     assert scores["task"] == "reconstruction" and scores["n"] > 1
     for key in ["recon", "mlm"] + ["recon_object"] * drawn:
         row = scores[key]
-        assert all(0 <= row[name] < 100 for name in ("with", "without", "wrong")), key
-        for name in ("with", "without", "wrong", "without_minus_with", "wrong_minus_with"):
+        shown = [*CONDITIONS] if key != "recon_object" else ["with", "without", "wrong"]
+        assert all(0 <= row[name] < 100 for name in shown), key
+        for name in [*shown, *(f"{name}_minus_with" for name in shown[1:])]:
             low, high = row["ci"][name]
             assert low <= high
             assert name not in row or low <= row[name] <= high
@@ -336,7 +338,16 @@ def check_scores(scores, drawn):
     assert ("recon_object" in scores) == drawn
 
 
-@pytest.mark.parametrize("data", ["scenes", "scenes:shapes", "pics"])
+def test_a_run_with_mismatched_captions_learns_from_others(home, run):
+    words = changed(TRAIN, ["--out=control", "mismatched=true"])
+    assert main(words) == 0
+    model = load(home / "control")
+    assert "mismatched=True" in model.facts["command"]
+    true = load(run / "checkpoints" / f"step-{model.facts['steps']:08}")
+    assert not model.to_words[-1].weight.equal(true.to_words[-1].weight)
+
+
+@pytest.mark.parametrize("data", ["scenes", "scenes:shapes:2", "pics"])
 def test_evaluate(home, run, capfd, data):
     words = [
         "evaluate",
