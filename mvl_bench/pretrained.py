@@ -195,7 +195,7 @@ def read_text_config(
 
 
 class NamedText(TextEncoder):
-    "A text encoder of transformers that looks as a config says; a linear layer where widths differ."
+    "A text encoder of transformers that looks as a config says; its class token is the mean of all, as in `GridEncoder`."
 
     def __init__(self, text_config: str, max_words: int, dim: int):  # JSON of its config
         nn.Module.__init__(self)
@@ -233,8 +233,11 @@ class NamedText(TextEncoder):
         return sorted(told["unexpected_keys"])
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:  # (b t) -> (b t d)
-        "Tokens of the caption."
-        return self.to_width(super().forward(input_ids, attention_mask))
+        "Tokens of the caption, the first of them the mean over what is real."
+        tokens = self.to_width(super().forward(input_ids, attention_mask))
+        real = attention_mask[..., None].to(tokens.dtype)
+        mean = (tokens * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp_min(1)
+        return torch.cat([mean, tokens[:, 1:]], 1)
 
 
 def _text_model(make, *given, **options):
