@@ -4,25 +4,24 @@
 
 # %% auto #0
 __all__ = ['STATE', 'new_model', 'open_source', 'save_state', 'load_state', 'begin', 'read_run', 'open_folder', 'facts_of',
-           'train', 'commit', 'Log', 'read_log', 'read_baselines']
+           'train', 'commit']
 
 # %% ../nbs/46_runs.ipynb #e0739355
 import json
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
-from tqdm.auto import tqdm
 
 from .batches import batches, mismatched
 from .checkpoints import MODELS, load
 from .core import UserError, data_path, pick_device, seed_torch
 from .data import is_drawn, make_tokenizer, open_data
 from .folders import newest
+from .log import Log
 from .optim import Together, TrainConfig, make_optimizer
 from .pretrained import begin_encoders, read_text_config
 from .saving import fit_some, renamed, save
@@ -236,76 +235,3 @@ def commit() -> str:
         return subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         return ""
-
-# %% ../nbs/46_runs.ipynb #e1d45d54
-class Log:
-    "The log of a run in its folder: a file of lines, TensorBoard, and a progress bar."
-
-    def __init__(self, run: Run, start: int):
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.run, self.begun, self.kept = run, time.perf_counter(), []
-        self.file = open(Path(run.out) / "log.jsonl", "a")
-        self.board = SummaryWriter(str(Path(run.out) / "tensorboard"))
-        self.bar = tqdm(total=run.train.steps, initial=start, unit="step", dynamic_ncols=True)
-        self.before = self._minutes_before(start)
-
-    def _minutes_before(self, start: int) -> float:
-        "Minutes of training that earlier sittings took."
-        rows = read_log(self.run.out) if start else []
-        return rows[-1]["minutes"] if rows else 0.0
-
-    @property
-    def minutes(self) -> float:
-        "Minutes of training so far, all sittings together."
-        return round(self.before + (time.perf_counter() - self.begun) / 60, 3)
-
-    def add(self, step, quiet: bool) -> None:
-        "Take note of one update."
-        self.kept.append(step)
-        self.bar.disable = quiet
-        self.bar.set_postfix({k: f"{v:.3f}" for k, v in step.losses.items()}, refresh=False)
-        self.bar.update()
-        if step.step % self.run.log_every == 0 or step.step == self.run.train.steps:
-            names = {name for kept in self.kept for name in kept.losses}
-            found = {n: [k.losses[n] for k in self.kept if n in k.losses] for n in sorted(names)}
-            means = {n: sum(values) / len(values) for n, values in found.items()}
-            size = self.run.train.batch_size * self.run.train.accumulate
-            rate = size * len(self.kept) / sum(k.seconds for k in self.kept)
-            row = dict(
-                step=step.step,
-                **means,
-                lr=step.lr,
-                grad_norm=step.grad_norm,
-                pairs_per_second=round(rate, 1),
-                minutes=self.minutes,
-            )
-            self.file.write(json.dumps(row) + "\n")
-            self.file.flush()
-            for name, value in row.items():
-                self.board.add_scalar(name, value, step.step)
-            self.kept = []
-
-    def close(self) -> None:
-        "Finish all three."
-        for part in (self.file, self.board, self.bar):
-            part.close()
-
-
-def read_log(
-    out: str | Path,  # the run's folder
-) -> list[dict]:
-    "The lines of a run's log, later sittings in place of what they repeat."
-    path = Path(out) / "log.jsonl"
-    if not path.is_file():
-        raise UserError(f"{out} holds no log.jsonl: it is no run folder")
-    rows = {row["step"]: row for row in map(json.loads, path.read_text().splitlines())}
-    return [rows[step] for step in sorted(rows)]
-
-
-def read_baselines(
-    out: str | Path,  # the run's folder
-) -> dict[str, float]:  # nothing where an older run did not write them
-    "What trivial predictors score on each loss of a run."
-    path = Path(out) / "baselines.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
