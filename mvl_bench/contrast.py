@@ -82,6 +82,11 @@ class MomentumCopy(nn.ModuleList):
         super().__init__(deepcopy(module).requires_grad_(False) for module in modules)
         self.momentum = momentum  # share of itself that a copy keeps in a step, 0..1
 
+    def begin(self, modules: Sequence[nn.Module]) -> None:
+        "Be what the originals are now, as when they have just been given weights."
+        for copy, module in zip(self, modules, strict=True):
+            copy.load_state_dict(module.state_dict())
+
     @torch.no_grad()
     def follow(self, modules: Sequence[nn.Module]) -> None:
         "One step towards the originals."
@@ -148,6 +153,10 @@ class Contrast(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor(math.log(0.07)))
         self.slow = MomentumCopy([*encoders, self.to_image, self.to_text], momentum)
         self.queue = Queue(queue_size, proj_dim)
+
+    def begin(self, encoders: Sequence[nn.Module]) -> None:
+        "Slow copies of the encoders as they are now."
+        self.slow.begin([*encoders, self.to_image, self.to_text])
 
     @property
     def temperature(self) -> Tensor:

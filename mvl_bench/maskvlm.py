@@ -67,6 +67,11 @@ class MaskVLM(nn.Module, Saved):
         "Of pictures and of captions."
         return self.image_encoder, self.text_encoder
 
+    def begin_copies(self) -> None:
+        "Slow copies of the encoders as they are now: called when a run begins, after weights were put in."
+        if self.contrast:
+            self.contrast.begin(self.encoders)
+
     @property
     def num_patches(self) -> int:
         "Patches of one picture."

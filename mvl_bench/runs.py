@@ -43,7 +43,8 @@ def new_model(
             raise UserError(f"init {run.init!r} is another model than {run.model}")
         seed_torch(run.train.seed)
         model = cls(with_kinds(replace(begun.cfg, **run.changes), begun.tokenizer))
-        fresh = fit_some(model, begun.state_dict(), run.init)
+        fresh = _learning(model, fit_some(model, begun.state_dict(), run.init))
+        _begin_copies(model)
         model.facts = dict(began_from=begun.facts)
         if fresh:
             model.facts["began_at_random"] = fresh
@@ -68,9 +69,21 @@ def new_model(
     seed_torch(run.train.seed)
     model = cls(cfg)
     unused = begin_encoders(model)
+    _begin_copies(model)
     if unused and not processes()[0]:
         print(f"not used of {published}: {', '.join(unused)}", file=sys.stderr)
     return model, tokenizer
+
+
+def _learning(model, names: list[str]) -> list[str]:
+    "Those of some weights that training moves."
+    learning = {name for name, p in model.named_parameters() if p.requires_grad}
+    return [name for name in names if name in learning]
+
+
+def _begin_copies(model) -> None:
+    "Slow copies, where a model has such, of the weights that it begins with."
+    getattr(model, "begin_copies", lambda: None)()
 
 
 def open_source(run: Run):

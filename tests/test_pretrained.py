@@ -256,6 +256,24 @@ def test_trained_from_published_weights_and_loaded_without_them(
     assert code == 0, said
 
 
+def test_slow_copies_begin_as_the_weights_that_were_put_in(tmp_path, monkeypatch, capfd, sources):
+    "Published ones, and those of a checkpoint that had no contrast; with momentum 1 they stay so."
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bert").symlink_to(sources.root / "bert")
+    contrast = " itc_weight=1 queue_size=0 momentum=1"
+    assert run(capfd, TRAIN + "text_encoder=bert" + contrast)[0] == 0
+    kept = {k: v for k, v in sources.bert.state_dict().items() if "pooler" not in k}
+    slow = load("run").contrast.slow[1].backbone.state_dict()
+    assert slow.keys() == kept.keys() and all(v.equal(kept[k]) for k, v in slow.items())
+
+    assert run(capfd, TRAIN.replace("run", "plain") + "embed_dim=32 num_heads=2")[0] == 0
+    code, said = run(capfd, TRAIN.replace("run", "more") + "init=plain" + contrast)
+    assert code == 0 and "contrast.to_image.weight" in said and "contrast.slow" not in said
+    begun, more = load("plain"), load("more")
+    for copy, encoder in zip(more.contrast.slow, begun.encoders):
+        assert all(v.equal(encoder.state_dict()[k]) for k, v in copy.state_dict().items())
+
+
 @pytest.mark.parametrize(
     "words, says",
     [
