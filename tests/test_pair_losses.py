@@ -253,7 +253,9 @@ def test_vectors_are_units_and_match_says_yes_or_no():
 
 def test_the_shipped_checkpoint_loads_strictly():
     model = checkpoints.load("maskvlm-tiny")
-    assert model.offers == {"pixels", "words"} and model.contrast is None
+    assert model.offers == {"pixels", "words", "embed", "match"}
+    for name in ("image", "text"):  # slow copies still follow after another step
+        assert getattr(model.contrast.queue, name).norm(dim=1).sub(1).abs().max() < 1e-2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

@@ -126,7 +126,8 @@ def test_from_the_command_line(model, tmp_path, capfd):
         assert scores[way].keys() == {"r@1", "r@5", "r@10", "chance", "itc"}
         assert 0 <= scores[way]["r@1"] <= scores[way]["r@5"] <= scores[way]["r@10"] <= 1
     assert scores["n"] == 30 and 0.03 < scores["chance"] < 0.1
-    assert main(shlex.split(words.replace(f"{tmp_path}/one", "maskvlm-tiny"))) == 2
+    save(small(), TOKENIZER, tmp_path / "plain")
+    assert main(shlex.split(words.replace("/one", "/plain"))) == 2
     assert "itc_weight" in capfd.readouterr().err
 
 
