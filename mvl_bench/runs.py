@@ -38,19 +38,7 @@ def new_model(
     "A model and its tokenizer, with random weights or those of `init` where they fit; same run, same weights."
     cls, presets = MODELS[run.model]
     if run.init:
-        begun = load(run.init)
-        if type(begun) is not cls:
-            raise UserError(f"init {run.init!r} is another model than {run.model}")
-        seed_torch(run.train.seed)
-        model = cls(with_kinds(replace(begun.cfg, **run.changes), begun.tokenizer))
-        fresh = _learning(model, fit_some(model, begun.state_dict(), run.init))
-        _begin_copies(model)
-        model.facts = dict(began_from=begun.facts)
-        if fresh:
-            model.facts["began_at_random"] = fresh
-            if not processes()[0]:
-                print(f"begun at random, not from {run.init}: {', '.join(fresh)}", file=sys.stderr)
-        return model, begun.tokenizer
+        return _from_checkpoint(run, cls)
     published = run.changes.get("text_encoder", "")
     tokenizer = load_tokenizer(published) if published else make_tokenizer(source)
     window = {} if is_drawn(run.data) else dict(max_words=max(40, presets[run.preset]().max_words))
@@ -73,6 +61,23 @@ def new_model(
     if unused and not processes()[0]:
         print(f"not used of {published}: {', '.join(unused)}", file=sys.stderr)
     return model, tokenizer
+
+
+def _from_checkpoint(run: Run, cls: type):
+    "The model of a run that begins with the weights of `init`, and the tokenizer that they came with."
+    begun = load(run.init)
+    if type(begun) is not cls:
+        raise UserError(f"init {run.init!r} is another model than {run.model}")
+    seed_torch(run.train.seed)
+    model = cls(with_kinds(replace(begun.cfg, **run.changes), begun.tokenizer))
+    fresh = _learning(model, fit_some(model, begun.state_dict(), run.init))
+    _begin_copies(model)
+    model.facts = dict(began_from=begun.facts)
+    if fresh:
+        model.facts["began_at_random"] = fresh
+        if not processes()[0]:
+            print(f"begun at random, not from {run.init}: {', '.join(fresh)}", file=sys.stderr)
+    return model, begun.tokenizer
 
 
 def _learning(model, names: list[str]) -> list[str]:
@@ -207,8 +212,7 @@ def train(
     cfg, words = run.train, model.cfg.max_words
     passed, leads = start * cfg.accumulate, part[0] == 0  # one process writes for all
     stream = batches(source, tokenizer, cfg.batch_size, passed, words, run.workers, part)
-    if run.mismatched:
-        stream = ((mismatched(batch), epoch) for batch, epoch in stream)
+    stream = ((mismatched(b), epoch) for b, epoch in stream) if run.mismatched else stream
     first = next(stream)  # a mistake in the data shows before anything is written
     lines = baselines_of(model, source, tokenizer, cfg) if leads and not start else None
     step, out = start, open_folder(run, lines) if leads else Path(run.out)
