@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field
 
 import torch
+import torch.distributed as dist
 from timm.optim.muon import zeropower_via_newtonschulz
 from torch import nn
 
@@ -103,7 +104,7 @@ class Muon(torch.optim.Optimizer):
                     alike.setdefault(weight.shape, []).append(weight)
             for shape, weights in alike.items():
                 ahead = torch.stack([self._ahead(w, group["momentum"]) for w in weights])
-                ways = zeropower_via_newtonschulz(ahead, len(ROUNDS), ROUNDS, dtype=self.dtype)
+                ways = self._orthogonal(ahead)
                 length = group["lr"] * 0.2 * max(shape) ** 0.5
                 for weight, way in zip(weights, ways):
                     weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(way, alpha=length)
@@ -113,6 +114,18 @@ class Muon(torch.optim.Optimizer):
         mean = self.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
         mean.lerp_(weight.grad, 1 - momentum)
         return weight.grad.lerp(mean, momentum)
+
+    def _orthogonal(self, matrices: torch.Tensor) -> torch.Tensor:  # (k r c) -> (k r c)
+        "The nearest orthogonal matrix to each, roughly; of several processes each works out its share."
+        rank, count = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        found, mine = torch.zeros_like(matrices), slice(rank, None, count)
+        if rank < len(matrices):
+            found[mine] = zeropower_via_newtonschulz(
+                matrices[mine], len(ROUNDS), ROUNDS, dtype=self.dtype
+            )
+        if count > 1:
+            dist.all_reduce(found)
+        return found
 
 # %% ../nbs/39_optim.ipynb #4649a448
 class Together:
