@@ -133,6 +133,9 @@ class ViTMAE(nn.Module, Saved):
         tables = self.net.vit.embeddings.position_embeddings, self.net.decoder.decoder_pos_embed
         for table in tables:
             table.data[0, 1:] = sincos_positions(cfg.grid, table.shape[2])
+        # and these at nothing, whose norm has no finite gradient: a picture hidden whole is the class token alone
+        for token in (self.net.vit.embeddings.cls_token, self.net.decoder.mask_token):
+            nn.init.normal_(token, std=spread)
 
     @property
     def num_patches(self) -> int:

@@ -160,6 +160,20 @@ def test_positions_tell_one_hidden_patch_from_another():
     assert painted[0].std(0).max() > 1e-3
 
 
+def test_vitmae_learns_from_a_picture_that_is_hidden_whole():
+    "The library leaves the class token at zero, whose norm has no finite gradient some blocks deep."
+
+    def finite(model):
+        model.losses(batch, (view(batch, 9, hidden),)).parts["recon"].backward()
+        return all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+    batch, hidden = some_batch(), torch.ones(6, 9, dtype=torch.bool)
+    assert finite(small("vitmae", depth=8))
+    planted = small("vitmae", depth=8)
+    planted.net.vit.embeddings.cls_token.data.zero_()
+    assert not finite(planted)
+
+
 def test_vilt_leaks_nothing_through_its_second_way_in():
     "A model that blanks nothing and masks no patch is found."
 

@@ -60,7 +60,8 @@ def test_lab_opens_the_tutorial_and_runs_it(browser, lab):
     tutorial = ROOT / "nbs" / "tutorials" / "first_reconstruction.ipynb"
     before = tutorial.read_bytes()
     cells = sum(cell["cell_type"] == "code" for cell in json.loads(before)["cells"])
-    with tab(browser, width=1400, height=1000) as page:
+    # JupyterLab itself complains now and then, as of a kernel that restarts
+    with tab(browser, width=1400, height=1000, silent=False) as page:
         page.goto(lab)  # what the command opens by itself
         page.get_by_text("| Idle").first.wait_for(timeout=90_000)
         assert "first_reconstruction" in page.title() + page.url
