@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .core import Batch
+from .frozen import is_frozen
 
 # %% ../nbs/26_contrast.ipynb #0b8422fe
 class Vectors(NamedTuple):
@@ -79,7 +80,7 @@ class MomentumCopy(nn.ModuleList):
     "Copies of modules that learn nothing themselves and follow the originals slowly (arXiv 1911.05722, eq. 2)."
 
     def __init__(self, modules: Sequence[nn.Module], momentum: float):
-        super().__init__(deepcopy(module).requires_grad_(False) for module in modules)
+        super().__init__(_copy(module).requires_grad_(False) for module in modules)
         self.momentum = momentum  # share of itself that a copy keeps in a step, 0..1
 
     def begin(self, modules: Sequence[nn.Module]) -> None:
@@ -92,9 +93,16 @@ class MomentumCopy(nn.ModuleList):
         "One step towards the originals."
         for copy, module in zip(self, modules, strict=True):
             for slow, fast in zip(copy.parameters(), module.parameters(), strict=True):
-                slow.lerp_(fast, 1 - self.momentum)
+                if slow is not fast:
+                    slow.lerp_(fast, 1 - self.momentum)
             for slow, fast in zip(copy.buffers(), module.buffers(), strict=True):
-                slow.copy_(fast)
+                if slow is not fast:
+                    slow.copy_(fast)
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    "A copy; what is frozen in it is the original's own."
+    return deepcopy(module, {id(part): part for part in module.modules() if is_frozen(part)})
 
 # %% ../nbs/26_contrast.ipynb #681c377b
 class Queue(nn.Module):

@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from .core import UserError
 from .encoders import ImageEncoder, TextEncoder
+from .frozen import see
 from .patches import sincos_positions
 from .saving import fit
 from .weights import read_weights, under_names_of
@@ -160,6 +161,12 @@ class GridEncoder(nn.Module):
         self.net.eval()
         return self
 
+    def _cells(self, x: Tensor) -> Tensor:  # (b c h w) in the network's units -> (b n channels)
+        "Its features, cell by cell."
+        x = x.contiguous(memory_format=torch.channels_last)
+        (found,) = self.net.forward_intermediates(x, [self.level], intermediates_only=True)
+        return found.flatten(2).transpose(1, 2)
+
     def forward(
         self,
         images: Tensor,  # (b c h w) in 0..1
@@ -167,13 +174,13 @@ class GridEncoder(nn.Module):
         way: str = "gather",  # gather or dense, which are one here
     ) -> Tensor:  # (b 1+n d), zeros at hidden places
         "Tokens of the visible cells, in the light of everything visible."
-        x = ((images - self.mean) / self.spread).contiguous(memory_format=torch.channels_last)
+        x = (images - self.mean) / self.spread
         if hidden is not None:
             p, gone = self.patch_size, hidden.unflatten(1, self.grid)
             spread = gone.repeat_interleave(p, 1).repeat_interleave(p, 2)
             x = x.masked_fill(spread[:, None], 0.0)
-        (found,) = self.net.forward_intermediates(x, [self.level], intermediates_only=True)
-        tokens = self.to_width(found.flatten(2).transpose(1, 2)) + self.positions
+        cells = see(self.net, self._cells, x, again=hidden is None)
+        tokens = self.to_width(cells) + self.positions
         if hidden is None:
             return torch.cat([tokens.mean(1, keepdim=True) + self.class_token, tokens], 1)
         kept = ~hidden[..., None]
