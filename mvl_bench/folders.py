@@ -94,7 +94,8 @@ def check_folder(path: Path) -> None:
             raise UserError(f"checkpoint {path} is damaged: {name} is not what was written")
 
 # %% ../nbs/24_folders.ipynb #9d1db462
-SHIPPED = {name: data_path("checkpoints", name) for name in ("maskvlm-tiny", "mlim-tiny")}
+_shipped = "maskvlm-tiny", "mlim-tiny", "vitmae-tiny", "vilt-tiny"
+SHIPPED = {name: data_path("checkpoints", name) for name in _shipped}
 
 
 def newest(
