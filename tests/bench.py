@@ -21,19 +21,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mvl_bench import app
+from mvl_bench.batches import batches
 from mvl_bench.checkpoints import load
+from mvl_bench.doctor import ceiling
 from mvl_bench.losses import weigh
 from mvl_bench.maskvlm import MaskVLM, maskvlm_tiny
-from mvl_bench.batches import batches
+from mvl_bench.optim import TrainConfig, make_optimizer
 from mvl_bench.reconstruct import nearby, reconstruct
 from mvl_bench.scenes import WORLDS, Scenes, caption, edit
 from mvl_bench.text import word_tokenizer
 from mvl_bench.things import COLOURS
-from mvl_bench.optim import TrainConfig, make_optimizer
 from mvl_bench.training import update
 
 ROOT = Path(__file__).parents[1]
-BATCH, SIDE, PRECISIONS = 32, 1024, dict(fp32=torch.float32, bf16=torch.bfloat16)
+BATCH, PRECISIONS = 32, dict(fp32=torch.float32, bf16=torch.bfloat16)
 
 
 def seconds(work, *args) -> float:
@@ -65,13 +66,6 @@ def tiny(source):
     model = MaskVLM(replace(maskvlm_tiny(), vocab_size=len(tokenizer)))
     model.tokenizer = tokenizer
     return model
-
-
-def ceiling(kind: torch.dtype) -> float:
-    "FLOP/s of a product of square matrices."
-    a, b = (torch.randn(SIDE, SIDE).to(kind) for _ in range(2))
-    a @ b
-    return 2 * SIDE**3 / min(seconds(torch.mm, a, b) for _ in range(4))
 
 
 def useful_flops(model, passes) -> float:
