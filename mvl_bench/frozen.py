@@ -40,7 +40,7 @@ _memories: WeakKeyDictionary = WeakKeyDictionary()  # network -> its state, feat
 
 def _memory(net: nn.Module) -> dict[bytes, Tensor]:
     "What is kept of a network; nothing once a weight has moved."
-    state = [x._version for x in (*net.parameters(), *net.buffers())]
+    state = [(x._version, x.data_ptr()) for x in (*net.parameters(), *net.buffers())]
     if net not in _memories or _memories[net][0] != state:
         _memories[net] = state, {}
     return _memories[net][1]
@@ -68,7 +68,7 @@ def see(
     x: Tensor,  # (b ...) its input
     again: bool,  # the same rows will come again
 ) -> Tensor:  # (b ...)
-    "What `run` makes of each row; a frozen network on a CPU sees a few at a time, and each only once."
-    if not is_frozen(net) or x.device.type != "cpu":
+    "What `run` makes of each row; a frozen network on a CPU sees a few at a time, and each only once; gradients reach `x`."
+    if not is_frozen(net) or x.device.type != "cpu" or x.requires_grad:
         return run(x)
     return remembered(net, run, x) if again else in_chunks(run, x)

@@ -9,6 +9,7 @@ __all__ = ['Log', 'read_log', 'read_baselines']
 import json
 import time
 from pathlib import Path
+from typing import TextIO
 
 from tqdm.auto import tqdm
 
@@ -22,13 +23,14 @@ class Log:
         self,
         run,  # with `out`, `log_every` and `train`
         start: int,  # steps done before
+        quiet: bool = False,  # no progress bar
     ):
         from torch.utils.tensorboard import SummaryWriter
 
         self.run, self.begun, self.kept = run, time.perf_counter(), []
-        self.file = open(Path(run.out) / "log.jsonl", "a")
+        self.file = _on_a_new_line(Path(run.out) / "log.jsonl")
         self.board = SummaryWriter(str(Path(run.out) / "tensorboard"))
-        self.bar = tqdm(total=run.train.steps, initial=start, unit="step", dynamic_ncols=True)
+        self.bar = tqdm(total=run.train.steps, initial=start, unit="step", dynamic_ncols=True, disable=quiet)
         self.before = self._minutes_before(start)
 
     def _minutes_before(self, start: int) -> float:
@@ -41,10 +43,9 @@ class Log:
         "Minutes of training so far, all sittings together."
         return round(self.before + (time.perf_counter() - self.begun) / 60, 3)
 
-    def add(self, step, quiet: bool) -> None:
+    def add(self, step) -> None:
         "Take note of one update."
         self.kept.append(step)
-        self.bar.disable = quiet
         self.bar.set_postfix({k: f"{v:.3f}" for k, v in step.losses.items()}, refresh=False)
         self.bar.update()
         if step.step % self.run.log_every == 0 or step.step == self.run.train.steps:
@@ -73,20 +74,41 @@ class Log:
             part.close()
 
 
+def _on_a_new_line(path: Path) -> TextIO:
+    "The file, open to write on, after whatever a kill left of its last line."
+    torn = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
+    file = open(path, "a")
+    file.write("\n" * torn)
+    return file
+
+
 def read_log(
     out: str | Path,  # the run's folder
 ) -> list[dict]:
-    "The lines of a run's log, later sittings in place of what they repeat."
+    "The lines of a run's log, later sittings in place of what they repeat, torn lines left out; raises `UserError`."
     path = Path(out) / "log.jsonl"
     if not path.is_file():
         raise UserError(f"{out} holds no log.jsonl: it is no run folder")
-    rows = {row["step"]: row for row in map(json.loads, path.read_text().splitlines())}
+    text, rows = path.read_text(errors="replace"), {}
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # of a sitting that was killed
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise UserError(f"{path}, line {number} is no line of a run's log: {line[:60]}")
+        rows[row["step"]] = row
+    if text.strip() and not rows:
+        raise UserError(f"{path} holds no line of a run's log")
     return [rows[step] for step in sorted(rows)]
 
 
 def read_baselines(
     out: str | Path,  # the run's folder
 ) -> dict[str, float]:  # nothing where an older run did not write them
-    "What trivial predictors score on each loss of a run."
+    "What trivial predictors score on each loss of a run; raises `UserError` for a broken file."
     path = Path(out) / "baselines.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is broken ({error}): delete it to go on without baselines") from None

@@ -217,7 +217,7 @@ def train(
     lines = baselines_of(model, source, tokenizer, cfg) if leads and not start else None
     step, out = start, open_folder(run, lines) if leads else Path(run.out)
     facts = facts_of(run, model)
-    log = Log(run, start) if leads else None
+    log = Log(run, start, quiet) if leads else None
 
     def keep() -> Path:
         told = dict(facts, minutes=log.minutes) if leads else {}
@@ -227,7 +227,7 @@ def train(
         for done in train_steps(model, chain([first], stream), cfg, optimizer, start):
             step = done.step
             if leads:
-                log.add(done, quiet)
+                log.add(done)
             if step % run.save_every == 0 and step < cfg.steps:
                 keep()
     except KeyboardInterrupt:

@@ -97,7 +97,8 @@ def test_vectors_rank_and_matching_reorders(model):
         again = reordered(model, found, scores, 4, ask)
         for q in range(9):
             first = scores[q].topk(4).indices.tolist()
-            by_match = sorted(first, key=lambda c: -table[q, c].item())
+            both = table[q] + scores[q] / model.contrast.temperature.item()
+            by_match = sorted(first, key=lambda c: -both[c].item())
             rest = [c for c in scores[q].argsort(descending=True).tolist() if c not in first]
             assert again[q].argsort(descending=True).tolist() == by_match + rest
 
