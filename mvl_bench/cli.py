@@ -121,7 +121,7 @@ def do_train(asked) -> None:
     from mvl_bench.checkpoints import MODELS
     from mvl_bench.runs import train
     from mvl_bench.settings import Run, with_settings
-    from mvl_bench.training import processes
+    from mvl_bench.distributed import processes
 
     data = dict(
         data=asked.data,

@@ -13,11 +13,11 @@ from copy import deepcopy
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .core import Batch
+from .distributed import gather_rows
 from .frozen import is_frozen
 
 # %% ../nbs/26_contrast.ipynb #0b8422fe
@@ -134,15 +134,14 @@ class Queue(nn.Module):
 TEMPERATURES = (0.01, 0.5)  # least and greatest
 
 
-def gather(rows: Vectors) -> tuple[Vectors, Vectors]:  # own rows first; in the order of processes
+def gather(
+    rows: Vectors,
+    place: Tensor,  # (b) which rows of this process's batch they are
+) -> tuple[Vectors, Vectors]:  # own rows first; in the order of the whole batch
     "The rows of all processes of a distributed run, twice; of one process alone, just its own."
-    if not (dist.is_available() and dist.is_initialized()):
-        return rows, rows
-    found: list = [None] * dist.get_world_size()
-    dist.all_gather_object(found, Vectors(*(part.cpu() for part in rows)))
-    device, mine = rows.item.device, dist.get_rank()
-    found = [Vectors(*(part.to(device) for part in other)) for other in found]
-    return join([found[mine], *found[:mine], *found[mine + 1 :]]), join(found)
+    found, mine = gather_rows(rows, place)
+    others = torch.ones_like(found[0][:, 0], dtype=torch.bool).index_fill(0, mine, False)
+    return Vectors(*(torch.cat([part[mine], part[others]]) for part in found)), Vectors(*found)
 
 
 class Contrast(nn.Module):
@@ -196,9 +195,10 @@ class Contrast(nn.Module):
         self,
         pairs: Vectors,  # by the weights that learn
         slow: Vectors,  # the same pairs by the slow copies
+        place: Tensor,  # (b) which rows of this process's batch they are
     ) -> tuple[Tensor, int, Vectors]:  # loss, queries counted, what `after_step` needs
         "ITC against the batch of every process and the queue; changes nothing."
-        others, carry = gather(slow)
+        others, carry = gather(slow, place)
         candidates = join([others, self.queue.filled()])
         counted = is_negative(pairs.item, candidates.item).any(1).sum().item()
         return itc(pairs, candidates, self.temperature), counted, carry
@@ -226,18 +226,20 @@ def _unit(image: Tensor, text: Tensor, item: Tensor) -> Vectors:
 def hard_negatives(
     logits: Tensor,  # (b b) similarity of each query to the other side of each row
     item: Tensor,  # (b) what each row is about
-    lots: Tensor,  # (b) uniform in 0..1, float64
+    lots: Tensor,  # (q) uniform in 0..1, float64
     easy_share: float = 0.0,  # share that is drawn evenly, however unlike
+    mine: Tensor | None = None,  # (q) the rows that ask; None = all
 ) -> tuple[Tensor, Tensor]:  # (k) rows that have a negative, (k) the row drawn for each
-    "Draw a row about another item for every row, the more alike the likelier."
-    allowed = is_negative(item, item)
+    "Draw a row about another item for every row that asks, the more alike the likelier."
+    mine = torch.arange(len(item), device=item.device) if mine is None else mine
+    allowed = is_negative(item[mine], item)
     rows = allowed.any(1).nonzero()[:, 0]
-    logits, allowed = logits.detach().double()[rows], allowed[rows]
+    logits, allowed = logits.detach().double()[mine[rows]], allowed[rows]
     hard = logits.masked_fill(~allowed, -torch.inf).softmax(1)
     even = allowed / allowed.sum(1, keepdim=True)
     below = torch.lerp(hard, even.double(), easy_share).cumsum(1)
     drawn = torch.searchsorted(below / below[:, -1:], lots[rows, None], right=True)
-    return rows, drawn[:, 0]
+    return mine[rows], drawn[:, 0]
 
 
 class Matches(NamedTuple):
@@ -251,12 +253,13 @@ class Matches(NamedTuple):
 def match_pairs(
     logits: Tensor,  # (b b) similarity of pictures (rows) and captions (columns)
     item: Tensor,  # (b)
-    lots: Tensor,  # (b 2) uniform in 0..1, float64
+    lots: Tensor,  # (q 2) uniform in 0..1, float64
     easy_share: float = 0.0,  # share that is drawn evenly, however unlike
+    mine: Tensor | None = None,  # (q) the rows that ask, in a batch of many processes; None = all
 ) -> Matches:  # r = 3 x rows that have a negative: the true pairs first
     "Every true pair, its picture with a wrong caption, and its caption with a wrong picture."
-    rows, texts = hard_negatives(logits, item, lots[:, 0], easy_share)
-    _, images = hard_negatives(logits.T, item, lots[:, 1], easy_share)
+    rows, texts = hard_negatives(logits, item, lots[:, 0], easy_share, mine)
+    _, images = hard_negatives(logits.T, item, lots[:, 1], easy_share, mine)
     matched = torch.ones_like(rows)
     no = torch.zeros_like(rows)
     return Matches(

@@ -30,7 +30,9 @@ class Log:
         self.run, self.begun, self.kept = run, time.perf_counter(), []
         self.file = _on_a_new_line(Path(run.out) / "log.jsonl")
         self.board = SummaryWriter(str(Path(run.out) / "tensorboard"))
-        self.bar = tqdm(total=run.train.steps, initial=start, unit="step", dynamic_ncols=True, disable=quiet)
+        self.bar = tqdm(
+            total=run.train.steps, initial=start, unit="step", dynamic_ncols=True, disable=quiet
+        )
         self.before = self._minutes_before(start)
 
     def _minutes_before(self, start: int) -> float:
@@ -111,4 +113,6 @@ def read_baselines(
     try:
         return json.loads(path.read_text()) if path.is_file() else {}
     except ValueError as error:
-        raise UserError(f"{path} is broken ({error}): delete it to go on without baselines") from None
+        raise UserError(
+            f"{path} is broken ({error}): delete it to go on without baselines"
+        ) from None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .contrast import Contrast, itm, match_pairs, similarity
 from .core import Batch, Features, Losses, Masks, Output, noise, view
+from .distributed import gather_rows, processes
 from .layers import CrossEncoder, DecoderBlock, take
 from .losses import mlm, recon
 from .maskvlm_config import PRESETS, MaskVLMConfig
@@ -186,25 +187,34 @@ class MaskVLM(nn.Module, Saved):
         parts, counts, carry, both = {}, {}, None, batch.has_image & batch.has_text
         if not self.offers & {"embed", "match"}:
             return Losses(parts, counts)
-        encoded = self._encode_once(batch, view(batch, self.num_patches), whole)
-        image, text = ([part[both] for part in side] for side in encoded)
-        item = batch.item[both]
+        image, text = self._encode_once(batch, view(batch, self.num_patches), whole)
+        if self.contrast:
+            item = batch.item[both]
+            vectors = self.contrast.vectors(image[0][both], text[0][both], item)
+            slow = self.contrast.slow_vectors(batch, both)
+            parts["itc"], counts["itc"], carry = self.contrast(vectors, slow, both.nonzero()[:, 0])
+        if self.to_match:
+            parts["itm"], counts["itm"] = self._match(batch, both, image, text, key)
+        named = [name for name, count in counts.items() if count or processes()[1] > 1]
+        return Losses({n: parts[n] for n in named}, {n: counts[n] for n in named}, carry)
+
+    def _match(self, batch: Batch, both: Tensor, image, text, key: tuple) -> tuple[Tensor, int]:
+        "ITM of the pairs of this process, with hard negatives from all; the loss, and the pairs it is a mean of."
+        own = [*image, *text, batch.item]
+        rows = both.nonzero()[:, 0]
+        (x, see, y, read, item), mine = gather_rows([part[rows] for part in own], rows)
         logits = torch.zeros(
             len(item), len(item), device=item.device
         )  # without ITC all are as alike
         if self.contrast:
-            vectors = self.contrast.vectors(image[0], text[0], item)
-            slow = self.contrast.slow_vectors(batch, both)
-            parts["itc"], counts["itc"], carry = self.contrast(vectors, slow)
+            with torch.no_grad():
+                vectors = self.contrast.vectors(x, y, item)
             logits = similarity(vectors.image, vectors.text, self.contrast.temperature)
-        if self.to_match:
-            lots = noise((*key, "negatives"), batch.ids[both], 2).to(item.device)
-            rows, others, matched = match_pairs(logits, item, lots, self.cfg.easy_share)
-            counts["itm"] = len(matched)
-            if len(matched):
-                parts["itm"] = itm(self.match(image, text, rows, others), matched)
-        counts = {name: count for name, count in counts.items() if count}
-        return Losses({name: parts[name] for name in counts}, counts, carry)
+        lots = noise((*key, "negatives"), batch.ids[rows], 2).to(item.device)
+        pairs, others, matched = match_pairs(logits, item, lots, self.cfg.easy_share, mine)
+        if not len(matched):
+            return 0 * (x.sum() + y.sum()), 0  # other processes wait for the way back
+        return itm(self.match((x, see), (y, read), pairs, others), matched), len(matched)
 
     def _encode_once(self, batch: Batch, masks: Masks, whole: dict):
         "Both encodings of a view; a modality with nothing hidden is encoded once a step, absent or not."

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .convs import DeconvDecoder, PatchEmbedder, halvings
 from .contrast import itm, match_pairs
 from .core import Batch, Features, Losses, Masks, Output, UserError, noise, view
+from .distributed import gather_rows
 from .encoders import TextEncoder
 from .losses import mlm, recon
 from .masking import Masking
@@ -255,10 +256,13 @@ class MLIM(nn.Module, Saved):
 
     def _pairs(self, batch: Batch, key: tuple) -> tuple[Batch, Tensor]:  # r rows, (r) 1 = match
         "Whole pairs to tell apart: each true one, and two wrong ones drawn evenly from other items."
-        whole = batch.rows(batch.has_image & batch.has_text)
-        lots = noise((*key, "negatives"), whole.ids, 2).to(whole.item.device)
+        chosen = (batch.has_image & batch.has_text).nonzero()[:, 0]
+        *columns, _ = vars(replace(batch, boxes=None).rows(chosen)).values()
+        columns, mine = gather_rows(columns, chosen)
+        whole = Batch(*columns)
+        lots = noise((*key, "negatives"), whole.ids[mine], 2).to(whole.item.device)
         alike = torch.zeros(len(whole), len(whole), device=whole.item.device)
-        rows, others, matched = match_pairs(alike, whole.item, lots)
+        rows, others, matched = match_pairs(alike, whole.item, lots, mine=mine)
         return replace(whole.rows(others), images=whole.images[rows]), matched
 
     def _mlm(self, batch: Batch, masks: Masks, text: Tensor) -> tuple[Tensor, Tensor]:

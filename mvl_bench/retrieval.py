@@ -123,7 +123,10 @@ def matches(
     batch_size: int = 400,
 ) -> Tensor:  # (r) logit that they belong together
     "What matching says of some pairs of pictures and captions."
-    pairs, sides = zip(rows.split(batch_size), others.split(batch_size)), sides or encoded(model, found)
+    pairs, sides = (
+        zip(rows.split(batch_size), others.split(batch_size)),
+        sides or encoded(model, found),
+    )
     if sides is None:
         return torch.cat([model.features(found.pairs(*pair)).match for pair in pairs])
     said = [model.match(*_those(sides, *pair)) for pair in pairs]

@@ -20,6 +20,7 @@ from .batches import batches, mismatched
 from .checkpoints import MODELS, load
 from .core import UserError, data_path, pick_device, seed_torch
 from .data import is_drawn, make_tokenizer, open_data
+from .distributed import processes
 from .folders import newest
 from .log import Log
 from .optim import Together, TrainConfig, make_optimizer
@@ -28,7 +29,7 @@ from .saving import fit_some, renamed, save
 from .settings import Run, command
 from .strategies import with_kinds
 from .text import load_tokenizer
-from .training import baselines_of, processes, train_steps
+from .training import baselines_of, train_steps
 
 # %% ../nbs/46_runs.ipynb #3b1a9067
 def new_model(

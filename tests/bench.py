@@ -163,7 +163,9 @@ def bench_clicks(clicks: int = 40) -> dict:
             page.goto(app.open_page(app.build(load("maskvlm-tiny"), "maskvlm-tiny")))
             page.locator(".mb-column").nth(3).wait_for()
             took = []
-            for i in range(clicks + 4):  # the first few warm up; a person looks before the next click
+            for i in range(
+                clicks + 4
+            ):  # the first few warm up; a person looks before the next click
                 took.append(page.evaluate(CLICK, str(7 * i % 64)))
                 page.wait_for_timeout(500)
             took = took[4:]

@@ -68,7 +68,10 @@ def no_space(*_, **__):
 @pytest.mark.parametrize(
     "where",
     ["saving.save_file", "saving.json.dumps"]
-    + [f"folders.{name}" for name in ("os.fsync", "_hash", "os.replace", "Path.write_text", "Path.mkdir")],
+    + [
+        f"folders.{name}"
+        for name in ("os.fsync", "_hash", "os.replace", "Path.write_text", "Path.mkdir")
+    ],
 )
 def test_any_failing_write_leaves_the_old_checkpoint_whole(folder, model, monkeypatch, where):
     with monkeypatch.context() as patch:
