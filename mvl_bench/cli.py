@@ -7,11 +7,9 @@ __all__ = ['Parser', 'parser', 'do_train', 'do_evaluate', 'do_doctor', 'do_recon
 
 # %% ../nbs/53_cli.ipynb #14d2fb47
 import argparse
-import contextlib
 import json
 import os
 import sys
-from pathlib import Path
 
 # %% ../nbs/53_cli.ipynb #e35de601
 class Parser(argparse.ArgumentParser):
@@ -38,6 +36,8 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--steps", type=int, help="updates of the weights (default: 2000)")
     train.add_argument("--out", required=True, metavar="DIR", help="the run's folder")
     train.add_argument("--resume", action="store_true", help="go on with the run in DIR")
+    told = "with --resume: go on although the data or the training are asked for otherwise"
+    train.add_argument("--allow-changes", action="store_true", help=told)
     train.add_argument(
         "--set",
         nargs="+",
@@ -119,9 +119,9 @@ def _add_reconstruct(commands) -> None:
 def do_train(asked) -> None:
     "Train and say where the checkpoint is."
     from mvl_bench.checkpoints import MODELS
+    from mvl_bench.distributed import processes
     from mvl_bench.runs import train
     from mvl_bench.settings import Run, with_settings
-    from mvl_bench.distributed import processes
 
     data = dict(
         data=asked.data,
@@ -134,7 +134,7 @@ def do_train(asked) -> None:
     run = with_settings(Run(asked.out, asked.model, asked.preset, **data), settings)
     if processes()[0] == 0:
         _note(getattr(MODELS[run.model][0], "lacks", ""))
-    path = train(run, asked.resume)
+    path = train(run, asked.resume, changed=asked.allow_changes)
     if processes()[0] == 0:
         print(f"checkpoint: {path}")
 
@@ -223,6 +223,7 @@ def do_reconstruct(asked) -> None:
 
     from mvl_bench.checkpoints import load
     from mvl_bench.core import Pair, UserError
+    from mvl_bench.folders import write_file
     from mvl_bench.masking import random_squares
     from mvl_bench.pictures import open_picture, resize
     from mvl_bench.plot_columns import four_columns
@@ -244,7 +245,7 @@ def do_reconstruct(asked) -> None:
     found = reconstruct(
         model, pair, hidden[0].nonzero().flatten().tolist(), words, nearby(model, pair), asked.edit
     )
-    _write(
+    write_file(
         asked.out,
         to_png(four_columns(found, _told(model, pair, picture.note), dark=asked.dark)),
     )
@@ -274,24 +275,12 @@ def do_lab(asked) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *where, *flags])
 
 
-def _write(path: str, content: bytes) -> None:
-    "Write a file whole or not at all."
-    from mvl_bench.core import UserError
-
-    part = Path(path + ".part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
 def _write_json(path: str | None, content: dict) -> None:
     "Write JSON, if a file is named."
+    from mvl_bench.folders import write_file
+
     if path:
-        _write(path, json.dumps(content, indent=1).encode())
+        write_file(path, json.dumps(content, indent=1))
 
 # %% ../nbs/53_cli.ipynb #1dc08e84
 def main(
@@ -314,7 +303,10 @@ def main(
         actions[asked.command](asked)
     except UserError as error:
         print(f"mvl-bench {asked.command}: {error}", file=sys.stderr)
-        return 2
+        return getattr(error, "code", 2)
+    except KeyboardInterrupt:
+        print(f"mvl-bench {asked.command}: stopped", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         return 0
     return 0

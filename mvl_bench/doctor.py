@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['WHY', 'WORSE', 'NEAR', 'OVER', 'EARLY', 'SIDES', 'PACKAGES', 'TOOLS', 'Finding', 'last_of', 'look_at_losses',
-           'look_at_gaps', 'look_for_leaks', 'look_at_data', 'examine', 'report', 'ceiling', 'machine']
+           'look_at_gaps', 'look_for_leaks', 'look_at_data', 'look_at_failures', 'examine', 'report', 'ceiling',
+           'machine']
 
 # %% ../nbs/49_doctor.ipynb #8a68342f
 import importlib.metadata
@@ -26,8 +27,10 @@ from .log import read_baselines, read_log
 from .metrics import evaluate_reconstruction
 from .optim import fastest
 from .patches import patchify, unpatchify
-from .runs import open_source, read_run
+from .replay import failures, replay
+from .runs import open_source
 from .settings import Run
+from .state import read_run
 
 # %% ../nbs/49_doctor.ipynb #234de8a5
 class Finding(NamedTuple):
@@ -165,17 +168,28 @@ def look_at_data(
         found.append(Finding(verdict, "negatives", told))
     return found
 
+# %% ../nbs/49_doctor.ipynb #36024cfd
+def look_at_failures(
+    out: str | Path,  # a run's folder
+) -> list[Finding]:
+    "The newest update that came to no number, gone through again."
+    kept = failures(out)
+    return [Finding("trouble", "no number", line) for line in (replay(kept[-1]) if kept else [])]
+
 # %% ../nbs/49_doctor.ipynb #08f4cc2b
 def examine(
     out: str | Path,  # a run's folder
     limit: int = 100,  # pairs that are filled in
 ) -> tuple[Run, int, list[Finding]]:  # the run, steps done, what was found
     "Everything that can be said of a run; raises `UserError` for a folder that is none."
-    run, log = read_run(Path(out)), read_log(out)
+    run, broken = read_run(Path(out)), look_at_failures(out)
+    log = read_log(out) if (Path(out) / "log.jsonl").exists() or not broken else []
     if not log:
+        if broken:
+            return run, 0, broken
         raise UserError(f"{out} has an empty log: nothing was trained yet")
     steps, path = log[-1]["step"], newest(Path(out))
-    found = look_at_losses(log, read_baselines(out), steps)
+    found = broken + look_at_losses(log, read_baselines(out), steps)
     if run.mismatched:
         found.append(
             Finding(

@@ -188,28 +188,26 @@ class MaskVLM(nn.Module, Saved):
         if not self.offers & {"embed", "match"}:
             return Losses(parts, counts)
         image, text = self._encode_once(batch, view(batch, self.num_patches), whole)
+        rows = both.nonzero()[:, 0]
+        sides, vectors = [part[rows] for part in (*image, *text)], ()
         if self.contrast:
-            item = batch.item[both]
-            vectors = self.contrast.vectors(image[0][both], text[0][both], item)
+            vectors = self.contrast.vectors(sides[0], sides[2], batch.item[rows])
             slow = self.contrast.slow_vectors(batch, both)
-            parts["itc"], counts["itc"], carry = self.contrast(vectors, slow, both.nonzero()[:, 0])
+            parts["itc"], counts["itc"], carry = self.contrast(vectors, slow, rows)
         if self.to_match:
-            parts["itm"], counts["itm"] = self._match(batch, both, image, text, key)
+            parts["itm"], counts["itm"] = self._match(batch, rows, sides, vectors[:2], key)
         named = [name for name, count in counts.items() if count or processes()[1] > 1]
         return Losses({n: parts[n] for n in named}, {n: counts[n] for n in named}, carry)
 
-    def _match(self, batch: Batch, both: Tensor, image, text, key: tuple) -> tuple[Tensor, int]:
+    def _match(self, batch: Batch, rows: Tensor, sides, vectors, key: tuple) -> tuple[Tensor, int]:
         "ITM of the pairs of this process, with hard negatives from all; the loss, and the pairs it is a mean of."
-        own = [*image, *text, batch.item]
-        rows = both.nonzero()[:, 0]
-        (x, see, y, read, item), mine = gather_rows([part[rows] for part in own], rows)
+        own = [*sides, batch.item[rows], *(part.detach() for part in vectors)]
+        (x, see, y, read, item, *alike), mine = gather_rows(own, rows)
         logits = torch.zeros(
             len(item), len(item), device=item.device
         )  # without ITC all are as alike
-        if self.contrast:
-            with torch.no_grad():
-                vectors = self.contrast.vectors(x, y, item)
-            logits = similarity(vectors.image, vectors.text, self.contrast.temperature)
+        if alike:
+            logits = similarity(*alike, self.contrast.temperature).detach()
         lots = noise((*key, "negatives"), batch.ids[rows], 2).to(item.device)
         pairs, others, matched = match_pairs(logits, item, lots, self.cfg.easy_share, mine)
         if not len(matched):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONDITIONS', 'partners', 'ratio_intervals', 'blank', 'conditions', 'surprise', 'per_row', 'score_batch',
-           'first_pairs', 'evaluate_reconstruction', 'summarise']
+           'evaluate_reconstruction', 'summarise']
 
 # %% ../nbs/45_metrics.ipynb #7a0619ab
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .baselines import background, count_baselines, mean_colour, unigram_nats
+from .batches import first_pairs
 from .core import Batch, Masks, UserError
 from .masking import without_image, without_text
 from .pairs import collate
@@ -133,19 +134,6 @@ def _pixel_errors(model, batch: Batch, wrong: Batch, picture: Masks, baselines) 
     return {n: (x[picture.image_mask] - truth).abs().mean(-1) for n, x in painted.items()}
 
 # %% ../nbs/45_metrics.ipynb #3ffda87f
-def first_pairs(
-    source,  # a source of pairs
-    limit: int,  # pairs at most
-) -> list:
-    "The first pairs of a source, unreadable ones left out."
-    if not hasattr(source, "pair"):
-        return [pair for pair, _ in zip(source.pairs(), range(limit))]
-    count = min(limit, len(source)) if hasattr(source, "__len__") else limit
-    pairs = [source.pair(i) for i in range(count)]
-    unreadable = {row for row, _ in getattr(source, "bad", ())}
-    return [pair for i, pair in enumerate(pairs) if i not in unreadable]
-
-
 def evaluate_reconstruction(
     model,  # on the contract, with `tokenizer` and `cfg`
     source,  # pairs that it was not trained on

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .batches import first_pairs
 from .core import Batch, Pair, UserError, view
-from .metrics import first_pairs
 from .pairs import collate
 
 # %% ../nbs/46_retrieval.ipynb #25267d4a

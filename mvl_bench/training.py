@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .baselines import count_baselines, trivial_losses
 from .batches import batches as batches_of
 from .core import Batch, Losses, UserError, seed_torch
-from .distributed import over_processes, share_gradients
+from .distributed import over_processes, processes, share_gradients
 from .losses import weigh
 from .masking import Masking
 from .optim import Together, TrainConfig, learning_rate, make_optimizer
@@ -105,7 +105,7 @@ def update(
     units = over_processes(units_of(passes, weights))
     totals, asked, carries = dict.fromkeys(weights, 0.0), dict.fromkeys(weights, 0.0), []
     for i, (batch, views) in enumerate(passes):
-        seed_torch(cfg.seed, step, i)
+        seed_torch(cfg.seed, step, processes()[0], i)
         with precision(device, cfg.precision):
             losses = model.losses(batch, views, (cfg.seed, step, i))
             shares = shares_of(losses, units, len(passes))
