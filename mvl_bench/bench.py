@@ -26,7 +26,15 @@ from .maskvlm import PRESETS, MaskVLM, MaskVLMConfig, maskvlm_tiny
 from .mlim import MLIM
 from .mlim import PRESETS as MLIM_PRESETS
 from .optim import TrainConfig, fastest, make_optimizer
-from .peers import flava, on_contract, pixels_only, vilt, vitmae, without_captions, words_only
+from mvl_bench.peers import (
+    flava,
+    on_contract,
+    pixels_only,
+    vilt,
+    vitmae,
+    without_captions,
+    words_only,
+)
 from .reference import PADDED, Reference
 from .scenes import Scenes
 from .timing import ceiling, held, interleave, medians, seconds
@@ -88,7 +96,10 @@ def bench_steps(
     works |= {f"reference {kind}": trainer(stock[kind], kind, passes) for kind in kinds}
     took = interleave(works | dict(top=lambda i: ceiling(torch.float32)), rounds, limit)
     work, theirs = ([on_contract(m, *one).flops() for one in passes] for m in (ours, stock["fp32"]))
-    found = {n: _beside(took, kind, best, work, batch_size) for n, kind in dict(fp32="fp32", default=best).items()}
+    found = {
+        n: _beside(took, kind, best, work, batch_size)
+        for n, kind in dict(fp32="fp32", default=best).items()
+    }
     stock_ms = {kind: [1e3 * s for s in took[f"reference {kind}"]] for kind in kinds}
     gflop = [sum(some) / len(passes) / 1e9 for some in (work, theirs)]
     return found | dict(
@@ -139,11 +150,16 @@ def bench_peers(
     single = torch.arange(masks.image_mask.shape[1]).expand_as(masks.image_mask) == 5
     pairs = dict(
         vilt=(on_contract(MLIM(told), batch, views), vilt(base, batch, *views)),
-        vitmae=(on_contract(MLIM(painted), pictures, (masks,)), vitmae(base, pictures, masks.image_mask)),
+        vitmae=(
+            on_contract(MLIM(painted), pictures, (masks,)),
+            vitmae(base, pictures, masks.image_mask),
+        ),
         flava=(on_contract(MaskVLM(four), whole, shown), flava(four, whole, shown)),
     )
     pairs["vitmae_all_tokens"] = pairs["vitmae"][0], vitmae(base, pictures, single)
-    works = {f"{n} {i}": one.trainer("fp32") for n, pair in pairs.items() for i, one in enumerate(pair)}
+    works = {
+        f"{n} {i}": one.trainer("fp32") for n, pair in pairs.items() for i, one in enumerate(pair)
+    }
     took = interleave(works, rounds, limit)
     ratios = {f"{n}_ratio": [b / a for a, b in zip(took[f"{n} 0"], took[f"{n} 1"])] for n in pairs}
     flop = {f"{n}_flop_ratio": pair[1].flops() / pair[0].flops() for n, pair in pairs.items()}
@@ -238,4 +254,6 @@ def bench_lines(
         elif key != "spread":
             low, high = spread.get(key, (None, None))
             text = f"{value:.4g}" if isinstance(value, float) else str(value)
-            yield f"{label:44}{text:>12}" + (f"   {low:.4g} to {high:.4g}" if low is not None else "")
+            yield f"{label:44}{text:>12}" + (
+                f"   {low:.4g} to {high:.4g}" if low is not None else ""
+            )

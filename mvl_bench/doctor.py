@@ -19,13 +19,14 @@ from typing import NamedTuple
 
 import torch
 
-from .batches import batches
+from .batches import some_pairs
 from .checkpoints import load
 from .core import Batch, Masks, UserError
 from .folders import newest
 from .log import read_baselines, read_log
 from .metrics import evaluate_reconstruction
 from .optim import fastest
+from .pairs import collate
 from .patches import patchify, unpatchify
 from .replay import failures, replay
 from .runs import open_source
@@ -207,20 +208,14 @@ def examine(
 def _look_inside(run: Run, model, steps: int, limit: int) -> list[Finding]:
     "What the newest checkpoint makes of the run's own data."
     source = open_source(run)
-    stream = batches(source, model.tokenizer, _some(source), max_words=model.cfg.max_words)
-    batch, epoch = next(stream)
+    batch = collate(some_pairs(source, 64), model.tokenizer, model.cfg.max_words)
     found = look_at_data(batch, bool({"itc", "itm"} & {*model.cfg.loss_weights}))
-    masks = model.cfg.masking().plain()(batch, (run.train.seed, epoch))
+    masks = model.cfg.masking().plain()(batch, (run.train.seed, 0))
     leaks = [look_for_leaks(model, batch, one) for one in masks]
     found.append(next((one for one in leaks if one.verdict == "trouble"), leaks[0]))
     if getattr(model, "lacks", ""):
         return [*found, Finding("note", "model", model.lacks)]
     return found + look_at_gaps(model, source, steps, limit)
-
-
-def _some(source) -> int:
-    "Pairs that are looked at: 64, or what there is."
-    return min(64, len(source)) if hasattr(source, "__len__") else 64
 
 
 def report(

@@ -65,9 +65,15 @@ def words_only(cfg: MLIMConfig) -> MLIMConfig:
 
 def vilt(cfg: MLIMConfig, batch: Batch, masks: Masks) -> Learner:
     "transformers' ViLT of MLIM's size."
-    sizes = dict(hidden_size=cfg.embed_dim, num_hidden_layers=cfg.depth, intermediate_size=4 * cfg.embed_dim)
-    sizes |= dict(num_attention_heads=cfg.num_heads, image_size=cfg.img_size[0], patch_size=cfg.patch_size)
-    words = dict(vocab_size=cfg.vocab_size, max_position_embeddings=cfg.max_words, pad_token_id=cfg.pad_id)
+    sizes = dict(
+        hidden_size=cfg.embed_dim, num_hidden_layers=cfg.depth, intermediate_size=4 * cfg.embed_dim
+    )
+    sizes |= dict(
+        num_attention_heads=cfg.num_heads, image_size=cfg.img_size[0], patch_size=cfg.patch_size
+    )
+    words = dict(
+        vocab_size=cfg.vocab_size, max_position_embeddings=cfg.max_words, pad_token_id=cfg.pad_id
+    )
     net = ViltForMaskedLM(ViltConfig(**sizes, **words))
     given = dict(
         input_ids=batch.input_ids.masked_fill(masks.text_mask, cfg.mask_id),
@@ -98,14 +104,22 @@ def vitmae(
     attention: str = "sdpa",  # or eager
 ) -> Learner:
     "transformers' ViTMAE of MLIM's size, its decoder two thirds of it."
-    sizes = dict(hidden_size=cfg.embed_dim, num_hidden_layers=cfg.depth, intermediate_size=4 * cfg.embed_dim)
-    sizes |= dict(num_attention_heads=cfg.num_heads, image_size=cfg.img_size[0], patch_size=cfg.patch_size)
+    sizes = dict(
+        hidden_size=cfg.embed_dim, num_hidden_layers=cfg.depth, intermediate_size=4 * cfg.embed_dim
+    )
+    sizes |= dict(
+        num_attention_heads=cfg.num_heads, image_size=cfg.img_size[0], patch_size=cfg.patch_size
+    )
     heads = round(cfg.embed_dim / 48)  # of 32 each
     sizes |= dict(decoder_hidden_size=32 * heads, decoder_intermediate_size=128 * heads)
-    sizes |= dict(decoder_num_attention_heads=heads, decoder_num_hidden_layers=round(cfg.depth / 1.5))
+    sizes |= dict(
+        decoder_num_attention_heads=heads, decoder_num_hidden_layers=round(cfg.depth / 1.5)
+    )
     n, most = hidden.shape[1], int(hidden[0].sum())
     share = (most - 0.5) / n  # the library rounds what is left down
-    net = ViTMAEForPreTraining(ViTMAEConfig(**sizes, mask_ratio=share, attn_implementation=attention))
+    net = ViTMAEForPreTraining(
+        ViTMAEConfig(**sizes, mask_ratio=share, attn_implementation=attention)
+    )
     order = hidden + torch.arange(n) / (2 * n)  # the lowest stay visible
     pixels = (batch.images - cfg.pixel_mean) / cfg.pixel_std
     return Learner(net, lambda: net(pixels, noise=order).loss)
@@ -120,9 +134,17 @@ def flava(
     views: tuple[Masks, Masks],  # patches hidden, words hidden
 ) -> Learner:
     "transformers' FLAVA of MaskVLM's size; half of its pairs are wrong, its picture words are drawn."
-    d = dict(hidden_size=cfg.embed_dim, intermediate_size=4 * cfg.embed_dim, num_attention_heads=cfg.num_heads)
-    words = dict(vocab_size=cfg.vocab_size, max_position_embeddings=cfg.max_words, pad_token_id=cfg.pad_id)
-    tokens = dict(image_size=cfg.img_size[0], patch_size=cfg.patch_size, vocab_size=CODES, mask_token=True)
+    d = dict(
+        hidden_size=cfg.embed_dim,
+        intermediate_size=4 * cfg.embed_dim,
+        num_attention_heads=cfg.num_heads,
+    )
+    words = dict(
+        vocab_size=cfg.vocab_size, max_position_embeddings=cfg.max_words, pad_token_id=cfg.pad_id
+    )
+    tokens = dict(
+        image_size=cfg.img_size[0], patch_size=cfg.patch_size, vocab_size=CODES, mask_token=True
+    )
     config = FlavaConfig(
         image_config=dict(d, **tokens, num_hidden_layers=cfg.image_depth),
         text_config=dict(d, **words, num_hidden_layers=cfg.text_depth),

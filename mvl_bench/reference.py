@@ -115,7 +115,10 @@ class Reference(nn.Module):
         self.cfg, d = cfg, cfg.embed_dim
         crossed = dict(is_decoder=True, add_cross_attention=True, layer_norm_eps=1e-5)
         config = bert_config(cfg, attention, **crossed)
-        self.image_encoder, self.text_encoder = StockImage(cfg, attention), StockText(cfg, attention)
+        self.image_encoder, self.text_encoder = (
+            StockImage(cfg, attention),
+            StockText(cfg, attention),
+        )
         self.image_cross = StockCross(cfg.cross_depth, kind, config)
         self.text_cross = StockCross(cfg.cross_depth, kind, config)
         self.image_decoder = StockDecoder(cfg.decoder_depth, kind, config)

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 
-from .batches import batches, mismatched
+from .batches import batches, mismatched, some_pairs
 from .checkpoints import MODELS, load
 from .core import UserError, data_path, pick_device, seed_torch
 from .data import is_drawn, make_tokenizer, open_data
@@ -22,6 +22,7 @@ from .distributed import over_processes, processes, together
 from .folders import newest, write_file
 from .log import Log
 from .optim import make_optimizer
+from .pairs import collate
 from .pretrained import begin_encoders, read_text_config
 from .replay import keep_failure
 from .saving import fit_some
@@ -55,9 +56,8 @@ def new_model(
     ids = dict(
         vocab_size=len(tokenizer), pad_id=tokenizer.pad_token_id, mask_id=tokenizer.mask_token_id
     )
-    some = min(256, len(source)) if hasattr(source, "__len__") else 256
-    first, _ = next(batches(source, tokenizer, some))
-    shades = dict(pixel_mean=first.images.mean(), pixel_std=first.images.std().clamp_min(0.05))
+    some = collate(some_pairs(source, 256), tokenizer, 32).images
+    shades = dict(pixel_mean=some.mean(), pixel_std=some.std().clamp_min(0.05))
     shades = {name: round(value.item(), 3) for name, value in shades.items()}
     preset, given = presets[run.preset](), {"text_arch": "bert", **shades, **ids, **window}
     given = {name: value for name, value in given.items() if hasattr(preset, name)} | run.changes

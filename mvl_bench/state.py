@@ -12,13 +12,13 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
 import mvl_bench
+from .batches import some_pairs
 from .core import UserError
 from .folders import remove_folder
 from .optim import Together, TrainConfig
@@ -119,12 +119,8 @@ def fingerprint(
 ) -> str:  # 12 letters
     "A hash of how many pairs there are and of some of them, from all over the data."
     length = len(source) if hasattr(source, "__len__") else None
-    if hasattr(source, "pair"):
-        pairs = (source.pair(i) for i in range(0, length or count, max(1, (length or 1) // count)))
-    else:
-        pairs = source.pairs()
     digest = hashlib.blake2b(str(length).encode(), digest_size=6)
-    for pair in islice(pairs, count):
+    for pair in some_pairs(source, count):
         digest.update(b"" if pair.image is None else pair.image.tobytes())
         digest.update((pair.caption or "").encode())
     return digest.hexdigest()

@@ -20,11 +20,12 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .baselines import count_baselines, trivial_losses
-from .batches import batches as batches_of
+from .batches import some_pairs
 from .core import Batch, Losses, UserError, seed_torch
 from .distributed import over_processes, processes, share_gradients
 from .losses import weigh
 from .masking import Masking
+from .pairs import collate
 from .optim import Together, TrainConfig, learning_rate, make_optimizer
 from .patch_strategies import hide_by_score
 
@@ -168,8 +169,7 @@ def baselines_of(
     "What trivial predictors score on each loss of the model, with some hundred pairs hidden as at the end of training."
     model_cfg, device = model.cfg.at(cfg.steps - 1), next(model.parameters()).device
     some = max(32, min(256, 2**22 // math.prod(model_cfg.img_size)))  # large pictures fill memory
-    some = min(some, len(source)) if hasattr(source, "__len__") else some
-    batch, _ = next(batches_of(source, tokenizer, some, max_words=model_cfg.max_words))
+    batch = collate(some_pairs(source, some), tokenizer, model_cfg.max_words)
     masking = with_scores(model_cfg.masking(), model)
     drawn = [masking(batch.to(device), (cfg.seed, epoch)) for epoch in range(2)]
     views = tuple(view.to("cpu") for views in drawn for view in views)

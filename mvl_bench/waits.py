@@ -31,7 +31,9 @@ def bench_data(
     "Scenes a second on one core for each world, and batched pairs a second with a thread that works ahead."
     worlds = {name: Scenes(name) for name in WORLDS}
     loader = batches(worlds["all"], make_tokenizer(worlds["all"]), batch_size, workers=1)
-    works = {name: lambda i, s=s: rate(lambda j: s.pair(50_000 + j), share) for name, s in worlds.items()}
+    works = {
+        name: lambda i, s=s: rate(lambda j: s.pair(50_000 + j), share) for name, s in worlds.items()
+    }
     works["loader"] = lambda i: batch_size * rate(lambda _: next(loader), share)
     found = medians(interleave(works, rounds))  # the round that does not count draws the sprites
     loader.close()

@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,16 +21,23 @@ MLIM += ["embed_dim=24", "num_heads=2", "depth=1", "precision=fp32", "batch_size
 MLIM += ["itm_weight=1", "warmup=1", "joint_masking=mam"]
 
 
-def launched(out, count: int, *more: str, asked=ASKED):
-    "The command in `count` processes on this machine."
+def begun(out, count: int, *more: str, asked=ASKED):
+    "The command in `count` processes on this machine, running."
     code = "import sys; from mvl_bench.cli import main; sys.exit(main())"
     (out.parent / "main.py").write_text(code)
     words = [str(out.parent / "main.py"), *asked, *more, "--out", str(out)]
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(count)] if count > 1 else []
-    env = dict(os.environ, OMP_NUM_THREADS="1")
-    return subprocess.run(
-        [sys.executable, *torchrun, *words], capture_output=True, text=True, env=env
+    said = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, *torchrun, *words], env=dict(os.environ, OMP_NUM_THREADS="1"), **said
     )
+
+
+def launched(out, count: int, *more: str, asked=ASKED):
+    "The command in `count` processes on this machine, when it has ended."
+    process = begun(out, count, *more, asked=asked)
+    stdout, stderr = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +88,74 @@ def test_more_processes_than_pairs(tmp_path):
     done = launched(tmp_path / "run", 2, "batch_size=1")
     assert done.returncode and "batch_size 1 is under 2, the processes" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+# ---- stopped and killed
+
+
+def wait_for(out: Path, lines: int, seconds: float = 90):
+    "Until a run has logged so many lines."
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        path = out / "log.jsonl"
+        if path.exists() and path.read_text().count("\n") >= lines:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no {lines} lines after {seconds} s")
+
+
+LONG = ["--steps", "100000", "--set", *SIZES, "batch_size=4", "log_every=1", "save_every=3"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
+    asked = ["train", "--data", "scenes:shapes", *LONG, "save_every=99999", "probe_every=0"]
+    run = begun(tmp_path / "run", 1, asked=asked)
+    wait_for(tmp_path / "run", 4)
+    run.send_signal(number)
+    _, stderr = run.communicate(timeout=60)
+    last = stderr.strip().splitlines()[-1]
+    assert run.returncode == 128 + number and "Traceback" not in stderr
+    assert "and saved; the same command with --resume goes on" in last
+    (path,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert f"stopped at step {int(path.name.removeprefix('step-'))} and saved" in last
+
+
+def children_of(pid: int) -> list[int]:
+    "Processes that a process started."
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
+def test_a_killed_process_ends_the_run_in_one_line_and_it_goes_on(tmp_path):
+    asked = ["train", "--data", "scenes:shapes", *LONG]
+    run = begun(tmp_path / "run", 2, asked=asked)
+    wait_for(tmp_path / "run", 8)
+    workers = children_of(run.pid)
+    second = [p for p in workers if "\0RANK=1\0" in Path(f"/proc/{p}/environ").read_text()]
+    assert len(workers) == 2 and len(second) == 1
+    os.kill(second[0], signal.SIGKILL)
+    _, stderr = run.communicate(timeout=90)
+    told = [line for line in stderr.splitlines() if line.startswith("mvl-bench train:")]
+    assert run.returncode and len(told) == 1, stderr[-3000:]
+    assert "another process of this run is gone" in told[0] and "--resume goes on" in told[0]
+    before = max((tmp_path / "run" / "checkpoints").glob("step-*")).name
+    again = begun(tmp_path / "run", 1, "--resume", asked=asked)
+    wait_for(tmp_path / "run", (tmp_path / "run" / "log.jsonl").read_text().count("\n") + 5)
+    again.send_signal(signal.SIGTERM)
+    again.communicate(timeout=60)
+    assert max((tmp_path / "run" / "checkpoints").glob("step-*")).name > before
+
+
+def test_a_loss_that_is_no_number_is_kept_and_gone_through_again(tmp_path):
+    asked = ["train", "--data", "scenes:shapes", "--steps", "30", "--set", *SIZES, "batch_size=4"]
+    asked += ["lr=1e30", "warmup=0", "precision=fp32", "optimizer=adamw", "probe_every=0"]
+    done = launched(tmp_path / "run", 1, asked=asked)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "stopped before the update" in last and "mvl-bench doctor" in last
+    told = subprocess.run(
+        [sys.executable, str(tmp_path / "main.py"), "doctor", str(tmp_path / "run")],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert "the first part whose answer is no number" in told

@@ -1,0 +1,179 @@
+"""Kill a run again and again, go on each time, and compare it with one that was never stopped, byte by byte.
+
+python tests/certificate.py [--kills 20] [--json FILE]      every case; the tests run a short version
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+
+from mvl_bench.runs import commit, train
+from mvl_bench.scenes import Scenes
+from mvl_bench.settings import Run, with_settings
+
+SIZES = ["embed_dim=24", "num_heads=2", "precision=fp32", "batch_size=6", "warmup=2", "lr=3e-3"]
+MASKVLM = ["image_depth=1", "text_depth=1", "cross_depth=1", "blind_steps=4", "accumulate=2"]
+MASKVLM += ["itc_weight=1", "itm_weight=1", "queue_size=18", "momentum=0.9", "absent_ratio=0.2"]
+MLIM = ["depth=1", "itm_weight=1", "joint_masking=mam"]
+RATES = {"minutes", "pairs_per_second"}  # what two runs of the same need not share
+
+
+def case(name: str, folder: Path, steps: int) -> Run:
+    "A small run: MaskVLM or MLIM with all their losses, on drawn scenes or on a stream of files."
+    asked = [*SIZES, *(MLIM if name == "mlim" else MASKVLM), f"steps={steps}"]
+    data = "scenes:shapes"
+    if name == "stream":
+        data = str(folder / "*.parquet")
+        for part in range(3):
+            pairs = [Scenes("shapes", seed=part, img_size=16).pair(i) for i in range(20)]
+            rows = dict(image=[png(p.image) for p in pairs], caption=[p.caption for p in pairs])
+            Dataset.from_dict(rows).to_parquet(str(folder / f"{part}.parquet"))
+        asked += ["img_size=16", "patch_size=4", "mask_size=4"]
+    often = dict(save_every=3, log_every=1, probe_every=7, workers=0, streaming=name == "stream")
+    model = "mlim" if name == "mlim" else "maskvlm"
+    return with_settings(Run(str(folder / "run"), model, data=data, **often), asked)
+
+
+def png(image) -> bytes:
+    "The bytes of a picture."
+    from io import BytesIO
+
+    from PIL import Image
+
+    Image.fromarray(image).save(buffer := BytesIO(), "png")
+    return buffer.getvalue()
+
+
+def sitting(run: Run, resume: bool, dies_at: tuple[str, int] | None = None) -> int:  # its process
+    "Train in a child process; where asked, one that ends itself at its n-th call of `fsync` or `replace`."
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        sys.stderr = sys.stdout = open(os.devnull, "w")
+        if dies_at is None:
+            train(run, resume, quiet=True)
+        else:
+            name, number = dies_at
+            calls, real = [], getattr(os, name)
+
+            def call(*args):
+                calls.append(args)
+                if len(calls) == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(*args)
+
+            with patch(f"mvl_bench.folders.os.{name}", call):
+                train(run, resume, quiet=True)
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def lines_of(run: Run) -> int:
+    "Lines of its log so far."
+    path = Path(run.out) / "log.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def kill_and_go_on(run: Run, kills: int, lots: random.Random, workers=(0,)) -> dict:
+    "Kill the run at random moments, every third time within a save, until it is through; what happened."
+    done = dict(kills=0, inside_a_save=0)
+    reach = max(6, 2 * run.train.steps // kills)
+    while True:
+        resume, begun = (Path(run.out) / "run.json").exists(), lines_of(run)
+        asked = replace(run, workers=lots.choice(workers))
+        if done["kills"] >= kills:
+            _, status = os.waitpid(sitting(asked, resume), 0)
+            assert os.waitstatus_to_exitcode(status) == 0, "the last sitting failed"
+            return done
+        inside = done["kills"] % 3 == 2
+        at = (lots.choice(["fsync", "replace"]), lots.randrange(1, 30)) if inside else None
+        pid, wanted = sitting(asked, resume, at), begun + lots.randrange(2, reach)
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            time.sleep(lots.uniform(0, 0.01))
+            if not inside and lines_of(run) >= wanted:
+                os.kill(pid, signal.SIGKILL)
+        done["kills"] += 1
+        done["inside_a_save"] += inside
+
+
+def unlike(one: Run, other: Run) -> list[str]:
+    "What differs between the ends of two runs: tensors of model and optimiser, and every logged number."
+    found, folders = [], []
+    for run in (one, other):
+        folders.append(sorted((Path(run.out) / "checkpoints").glob("step-*"))[-1])
+    if folders[0].name != folders[1].name:
+        return [f"{folders[0].name} is not {folders[1].name}"]
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        a, b = (load_file(folder / name) for folder in folders)
+        same = {k for k in a.keys() & b.keys() if bytes_of(a[k]) == bytes_of(b[k])}
+        found += sorted((a.keys() | b.keys()) - same)
+    logs = [
+        {row["step"]: {k: v for k, v in row.items() if k not in RATES} for row in rows(run)}
+        for run in (one, other)
+    ]
+    return found + [f"log, step {step}" for step in logs[0] if logs[0][step] != logs[1].get(step)]
+
+
+def rows(run: Run) -> list[dict]:
+    "The lines of a log that were not torn."
+    from mvl_bench.log import read_log
+
+    return read_log(run.out)
+
+
+def bytes_of(tensor: torch.Tensor) -> bytes:
+    "The bits of a tensor, for comparison."
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def certify(name: str, kills: int, steps: int, folder: Path, seed: int = 0) -> dict:
+    "One case: the straight run, the killed one, and what is unlike."
+    (folder / "straight").mkdir(parents=True)
+    (folder / "killed").mkdir()
+    straight, killed = (case(name, folder / way, steps) for way in ("straight", "killed"))
+    if name == "stream":  # both read the same files
+        killed = replace(killed, data=straight.data)
+    train(straight, quiet=True)
+    workers = (0, 1, 2) if name == "maskvlm" else (0,)
+    happened = kill_and_go_on(killed, kills, random.Random(seed), workers)
+    tensors = len(load_file(next((Path(straight.out) / "checkpoints").glob("*/model.safetensors"))))
+    return dict(
+        case=name, steps=steps, **happened, tensors=tensors, unlike=unlike(straight, killed)
+    )
+
+
+def main() -> None:
+    "All cases with many kills, as a table and as JSON."
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--kills", type=int, default=20)
+    asked.add_argument("--json", type=Path)
+    asked = asked.parse_args()
+    torch.set_num_threads(1)
+    found = []
+    for name in ("maskvlm", "mlim", "stream"):
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(certify(name, asked.kills, 12 * asked.kills, Path(folder)))
+        print({k: v if k != "unlike" else v[:3] for k, v in found[-1].items()}, flush=True)
+    about = dict(command=f"python tests/certificate.py --kills {asked.kills}", commit=commit())
+    about |= dict(torch=torch.__version__, seed=0)
+    if asked.json:
+        asked.json.write_text(json.dumps(dict(about, cases=found), indent=1))
+    sys.exit(any(one["unlike"] for one in found))
+
+
+if __name__ == "__main__":
+    main()
