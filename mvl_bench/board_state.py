@@ -21,8 +21,8 @@ from .core import Pair, UserError
 from .data import is_drawn, open_data
 from .masking import random_squares, random_words
 from .pairs import collate
-from .pictures import open_picture, resize
 from .patches import touched
+from .pictures import open_picture, resize
 from .plots import as_picture
 from .probes import word_position
 from .scenes import Scene, caption, draw, edit, words_of

@@ -16,8 +16,14 @@ from .core import Batch, Features, Losses, Masks, Output, noise, view
 from .distributed import gather_rows, processes
 from .layers import CrossEncoder, DecoderBlock, take
 from .losses import mlm, recon
-from .maskvlm_config import PRESETS, MaskVLMConfig
-from .maskvlm_config import maskvlm_base, maskvlm_mini, maskvlm_small, maskvlm_tiny
+from mvl_bench.maskvlm_config import (  # noqa: F401, to be had from here too
+    PRESETS,
+    MaskVLMConfig,
+    maskvlm_base,
+    maskvlm_mini,
+    maskvlm_small,
+    maskvlm_tiny,
+)
 from .patches import patchify, sincos_positions
 from .pretrained import encoders_of
 from .saving import Saved

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .convs import DeconvDecoder, PatchEmbedder, halvings
 from .contrast import itm, match_pairs
+from .convs import DeconvDecoder, PatchEmbedder, halvings
 from .core import Batch, Features, Losses, Masks, Output, UserError, noise, view
 from .distributed import gather_rows
 from .encoders import TextEncoder

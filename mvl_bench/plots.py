@@ -18,10 +18,10 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib import colormaps, rcParams
 from matplotlib import pyplot as plt
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
-from matplotlib.artist import Artist
 from matplotlib.patches import Rectangle
 
 from .core import UserError

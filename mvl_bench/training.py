@@ -25,8 +25,8 @@ from .core import Batch, Losses, UserError, seed_torch
 from .distributed import over_processes, processes, share_gradients
 from .losses import weigh
 from .masking import Masking
-from .pairs import collate
 from .optim import Together, TrainConfig, learning_rate, make_optimizer
+from .pairs import collate
 from .patch_strategies import hide_by_score
 
 # %% ../nbs/40_training.ipynb #05bc9c34

@@ -1,4 +1,4 @@
-"Before anything is imported: no network beyond this machine, no window, two threads, quiet libraries."
+"Before anything is imported: no network beyond this machine, no window, one thread a worker, quiet libraries."
 
 import os
 import sys
@@ -12,7 +12,8 @@ os.environ |= dict(
     GRADIO_ANALYTICS_ENABLED="False",
     TOKENIZERS_PARALLELISM="false",
     MPLBACKEND="Agg",
-    OMP_NUM_THREADS="2",  # torch's threads too
+    # torch's threads too; two workers of pytest share two cores
+    OMP_NUM_THREADS="1" if "PYTEST_XDIST_WORKER" in os.environ else "2",
     NO_PROXY="localhost,127.0.0.1",
     no_proxy="localhost,127.0.0.1",
 )

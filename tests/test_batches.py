@@ -8,10 +8,10 @@ from itertools import islice
 import numpy as np
 import pytest
 from datasets import Dataset
-from mvl_bench.batches import batches, sample_ids
 from PIL import Image
 from samples import ROOT, SHARED, encoded, rows_of
 
+from mvl_bench.batches import batches, sample_ids
 from mvl_bench.core import Pair, UserError
 from mvl_bench.pairs import open_pairs
 from mvl_bench.text import word_tokenizer

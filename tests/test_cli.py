@@ -17,9 +17,9 @@ from PIL import Image
 from test_contract import TOKENIZER, small
 
 from mvl_bench.checkpoints import load
-from mvl_bench.saving import save
 from mvl_bench.cli import main
 from mvl_bench.metrics import CONDITIONS
+from mvl_bench.saving import save
 
 ROOT = Path(__file__).parents[1]
 COMMAND = Path(sys.executable).with_name("mvl-bench")

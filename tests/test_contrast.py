@@ -21,10 +21,10 @@ from mvl_bench.contrast import (
 )
 from mvl_bench.core import noise
 from mvl_bench.maskvlm import MaskVLM, maskvlm_tiny
+from mvl_bench.optim import TrainConfig
 from mvl_bench.pairs import collate
 from mvl_bench.scenes import Scenes
 from mvl_bench.text import word_tokenizer
-from mvl_bench.optim import TrainConfig
 
 SIZES = dict(
     img_size=(24, 32), patch_size=8, mask_size=8, max_words=24, embed_dim=32, num_heads=2,

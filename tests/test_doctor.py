@@ -26,11 +26,11 @@ LINES = {
 
 
 def log_of(**losses):
-    "A log of twenty lines in which each loss goes evenly from one value to another."
+    "A log of twenty lines in which each loss goes evenly from one value to another, and stays there."
     rows = [dict(step=20 * (i + 1)) for i in range(20)]
     for name, (first, last) in losses.items():
         for i, row in enumerate(rows):
-            row[name] = first + (last - first) * i / 19
+            row[name] = first + (last - first) * min(1, i / 9)
     return rows
 
 
@@ -64,6 +64,11 @@ def test_a_loss_on_its_baseline_is_named(name, path, words):
     assert {v for about, v in verdicts(found).items() if about != name} == {"well"}
     early = look_at_losses(log_of(**HEALTHY | {name: path}), LINES, 40)
     assert verdicts(early)[name] == "note"
+    falling = log_of(**HEALTHY | {name: path})
+    for i, row in enumerate(falling):
+        row[name] = path[1] * (1 + 0.02 * (19 - i))
+    (told,) = (one for one in look_at_losses(falling, LINES, 400) if one.about == name)
+    assert told.verdict == "note" and "still falling" in told.text
 
 
 def test_a_loss_that_rises_again_is_named():
@@ -100,7 +105,7 @@ def test_data_that_is_all_alike_and_false_negatives():
     grey = replace(batch, images=torch.full_like(batch.images, 0.5))
     assert verdicts(look_at_data(grey, False)) == dict(pictures="trouble")
     same = replace(batch, input_ids=batch.input_ids[:1].expand_as(batch.input_ids))
-    assert verdicts(look_at_data(same, True)) == dict(captions="trouble", negatives="note")
+    assert verdicts(look_at_data(same, True)) == dict(captions="trouble", negatives="trouble")
     assert "30 of 30" in look_at_data(same, True)[1].text
     item = replace(same, item=torch.zeros_like(batch.item))  # the same thing: no negatives
     assert "0 of 0" in look_at_data(item, True)[1].text
@@ -122,7 +127,18 @@ def test_a_run_from_the_command_line(run, tmp_path, capfd):
     out, told = capfd.readouterr().out, json.loads((tmp_path / "found.json").read_text())
     assert out.startswith("maskvlm mini on scenes:shapes, 3 of 3 steps")
     abouts = {one["about"]: one["verdict"] for one in told["findings"]}
-    assert {*abouts} == {"mlm", "recon", "itc", "itm", "negatives", "leak", "mlm gap", "recon gap"}
+    assert {*abouts} == {
+        "mlm",
+        "recon",
+        "itc",
+        "itm",
+        "negatives",
+        "leak",
+        "mlm gap",
+        "recon gap",
+        "caption read",
+        "picture read",
+    }
     assert abouts["leak"] == "well" and abouts["mlm"] == "note"  # three steps are few
     assert abouts["mlm gap"] == "note"  # it has learnt nothing yet
     lines = [line.split()[0] for line in out.splitlines()[2:]]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from mvl_bench.batches import batches
 from samples import SHARED, drawing, encoded, one_sentence, rows_of
 
+from mvl_bench.batches import batches
 from mvl_bench.core import Pair, UserError
 from mvl_bench.pairs import collate, open_pairs
 from mvl_bench.text import word_tokenizer

@@ -19,8 +19,8 @@ from mvl_bench.checkpoints import load
 from mvl_bench.core import UserError
 from mvl_bench.folders import write_folder
 from mvl_bench.optim import TrainConfig, make_optimizer
-from mvl_bench.state import STATE, load_state
 from mvl_bench.saving import save
+from mvl_bench.state import STATE, load_state
 
 # ---- a full disk
 
