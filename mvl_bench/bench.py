@@ -6,7 +6,7 @@
 __all__ = ['GROWTH', 'four_losses', 'fill', 'some_passes', 'trainer', 'bench_steps', 'bench_peers', 'plain_batch', 'bench_growth',
            'run_bench', 'bench_lines']
 
-# %% ../nbs/48_bench.ipynb #ad118d58
+# %% ../nbs/48_bench.ipynb #b6ee3bd6
 import os
 import platform
 import time
@@ -41,7 +41,7 @@ from .timing import ceiling, held, interleave, medians, seconds
 from .training import update
 from .waits import bench_data, bench_latency, bench_starts, train_memory
 
-# %% ../nbs/48_bench.ipynb #4e635997
+# %% ../nbs/48_bench.ipynb #f1a795e0
 def four_losses(
     preset: str,  # of MaskVLM
     words: int,  # in the tokenizer
@@ -76,7 +76,7 @@ def trainer(
     optimizer = make_optimizer(model.train(), cfg)
     return lambda i: seconds(update, model, optimizer, [passes[i % len(passes)]], cfg, 0)
 
-# %% ../nbs/48_bench.ipynb #2b460236
+# %% ../nbs/48_bench.ipynb #8c61d33d
 def bench_steps(
     preset: str,
     rounds: int = 12,
@@ -133,7 +133,7 @@ def _settings(cfg: MaskVLMConfig, passes: list[tuple], best: str, rounds: int) -
         f"{cfg.queue_size}, two wrong pairs a row"
     )
 
-# %% ../nbs/48_bench.ipynb #12661b6d
+# %% ../nbs/48_bench.ipynb #6b5d4bdb
 def bench_peers(
     preset: str,
     rounds: int = 12,
@@ -165,7 +165,7 @@ def bench_peers(
     flop = {f"{n}_flop_ratio": pair[1].flops() / pair[0].flops() for n, pair in pairs.items()}
     return medians(ratios) | flop
 
-# %% ../nbs/48_bench.ipynb #cec4b1f3
+# %% ../nbs/48_bench.ipynb #73f1c695
 GROWTH = dict(batch=(8, 16, 32, 64), patches=(16, 64, 144), words=(8, 16, 32), width=(48, 96, 192))
 
 
@@ -201,7 +201,7 @@ def bench_growth(
         found[name][str(value)] = dict(step_ms=ms, memory_mb=sizes[name, value])
     return found
 
-# %% ../nbs/48_bench.ipynb #e5a36457
+# %% ../nbs/48_bench.ipynb #f4cb063a
 def run_bench(
     quick: bool = False,  # few rounds of the smallest model, to see that it works
     tell: Callable[[str], None] = lambda text: None,  # is told what comes next

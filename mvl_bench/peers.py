@@ -5,15 +5,21 @@
 # %% auto #0
 __all__ = ['CODES', 'Learner', 'on_contract', 'words_only', 'vilt', 'pixels_only', 'without_captions', 'vitmae', 'flava']
 
-# %% ../nbs/47_peers.ipynb #796bb77d
+# %% ../nbs/47_peers.ipynb #48c298ff
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import FlavaConfig, FlavaForPreTraining, ViltConfig, ViltForMaskedLM
-from transformers import ViTMAEConfig, ViTMAEForPreTraining
+from transformers import (
+    FlavaConfig,
+    FlavaForPreTraining,
+    ViltConfig,
+    ViltForMaskedLM,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
+)
 
 from .core import Batch, Masks
 from .losses import weigh
@@ -21,7 +27,7 @@ from .mlim import MLIM, MLIMConfig
 from .timing import flops, seconds
 from .training import precision
 
-# %% ../nbs/47_peers.ipynb #455fb3eb
+# %% ../nbs/47_peers.ipynb #7893517d
 class Learner(NamedTuple):
     "A model and how to get its loss."
 
@@ -56,7 +62,7 @@ def on_contract(model: nn.Module, batch: Batch, views: tuple[Masks, ...]) -> Lea
     weights = model.cfg.loss_weights
     return Learner(model, lambda: weigh(model.losses(batch, views, (0, 0)).parts, weights))
 
-# %% ../nbs/47_peers.ipynb #9afc287a
+# %% ../nbs/47_peers.ipynb #15b1e0ec
 def words_only(cfg: MLIMConfig) -> MLIMConfig:
     "MLIM as ViLT: a share of the words hidden, pictures whole."
     shown = dict(joint_masking="both", image_ratio=0.0, text_ratio=0.3, vary=0.0, absent_ratio=0.0)
@@ -83,7 +89,7 @@ def vilt(cfg: MLIMConfig, batch: Batch, masks: Masks) -> Learner:
     )
     return Learner(net, lambda: net(**given).loss)
 
-# %% ../nbs/47_peers.ipynb #a25d4f56
+# %% ../nbs/47_peers.ipynb #310b7e93
 def pixels_only(cfg: MLIMConfig) -> MLIMConfig:
     "MLIM as ViTMAE: three quarters of the patches hidden, captions not there."
     shown = dict(joint_masking="both", image_ratio=0.75, text_ratio=0.0, vary=0.0, absent_ratio=0.0)
@@ -124,7 +130,7 @@ def vitmae(
     pixels = (batch.images - cfg.pixel_mean) / cfg.pixel_std
     return Learner(net, lambda: net(pixels, noise=order).loss)
 
-# %% ../nbs/47_peers.ipynb #aa32751c
+# %% ../nbs/47_peers.ipynb #77524fe6
 CODES = 8192  # of FLAVA's picture words
 
 

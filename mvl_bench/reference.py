@@ -6,7 +6,7 @@
 __all__ = ['PADDED', 'StockImage', 'bert_config', 'StockText', 'StockCross', 'StockDecoder', 'Reference', 'padded', 'present',
            'take_weights']
 
-# %% ../nbs/47_reference.ipynb #154abfe7
+# %% ../nbs/47_reference.ipynb #42a90562
 from dataclasses import replace
 
 import torch
@@ -25,7 +25,7 @@ from .losses import recon
 from .maskvlm import MaskVLM, MaskVLMConfig
 from .patches import patchify
 
-# %% ../nbs/47_reference.ipynb #122e323a
+# %% ../nbs/47_reference.ipynb #7ea700a9
 PADDED = 32  # words of a row
 
 
@@ -68,7 +68,7 @@ class StockText(nn.Module):
         "Tokens of the caption."
         return self.model(input_ids, attention_mask).last_hidden_state
 
-# %% ../nbs/47_reference.ipynb #11b5962e
+# %% ../nbs/47_reference.ipynb #35d6d97d
 class StockCross(nn.ModuleList):
     "Blocks of the library that attend within a modality and then to the other one."
 
@@ -101,7 +101,7 @@ class StockDecoder(nn.ModuleList):
             x = block.feed_forward_chunk(looked)
         return x
 
-# %% ../nbs/47_reference.ipynb #b08b1007
+# %% ../nbs/47_reference.ipynb #a48d767f
 class Reference(nn.Module):
     "MaskVLM of stock parts, for one modality hidden at a time: the losses of `MaskVLM`, nothing spared."
 
@@ -209,7 +209,7 @@ def present(tokens: Tensor, keys: Tensor, there: Tensor, absent: Tensor) -> tupl
     tokens = torch.where(there[:, None, None], tokens, absent.to(tokens.dtype))
     return tokens, torch.where(there[:, None], keys, first)
 
-# %% ../nbs/47_reference.ipynb #e3582200
+# %% ../nbs/47_reference.ipynb #3742186c
 @torch.no_grad()
 def take_weights(
     reference: Reference,

@@ -247,8 +247,7 @@ def train(
     part = processes()  # first, as it gives each process its device
     begun = source, model, tokenizer, optimizer, step = begin(run, resume, changed)
     over_processes(dict(ready=1.0))  # nobody writes before all have looked
-    cfg, words = run.train, model.cfg.max_words
-    passed = step * cfg.accumulate
+    cfg, words, passed = run.train, model.cfg.max_words, step * run.train.accumulate
     stream = batches(source, tokenizer, cfg.batch_size, passed, words, run.workers, part)
     stream = ((mismatched(b), epoch) for b, epoch in stream) if run.mismatched else stream
     first, desk = next(stream), None  # a mistake in the data shows before anything is written

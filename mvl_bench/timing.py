@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WATCHED', 'seconds', 'interleave', 'medians', 'rate', 'flops', 'held', 'ceiling', 'Fresh', 'fresh']
 
-# %% ../nbs/46_timing.ipynb #71bdc7af
+# %% ../nbs/46_timing.ipynb #2063fd61
 import statistics
 import subprocess
 import sys
@@ -19,7 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-# %% ../nbs/46_timing.ipynb #c6e1e916
+# %% ../nbs/46_timing.ipynb #72d71656
 def seconds(work: Callable, *args) -> float:
     "How long one call takes."
     begun = time.perf_counter()
@@ -44,7 +44,7 @@ def interleave(
                 found[name].append(value)
     return found
 
-# %% ../nbs/46_timing.ipynb #99f6832c
+# %% ../nbs/46_timing.ipynb #962984ce
 def medians(
     rows: dict[str, list[float]],  # name -> its value in each round
 ) -> dict:  # name -> median; "spread" -> name -> the middle half
@@ -65,7 +65,7 @@ def rate(
         count += 1
     return count / (time.perf_counter() - begun)
 
-# %% ../nbs/46_timing.ipynb #960421c2
+# %% ../nbs/46_timing.ipynb #63dfc423
 def flops(work: Callable[[], object]) -> float:
     "Floating point operations of one call, both ways if it goes back."
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -96,7 +96,7 @@ def ceiling(
     a, b = (torch.randn(side, side).to(kind) for _ in range(2))
     return 2 * side**3 / min([seconds(torch.matmul, a, b) for _ in range(5)][1:])
 
-# %% ../nbs/46_timing.ipynb #d86addfd
+# %% ../nbs/46_timing.ipynb #9d4598bf
 WATCHED = """import sys
 try:
     exec(sys.argv[1])

@@ -122,10 +122,8 @@ def update(
     found = {name: total / asked[name] for name, total in totals.items() if asked[name]}
     share_gradients(model)
     norm = nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip).item()
-    for name, value in [
-        *((f"loss {name}", value) for name, value in found.items()),
-        ("the gradient", norm),
-    ]:
+    values = {f"loss {name}": value for name, value in found.items()} | {"the gradient": norm}
+    for name, value in values.items():
         if not math.isfinite(value):
             optimizer.zero_grad()
             raise NotFinite(name, value, step, passes, cfg.lr)
