@@ -18,7 +18,7 @@ from .batches import batches, mismatched, some_pairs
 from .checkpoints import MODELS, load
 from .core import UserError, data_path, pick_device, seed_torch
 from .data import is_drawn, make_tokenizer, open_data
-from .distributed import over_processes, processes, together
+from .distributed import check_alike, processes, together
 from .folders import newest, write_file
 from .log import Log
 from .optim import make_optimizer
@@ -246,7 +246,7 @@ def train(
     "Train, log, look and save; Ctrl-C and SIGTERM save and leave with a line that says how to go on."
     part = processes()  # first, as it gives each process its device
     begun = source, model, tokenizer, optimizer, step = begin(run, resume, changed)
-    over_processes(dict(ready=1.0))  # nobody writes before all have looked
+    check_alike(model)  # and nobody writes before all have looked
     cfg, words, passed = run.train, model.cfg.max_words, step * run.train.accumulate
     stream = batches(source, tokenizer, cfg.batch_size, passed, words, run.workers, part)
     stream = ((mismatched(b), epoch) for b, epoch in stream) if run.mismatched else stream

@@ -63,17 +63,28 @@ def piece_tokenizer(
     captions: Iterable[str],
     vocab_size: int = 4096,  # tokens at most
 ) -> PreTrainedTokenizerFast:
-    "WordPiece learnt from `captions`: frequent words whole, rare words in pieces, unseen letters `[UNK]`."
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    "WordPiece learnt from `captions`: frequent words whole, rare words in pieces, unseen letters `[UNK]`; always the same."
+    captions, special = list(captions), list(SPECIAL.values())
+    learner = _wordpiece(models.WordPiece(unk_token="[UNK]"))
+    letters = sorted({c for text in captions for c in learner.normalizer.normalize_str(text)})
+    # the trainer numbers letters in the order of a hash map, and breaks ties by number: so they are numbered before
+    inner = [f"##{letter}" for letter in letters if not letter.isspace()]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=special + inner, show_progress=False
+    )
+    learner.train_from_iterator(captions, trainer)
+    tokenizer = _wordpiece(models.WordPiece(learner.get_vocab(), unk_token="[UNK]"))
+    tokenizer.add_special_tokens(special)  # and not the letters
+    return _wrap(tokenizer)
+
+
+def _wordpiece(model: models.WordPiece) -> Tokenizer:
+    "BERT's way to cut text, without capitals, around a model."
+    tokenizer = Tokenizer(model)
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = list(SPECIAL.values())
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=special, show_progress=False
-    )
-    tokenizer.train_from_iterator(captions, trainer)
-    return _wrap(tokenizer)
+    return tokenizer
 
 # %% ../nbs/01_text.ipynb #c03fbe08
 def load_tokenizer(
