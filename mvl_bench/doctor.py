@@ -25,6 +25,7 @@ from mvl_bench.checks import (
     look_at_travels,
     look_for_leaks,
     look_for_use,
+    reached,
     travels,
 )
 from .core import UserError
@@ -50,7 +51,7 @@ WHY = {  # what it means to score as a trivial predictor does
 }
 WORSE = "not even that is learnt; the learning rate may be too low, or much too high"
 NEAR, OVER = 0.97, 1.05  # of a baseline: from here on it sits on it, from there on above it
-EARLY = dict(loss=100, gap=1000)  # steps before which neither is held against a run
+EARLY = dict(rate=100, loss=200, gap=1000)  # steps before which none is held against a run
 
 
 def last_of(
@@ -168,15 +169,16 @@ def examine(
     return run, steps, found + _look_inside(run, load(path), steps, limit)
 
 
-def _look_at_weights(run: Run, model, source, steps: int) -> list[Finding]:
+def _look_at_weights(run: Run, model, source, steps: int, seen: tuple) -> list[Finding]:
     "How far the weights have gone since the run began, where that beginning can be made again."
-    if steps < EARLY["loss"]:
+    if steps < EARLY["rate"]:
         return []
     try:
         begun = new_model(run, source)[0].state_dict()
     except (UserError, OSError):  # what it began with is not here any more
         return []
-    gone, cfg = travels(begun, model), run.train
+    parts, cfg = reached(model, *seen, (run.train.seed, steps)), run.train
+    gone = {part: far for part, far in travels(begun, model).items() if part in parts}
     fresh = not (run.init or run.changes.get("text_encoder") or run.changes.get("image_weights"))
     found = look_at_travels(gone, getattr(model.cfg, "frozen", ""), fresh)
     size, moved = cfg.batch_size * cfg.accumulate, any(gone.values())
@@ -192,7 +194,7 @@ def _look_inside(run: Run, model, steps: int, limit: int) -> list[Finding]:
     leaks = [look_for_leaks(model, batch, one) for one in masks]
     found.append(next((one for one in leaks if one.verdict == "trouble"), leaks[0]))
     found += [one for view in masks for one in look_for_use(model, batch, view)]
-    found += _look_at_weights(run, model, source, steps)
+    found += _look_at_weights(run, model, source, steps, (batch, masks))
     if getattr(model, "lacks", ""):
         return [*found, Finding("note", "model", model.lacks)]
     return found + look_at_gaps(model, source, steps, limit)

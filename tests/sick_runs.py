@@ -21,8 +21,7 @@ from mvl_bench.runs import commit, train
 from mvl_bench.scenes import Scenes
 from mvl_bench.settings import Run, with_settings
 
-SMALL = ["precision=fp32", "batch_size=16", "warmup=20", "embed_dim=48", "lr=4e-3", "steps=240"]
-SMALL += ["recon_weight=30", "box_ratio=0.5", "vary=0.2"]
+SMALL = ["precision=fp32", "batch_size=32", "warmup=20", "embed_dim=48", "lr=4e-3", "steps=260"]
 PAIRS = ["itc_weight=1", "itm_weight=1"]
 
 
