@@ -36,4 +36,4 @@ docs: setup ## build the site in _docs and check its links
 	$(BIN)/python .ci/docs.py $(ARGS)
 
 bench: setup ## measure speed beside references: make bench ARGS="--json bench.json"
-	$(BIN)/python tests/bench.py $(ARGS)
+	@$(BIN)/mvl-bench bench $(ARGS)

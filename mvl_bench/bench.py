@@ -22,7 +22,7 @@ from .batches import batches
 from .contrast import Vectors
 from .core import Batch
 from .data import make_tokenizer
-from .maskvlm import PRESETS, MaskVLM, MaskVLMConfig, maskvlm_tiny
+from .maskvlm import PRESETS, MaskVLM, MaskVLMConfig
 from .mlim import MLIM
 from .mlim import PRESETS as MLIM_PRESETS
 from .optim import TrainConfig, fastest, make_optimizer

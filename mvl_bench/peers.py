@@ -23,7 +23,7 @@ from transformers import (
 
 from .core import Batch, Masks
 from .losses import weigh
-from .mlim import MLIM, MLIMConfig
+from .mlim import MLIMConfig
 from .timing import flops, seconds
 from .training import precision
 

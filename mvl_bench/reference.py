@@ -14,9 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 from transformers.models.bert.modeling_bert import BertLayer
-from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm import (
-    RobertaPreLayerNormLayer,
-)
 
 from .contrast import Contrast, itm, match_pairs, similarity
 from .core import Batch, Losses, Masks, noise
