@@ -12,20 +12,20 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
 from .core import UserError
-from .layers import attention_weights, put, take
+from .layers import attention_weights, in_bf16
 from .patches import sincos, sincos_positions
+from .pieces import alone, packed, put, take
 
 # %% ../nbs/21_encoders.ipynb #41f1ac6f
 def key_mask(
-    keys: Tensor | None,  # (b k) bool, True = may be looked at
+    seen: Tensor | None,  # (b 1 q k) bool, True = may be looked at
     dtype: torch.dtype,
-) -> Tensor | None:  # (b 1 1 k) added to attention scores
+) -> Tensor | None:  # (b 1 q k) added to attention scores
     "A mask in the additive form that both of timm's attention paths understand."
-    if keys is None:
+    if seen is None:
         return None
-    return torch.zeros(keys.shape, dtype=dtype, device=keys.device).masked_fill(~keys, -torch.inf)[
-        :, None, None
-    ]
+    nothing = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return nothing.masked_fill(~seen, -torch.inf)
 
 
 def begin_as_mae(vit: VisionTransformer) -> None:
@@ -73,10 +73,12 @@ class ImageEncoder(nn.Module):
         patches = self.vit.patch_embed((images - mean) / spread)
         return self.vit.norm_pre(self.vit._pos_embed(patches))
 
-    def run(self, x: Tensor, keys: Tensor | None = None) -> Tensor:  # (b s d), (b s) -> (b s d)
-        "All blocks, with some keys masked."
-        mask = key_mask(keys, x.dtype)
+    def run(self, x: Tensor, seen: Tensor | None = None) -> Tensor:  # (b s d), (b 1 q s) -> (b s d)
+        "All blocks; `seen` says who may look at whom."
+        plain = in_bf16(x.device)
+        mask = key_mask(seen, torch.bfloat16 if plain else x.dtype)
         for block in self.vit.blocks:
+            block.attn.fused_attn = not plain
             x = block(x, attn_mask=mask)
         return self.vit.norm(x)
 
@@ -106,9 +108,9 @@ class ImageEncoder(nn.Module):
             masked = self.mask_token + self.vit.pos_embed
             return self.run(torch.where(visible[..., None], x, masked))
         if way == "dense":
-            return self.run(x, visible) * visible[..., None]
-        tokens, places, kept = take(x, visible)
-        return put(self.run(tokens, kept), places, kept, torch.zeros_like(x))
+            return self.run(x, visible[:, None, None]) * visible[..., None]
+        places = packed(visible)
+        return put(self.run(take(x, places), alone(places, x)), places, torch.zeros_like(x))
 
 # %% ../nbs/21_encoders.ipynb #377c0a6a
 class TextEncoder(nn.Module):
@@ -167,4 +169,5 @@ class TextEncoder(nn.Module):
         attention_mask: Tensor,  # (b t) 1 = real token
     ) -> Tensor:  # (b t d)
         "Tokens of the caption."
+        self.model.config._attn_implementation = "eager" if in_bf16(input_ids.device) else "sdpa"
         return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state

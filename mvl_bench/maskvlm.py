@@ -9,12 +9,13 @@ __all__ = ['MaskVLM', 'PRESETS', 'MaskVLMConfig', 'maskvlm_mini', 'maskvlm_tiny'
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .contrast import Contrast, itm, match_pairs, similarity
 from .core import Batch, Features, Losses, Masks, Output, noise, view
 from .distributed import gather_rows, processes
-from .layers import CrossEncoder, DecoderBlock, take
+from .layers import CrossEncoder, DecoderBlock, or_absent
 from .losses import mlm, recon
 from mvl_bench.maskvlm_config import (  # noqa: F401, to be had from here too
     PRESETS,
@@ -25,6 +26,7 @@ from mvl_bench.maskvlm_config import (  # noqa: F401, to be had from here too
     maskvlm_tiny,
 )
 from .patches import patchify, sincos_positions
+from .pieces import kept, pieces
 from .pretrained import encoders_of
 from .saving import Saved
 
@@ -94,7 +96,7 @@ class MaskVLM(nn.Module, Saved):
         keys = (
             ~masks.image_mask if self.cfg.mask_at == "cross" else torch.ones_like(masks.image_mask)
         )
-        return _present(
+        return or_absent(
             tokens,
             torch.cat([torch.ones_like(keys[:, :1]), keys], 1),
             masks.has_image,
@@ -105,17 +107,17 @@ class MaskVLM(nn.Module, Saved):
         self, batch: Batch, masks: Masks
     ) -> tuple[Tensor, Tensor]:  # (b t d), (b t) bool
         "The caption alone, hidden words as [MASK]: tokens, and which of them may be looked at."
-        ids = (
-            batch.input_ids.masked_fill(masks.text_mask, self.cfg.mask_id)
-            if masks.text_ids is None
-            else masks.text_ids
-        )
+        ids = masks.text_ids
+        if ids is None:
+            ids = batch.input_ids.masked_fill(masks.text_mask, self.cfg.mask_id)
         real = batch.attention_mask
-        return _present(self.text_encoder(ids, real), real.bool(), masks.has_text, self.absent_text)
+        return or_absent(
+            self.text_encoder(ids, real), real.bool(), masks.has_text, self.absent_text
+        )
 
     def fuse_image(
-        self, masks: Masks, image, text, weights: list | None = None
-    ) -> Tensor:  # (b 1+n d)
+        self, masks: Masks, image, text, weights: list | None = None, asked: tuple | None = None
+    ) -> Tensor:  # (b 1+n d), or what is asked
         "The picture in the light of the caption: [MASK] vectors with positions join, then the cross blocks."
         x, _ = image
         if self.cfg.mask_at == "cross":
@@ -124,11 +126,13 @@ class MaskVLM(nn.Module, Saved):
             x = torch.cat([x[:, :1], rest], 1)
         # beside the token of an absent picture there is nothing to look at
         keys = masks.has_image[:, None] | (torch.arange(x.shape[1], device=x.device) == 0)
-        return self.image_cross(x, keys, *text, weights)
+        return self.image_cross(x, keys, *text, weights, asked)
 
-    def fuse_text(self, image, text, weights: list | None = None) -> Tensor:  # (b t d)
+    def fuse_text(
+        self, image, text, weights: list | None = None, asked: tuple | None = None
+    ) -> Tensor:  # (b t d), or what is asked
         "The caption in the light of the picture."
-        return self.text_cross(*text, *image, weights)
+        return self.text_cross(*text, *image, weights, asked)
 
     def decode_image(self, x: Tensor, text) -> Tensor:  # (b k d) -> (b k p*p*c)
         "Pixels of patches: look things up in the caption, then one linear layer; 0.5 is grey."
@@ -175,8 +179,7 @@ class MaskVLM(nn.Module, Saved):
             if "recon" in found and wants["recon"]:
                 found["recon"].append(self._recon(batch, masks, image, text))
             if "mlm" in found and wants["mlm"]:
-                fused = self.fuse_text(image, text)[masks.text_mask]
-                found["mlm"].append((self.to_words(fused), batch.input_ids[masks.text_mask]))
+                found["mlm"].append(self._mlm(batch, masks, image, text))
         joined = {
             name: [torch.cat(part) for part in zip(*pairs)]
             for name, pairs in found.items()
@@ -240,16 +243,22 @@ class MaskVLM(nn.Module, Saved):
                 whole[name] = encode(
                     batch, replace(nothing, has_image=everywhere, has_text=everywhere)
                 )
-            encoded.append(_present(*whole[name], present, absent))
+            encoded.append(or_absent(*whole[name], present, absent))
         return encoded
 
     def _recon(self, batch: Batch, masks: Masks, image, text) -> tuple[Tensor, Tensor]:
         "Rebuilt and true pixels of the hidden patches."
-        fused = self.fuse_image(masks, image, text)[:, 1:]
-        queries, _, kept = take(fused, masks.image_mask)
-        rebuilt = self.decode_image(queries, text)
-        rebuilt = rebuilt.flatten(0, 1) if kept is None else rebuilt[kept]
+        places, rows = asked = pieces(F.pad(masks.image_mask, (1, 0)))
+        x = self.fuse_image(masks, image, text, None, asked)
+        beside = text if rows is None else [part.index_select(0, rows) for part in text]
+        rebuilt = kept(self.decode_image(x, beside), places)
         return rebuilt, patchify(batch.images, self.cfg.patch_size)[masks.image_mask]
+
+    def _mlm(self, batch: Batch, masks: Masks, image, text) -> tuple[Tensor, Tensor]:
+        "Scores at the hidden words, and the words that were there."
+        asked = pieces(masks.text_mask)
+        fused = kept(self.fuse_text(image, text, None, asked), asked[0])
+        return self.to_words(fused), batch.input_ids[masks.text_mask]
 
     def after_step(self, *carries) -> None:
         "After an update, with the carry of each of its passes: slow copies and queue move, and nothing else does."
@@ -273,14 +282,3 @@ def _head(dim: int, hidden: int, out: int) -> nn.Sequential:
     "From a token to what it stands for: one linear layer, or two with `hidden` units between."
     between = [nn.Linear(dim, hidden), nn.GELU()] if hidden else []
     return nn.Sequential(nn.LayerNorm(dim), *between, nn.Linear(hidden or dim, out))
-
-
-def _present(
-    tokens: Tensor, keys: Tensor, present: Tensor, absent: Tensor
-) -> tuple[Tensor, Tensor]:
-    "Where a modality is absent, one learnt token stands for it and nothing else may be looked at."
-    if present.all():
-        return tokens, keys
-    first = torch.arange(keys.shape[1], device=keys.device) == 0
-    tokens = torch.where(present[:, None, None], tokens, absent.to(tokens.dtype))
-    return tokens, torch.where(present[:, None], keys, first)

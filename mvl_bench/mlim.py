@@ -17,6 +17,7 @@ from .convs import DeconvDecoder, PatchEmbedder, halvings
 from .core import Batch, Features, Losses, Masks, Output, UserError, noise, view
 from .distributed import gather_rows
 from .encoders import TextEncoder
+from .layers import in_bf16
 from .losses import mlm, recon
 from .masking import Masking
 from .patches import grid_of, patchify, sincos_positions
@@ -197,15 +198,13 @@ class MLIM(nn.Module, Saved):
         x, keys = self.sequence(batch, masks)
         keys = None if keys.all() else keys.long()
         given = dict(inputs_embeds=x, attention_mask=keys, position_ids=self._places(x.shape[1]))
-        if weights is None:
-            found = self.bert(**given).last_hidden_state
-        else:
-            usual = self.bert.config._attn_implementation
-            self.bert.set_attn_implementation("eager")  # the fused one keeps no weights
-            output = self.bert(**given, output_attentions=True)
-            self.bert.set_attn_implementation(usual)
+        # the fused attention keeps no weights
+        plain = weights is not None or in_bf16(x.device)
+        self.bert.config._attn_implementation = "eager" if plain else "sdpa"
+        output = self.bert(**given, output_attentions=weights is not None)
+        found = output.last_hidden_state
+        if weights is not None:
             weights.extend(output.attentions)
-            found = output.last_hidden_state
         return found[:, : self.num_patches], found[:, self.num_patches :]
 
     @torch.no_grad()

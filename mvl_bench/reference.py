@@ -76,7 +76,9 @@ class StockCross(nn.ModuleList):
 
     def forward(self, x: Tensor, keys: Tensor, context: Tensor, context_keys: Tensor) -> Tensor:
         "All blocks at all places."
-        masks = [None if k.all() else key_mask(k, x.dtype) for k in (keys, context_keys)]
+        masks = [
+            None if k.all() else key_mask(k[:, None, None], x.dtype) for k in (keys, context_keys)
+        ]
         for block in self:
             x = block(x, masks[0], context, masks[1])
         return x
@@ -92,7 +94,7 @@ class StockDecoder(nn.ModuleList):
 
     def forward(self, x: Tensor, context: Tensor, context_keys: Tensor) -> Tensor:
         "All blocks at all places."
-        mask = None if context_keys.all() else key_mask(context_keys, x.dtype)
+        mask = None if context_keys.all() else key_mask(context_keys[:, None, None], x.dtype)
         for block in self:
             looked, _ = block.crossattention(x, None, context, mask)
             x = block.feed_forward_chunk(looked)

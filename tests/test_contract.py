@@ -495,8 +495,8 @@ class Detached(MaskVLM):
 
 
 class Frozen(MaskVLM):
-    def fuse_image(self, masks, image, text, weights=None):
-        return super().fuse_image(masks, image, (text[0].detach() * 0, text[1]), weights)
+    def fuse_image(self, masks, image, text, *more):
+        return super().fuse_image(masks, image, (text[0].detach() * 0, text[1]), *more)
 
 
 class LeaksPixels(MaskVLM):

@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
 from mvl_bench.core import UserError
 from mvl_bench.encoders import ImageEncoder, TextEncoder
-from mvl_bench.layers import CrossBlock, DecoderBlock, put, take
+from mvl_bench.layers import CrossBlock, DecoderBlock
 from mvl_bench.losses import KINDS, mlm, recon, weigh
 from mvl_bench.masking import hide_share
 from mvl_bench.patches import (
@@ -21,6 +21,7 @@ from mvl_bench.patches import (
     sincos_positions,
     unpatchify,
 )
+from mvl_bench.pieces import alone, kept, packed, pieces, put, take
 
 DIM, HEADS = 32, 4
 CLOSE = dict(rtol=1e-5, atol=1e-5)
@@ -119,17 +120,36 @@ def test_a_wrong_weight_is_found():
         torch.testing.assert_close(ours(x, context), before, **CLOSE)
 
 
-def test_take_and_put_are_boolean_indexing():
+def test_pieces_hold_the_chosen_tokens_of_one_row_in_order():
     x, mask = torch.randn(6, 9, 4), torch.rand(6, 9) < 0.5
     mask[0], mask[1] = False, True
-    tokens, places, kept = take(x, mask)
-    for row in range(6):
-        count = int(mask[row].sum())
-        assert tokens[row, :count].equal(x[row, mask[row]])
-        assert kept[row].tolist() == [i < count for i in range(kept.shape[1])]
-        assert places[row, :count].tolist() == mask[row].nonzero().flatten().tolist()
+    places, rows = pieces(mask)
+    assert kept(take(x, places), places).equal(x[mask])
+    assert kept(places, places).tolist() == mask.flatten().nonzero()[:, 0].tolist()
+    for piece, row in zip(places, rows, strict=True):
+        there = piece[piece >= 0]
+        assert len(there) and (there // 9 == row).all() and piece[: len(there)].equal(there)
+    even = torch.arange(9).expand(6, 9) % 3 == 0
+    assert pieces(even)[1] is None and pieces(even)[0].shape == (6, 3)
+
+
+def test_packed_rows_share_sequences_and_see_only_their_own():
+    mask = torch.arange(9) < torch.tensor([9, 1, 4, 5, 8, 2])[:, None]
+    x = torch.randn(6, 9, 4)
+    places = packed(mask)
+    assert len(places) == 4  # 9, 8 + 1, 5 + 4, 2
+    assert sorted(places[places >= 0].tolist()) == mask.flatten().nonzero()[:, 0].tolist()
+    seen = alone(places, x)[:, 0]
+    for sequence, looks in zip(places.tolist(), seen.tolist()):
+        for i, a in enumerate(sequence):
+            for j, b in enumerate(sequence):
+                if a >= 0:
+                    assert looks[i][j] == (b >= 0 and a // 9 == b // 9)
+    assert seen.any(-1).all()  # nobody looks at nothing
     onto = torch.randn_like(x)
-    assert put(2 * tokens, places, kept, onto).equal(torch.where(mask[..., None], 2 * x, onto))
+    assert put(2 * take(x, places), places, onto).equal(torch.where(mask[..., None], 2 * x, onto))
+    even = torch.arange(9).expand(6, 9) % 3 == 0
+    assert alone(packed(even), x) is None and packed(even).tolist() == pieces(even)[0].tolist()
 
 
 # ---- encoders
