@@ -116,6 +116,10 @@ class CrossBlock(nn.Module):
     ):
         return self.beside(self.within(x, keys), context, context_keys, need_weights)
 
+    def compile(self, **how) -> None:
+        "Both halves, since models call them on their own."
+        self.within, self.beside = (torch.compile(f, **how) for f in (self.within, self.beside))
+
     def within(
         self,
         x: Tensor,  # (b q d)

@@ -44,6 +44,7 @@ class TrainConfig:
     precision: str = field(
         default_factory=fastest
     )  # fp32, or bf16 for the passes (weights stay fp32)
+    compile: bool = False  # blocks by torch.compile, which takes minutes to begin
     seed: int = 0  # of weights, data order and masks
 
     def __post_init__(self):

@@ -23,13 +23,11 @@ MLIM += ["itm_weight=1", "warmup=1", "joint_masking=mam"]
 
 def begun(out, count: int, *more: str, asked=ASKED):
     "The command in `count` processes on this machine, running."
-    code = "import sys; from mvl_bench.cli import main; sys.exit(main())"
-    (out.parent / "main.py").write_text(code)
-    words = [str(out.parent / "main.py"), *asked, *more, "--out", str(out)]
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(count)] if count > 1 else []
+    words = [*torchrun, "-m", "mvl_bench", *asked, *more, "--out", str(out)]
     said = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return subprocess.Popen(
-        [sys.executable, *torchrun, *words], env=dict(os.environ, OMP_NUM_THREADS="1"), **said
+        [sys.executable, *words], env=dict(os.environ, OMP_NUM_THREADS="1"), **said
     )
 
 
@@ -155,7 +153,7 @@ def test_a_loss_that_is_no_number_is_kept_and_gone_through_again(tmp_path):
     last = done.stderr.strip().splitlines()[-1]
     assert "stopped before the update" in last and "mvl-bench doctor" in last
     told = subprocess.run(
-        [sys.executable, str(tmp_path / "main.py"), "doctor", str(tmp_path / "run")],
+        [sys.executable, "-m", "mvl_bench", "doctor", str(tmp_path / "run")],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert "the first part whose answer is no number" in told
