@@ -22,7 +22,7 @@ def is_drawn(
 
 
 def open_data(
-    spec: str,  # scenes, scenes:shapes, scenes:stickers (and :2, things in each), a folder, a file or glob, or hf:owner/name
+    spec: str,  # scenes, scenes:shapes, scenes:stickers (and :2, things in each), a folder, a file, glob or {000..003}, or hf:owner/name
     img_size: int | tuple[int, int],  # side, or (height, width), in pixels
     split: str | None = None,  # of scenes: train, val or novel; of other data: whatever it has
     seed: int = 0,

@@ -82,7 +82,10 @@ def _add_health(commands) -> None:
 
 def _add_data(command, default: str | None) -> None:
     "Flags that name the data."
-    told = "scenes, scenes:shapes, scenes:stickers, a folder, CSV, Parquet file or glob, or hf:owner/name"
+    told = (
+        "scenes, scenes:shapes, scenes:stickers, a folder, a CSV file, Parquet files or WebDataset"
+        " tars (a name, a glob, or 'shards/train-{000..003}.tar'), or hf:owner/name"
+    )
     command.add_argument(
         "--data", default=default, required=default is None, metavar="D", help=told
     )
@@ -96,7 +99,9 @@ def _add_data(command, default: str | None) -> None:
         "--caption-column", help="column of the captions, where it is not found by name"
     )
     command.add_argument(
-        "--streaming", action="store_true", help="read a Hugging Face data set as a stream"
+        "--streaming",
+        action="store_true",
+        help="read Parquet, tars or a Hub's data set as they come: flat memory, no copy",
     )
 
 

@@ -32,8 +32,11 @@ from mvl_bench.state import (
     code_fingerprint,
     fingerprint,
     load_state,
+    read_mark,
     read_run,
     save_state,
+    share_bad,
+    write_bad,
 )
 from .stops import Stopped, stops
 from .strategies import with_kinds
@@ -105,10 +108,11 @@ def open_source(run: Run, held_out: bool = False):
     "The data of a run, at the size of its model; of drawn data also what is not trained on."
     split = "val" if held_out and is_drawn(run.data) else run.split
     img_size = run.changes.get("img_size", MODELS[run.model][1][run.preset]().img_size)
-    columns = dict(
-        image_column=run.image_column, caption_column=run.caption_column, streaming=run.streaming
-    )
-    return open_data(run.data, img_size, split, run.train.seed, **columns)
+    columns = dict(image_column=run.image_column, caption_column=run.caption_column)
+    options = dict(columns, seed=run.train.seed, streaming=run.streaming)
+    source = open_data(run.data, img_size, split, **options)
+    source.by_length, source.window = run.by_length, run.window
+    return source
 
 # %% ../nbs/46_runs.ipynb #c8d9c10d
 def begin(run: Run, resume: bool, changed: bool = False):
@@ -137,14 +141,15 @@ def begin(run: Run, resume: bool, changed: bool = False):
     model = load(found, device)
     if run.train.compile:
         compile_blocks(model)
-    _check_prints(run, model.facts, source, changed)
+    if _check_prints(run, model.facts, source, changed) and hasattr(source, "mark"):
+        source.mark = read_mark(found)
     optimizer = make_optimizer(model, run.train)
     load_state(found, optimizer)
     return source, model, model.tokenizer, optimizer, model.facts["steps"]
 
 
-def _check_prints(run: Run, facts: dict, source, changed: bool) -> None:
-    "Other data is another run; other code may give other bits, which is said."
+def _check_prints(run: Run, facts: dict, source, changed: bool) -> bool:
+    "Whether the data is the same; raises `UserError` if not. Other code may give other bits, which is said."
     was, now = facts.get("data_fingerprint"), fingerprint(source)
     if was and was != now and not changed:
         raise UserError(
@@ -154,6 +159,7 @@ def _check_prints(run: Run, facts: dict, source, changed: bool) -> None:
         _tell(
             "the library or torch is not the one that it was begun with: numbers may differ in their last digits"
         )
+    return was == now
 
 
 def _tell(text: str) -> None:
@@ -204,8 +210,8 @@ class Desk:
     "What one process writes for all: the log, looks at the probes, checkpoints."
 
     def __init__(self, run: Run, begun: tuple, quiet: bool):  # begun: what `begin` returns
-        self.run, (source, self.model, self.tokenizer, self.optimizer, start) = run, begun
-        cfg = run.train
+        self.run, (self.source, self.model, self.tokenizer, self.optimizer, start) = run, begun
+        cfg, source = run.train, self.source
         open_folder(run, None if start else baselines_of(self.model, source, self.tokenizer, cfg))
         self.facts, self.saved = facts_of(run, self.model, source), start
         self.model.tokenizer, self.probes = self.tokenizer, []
@@ -233,12 +239,16 @@ class Desk:
         "A checkpoint, if this step has none."
         if step != self.saved:
             told = dict(self.facts, minutes=self.log.minutes)
-            save_state(self.model, self.tokenizer, self.optimizer, self.run, step, told)
+            parts = self.model, self.tokenizer, self.optimizer, self.run
+            save_state(*parts, step, told, getattr(self.source, "mark", None))
             self.saved = step
 
     def close(self) -> None:
-        "Finish the log."
+        "Finish the log, and say which rows could not be read."
         self.log.close()
+        if getattr(self.source, "bad", None):
+            path = write_bad(self.source, Path(self.run.out))
+            print(f"{self.source.report()}; every one is named in {path}")
 
 
 def train(
@@ -269,6 +279,7 @@ def train(
                         f"stopped at step {step} and saved; the same command with --resume goes on",
                         signal,
                     )
+            share_bad(source)
     except NotFinite as error:
         kept = keep_failure(run.out, model, tokenizer, cfg, error, part[0])
         raise UserError(
@@ -278,6 +289,4 @@ def train(
         stream.close()
         if desk:
             desk.close()
-    if getattr(source, "bad", None):
-        print(source.report())
     return newest(Path(run.out)) if desk else Path(run.out)

@@ -230,6 +230,10 @@ class Scenes:
         shares = np.array(boxes) / (width, height, width, height)
         return Pair(draw(scene, self.img_size), caption(scene), id=i, item=i, boxes=shares)
 
+    def caption_at(self, i: int, epoch: int = 0) -> str:
+        "The caption of sample `i`, its picture not drawn."
+        return caption(self.scene(i))
+
     def captions(self, limit: int = 20_000) -> Iterator[str]:
         "The first captions, for a tokenizer to learn from."
         return (caption(self.scene(i)) for i in range(limit))

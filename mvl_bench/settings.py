@@ -23,13 +23,15 @@ class Run:
     out: str  # the run's folder
     model: str = "maskvlm"
     preset: str = "tiny"
-    data: str = "scenes"  # scenes, scenes:shapes, scenes:stickers, a folder, a file or glob, or hf:owner/name
+    data: str = "scenes"  # scenes, scenes:shapes, scenes:stickers, a folder, a file, glob or {000..003}, or hf:owner/name
     split: str | None = None  # of the data
     image_column: str | None = None  # of data that is not drawn; None = found by name
     caption_column: str | None = None
     init: str = ""  # a checkpoint to begin from; "" = random weights
     mismatched: bool = False  # a control: every picture with another's caption
-    streaming: bool = False  # read a Hugging Face data set as a stream
+    streaming: bool = False  # read Parquet files, WebDataset shards or a Hub's data set as a stream
+    window: int = 512  # rows of a stream that are shuffled together; twice as many are in memory
+    by_length: bool = False  # captions of like length share a batch, which leaves less padding
     save_every: int = 500  # steps between checkpoints
     keep: int = 2  # newest checkpoints that are kept; the best one is kept too
     probe_every: int = 500  # steps between looks at the probes; 0 = never
@@ -43,7 +45,7 @@ class Run:
     )  # fields of the model's config that differ from the preset
 
     def __post_init__(self):
-        for name in ("save_every", "keep", "log_every"):
+        for name in ("save_every", "keep", "log_every", "window"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} {getattr(self, name)} is under 1")
         for name in ("workers", "probe_every"):
@@ -128,7 +130,7 @@ def command(run: Run) -> str:
     }
     changed |= {
         n: getattr(run, n)
-        for n in ("init", "mismatched", "save_every", "workers")
+        for n in ("init", "mismatched", "window", "by_length", "save_every", "workers")
         if getattr(run, n) != getattr(default, n)
     }
     changed["precision"] = run.train.precision  # its default is this machine's

@@ -11,7 +11,6 @@ __all__ = ['IMAGE_NAMES', 'CAPTION_NAMES', 'BUILDERS', 'WANTED', 'find_columns',
 import atexit
 import csv
 import gc
-import glob
 import re
 import weakref
 from collections.abc import Iterator, Sequence
@@ -44,7 +43,7 @@ def find_columns(
     "The column asked for, or the first known name, or numbered columns; raises `UserError`."
     if wanted is not None and wanted not in columns:
         raise UserError(f"there is no column {wanted!r}; the columns are {', '.join(columns)}")
-    plain = {column.strip().lower(): column for column in reversed(columns)}
+    plain = {c.strip().lower().removeprefix("json."): c for c in reversed(columns)}
     numbered = tuple(c for c in columns if re.fullmatch(rf"{what}_?\d+", c.lower()))
     found = [wanted] if wanted else [plain[name] for name in names.split() if name in plain]
     if not found and not numbered:
@@ -120,13 +119,16 @@ def quiet(
 
 
 def load_rows(*what: str, **how):  # as for `datasets.load_dataset`
-    "`load_dataset` with pictures left encoded; whatever goes wrong is a `UserError`."
+    "`load_dataset` with pictures left encoded, tars by `shards`; whatever goes wrong is a `UserError`."
     import datasets
+
+    from mvl_bench.shards import tar_rows
 
     local = "data_files" in how
     try:
         with quiet(bars=local):  # a long download shows how far it is
-            rows = datasets.load_dataset(*what, **how)
+            tars = what == ("webdataset",)
+            rows = tar_rows(**how) if tars else datasets.load_dataset(*what, **how)
     except Exception as error:  # network, format and schema raise many kinds
         named = Path(how["data_files"][0]).name if local else what[0]
         raise UserError(f"the data set {named} cannot be opened: {one_line(error)}") from error
@@ -255,32 +257,33 @@ class Table(NamedTuple):
     rows: object  # `Dataset` or `IterableDataset`
     columns: tuple[str, ...]  # the picture's, then the captions'
     folder: Path  # what paths in the rows are relative to
+    files: list[str] = []  # shards, where they are files, in the rows' order
 
 
 def spec_rows(
     spec: str,  # a folder, .csv, .parquet or .tar, a glob, or hf:owner/name
     split: str | None = None,
     streaming: bool = False,  # for Parquet, WebDataset and the Hub; tables of paths are small
-) -> tuple:  # rows, and the folder that paths are relative to
+) -> tuple:  # rows, the folder that paths are relative to, the files
     "The rows that a data set's name stands for."
+    from mvl_bench.shards import files_of
+
     if not spec.removeprefix("hf:"):
         raise UserError(f"the data set {spec!r} has no name; {WANTED}")
     if spec.startswith("hf:"):
-        return hub_rows(spec[3:], split, streaming), Path(spec[3:])
+        return hub_rows(spec[3:], split, streaming), Path(spec[3:]), []
     path = Path(spec).expanduser()
     if path.is_dir() and not (path / "captions.csv").is_file():
-        return only_split(folder_rows(path), split, spec), path
+        return only_split(folder_rows(path), split, spec), path, []
     path = path / "captions.csv" if path.is_dir() else path
-    files = [str(path)] if path.exists() else sorted(glob.glob(str(path), recursive=True))
-    if not files:
-        raise UserError(f"no file or folder {'fits' if glob.has_magic(spec) else 'is at'} {spec}")
+    files = [str(path)] if path.exists() else files_of(str(path))
     kinds = sorted({Path(file).suffix.lower() for file in files})
     builder = BUILDERS.get(kinds[0])
     if not builder or len(kinds) > 1 or (builder == "csv" and len(files) > 1):
         raise UserError(f"{spec} stands for {len(files)} files ({', '.join(kinds)}); {WANTED}")
     options = dict(data_files=files, split="train", streaming=streaming)
     rows = csv_rows(Path(files[0])) if builder == "csv" else load_rows(builder, **options)
-    return only_split(rows, split, spec), Path(files[0]).parent
+    return only_split(rows, split, spec), Path(files[0]).parent, files
 
 
 def open_table(
@@ -292,7 +295,7 @@ def open_table(
 ) -> Table:
     "Rows with pictures and captions, pictures still encoded; raises `UserError` for any mistake."
     try:
-        rows, folder = spec_rows(spec, split, streaming)
+        rows, folder, files = spec_rows(spec, split, streaming)
     except OSError as error:
         raise UserError(f"{spec} cannot be read: {error}") from error
     first = first_row(rows, spec)
@@ -301,4 +304,4 @@ def open_table(
     kind = str(rows.features[columns[0]]) if hasattr(rows, "__len__") else "streamed"
     if re.match(r"Value\('(string|large_string|null)", kind):
         return Table(by_path(rows, columns), ("image", "captions"), folder)
-    return Table(rows.select_columns(list(columns)), columns, folder)
+    return Table(rows.select_columns(list(columns)), columns, folder, files)

@@ -30,18 +30,19 @@ MLIM = ["depth=1", "itm_weight=1", "joint_masking=mam"]
 RATES = {"minutes", "pairs_per_second"}  # what two runs of the same need not share
 
 
-def case(name: str, folder: Path, steps: int) -> Run:
+def case(name: str, folder: Path, steps: int, make: bool = True) -> Run:
     "A small run: MaskVLM or MLIM with all their losses, on drawn scenes or on a stream of files."
     asked = [*SIZES, *(MLIM if name == "mlim" else MASKVLM), f"steps={steps}"]
     data = "scenes:shapes"
-    if name == "stream":
+    if streaming := name.startswith("stream"):
         data = str(folder / "*.parquet")
-        for part in range(3):
+        for part in range(3 * make):
             pairs = [Scenes("shapes", seed=part, img_size=16).pair(i) for i in range(20)]
             rows = dict(image=[png(p.image) for p in pairs], caption=[p.caption for p in pairs])
             Dataset.from_dict(rows).to_parquet(str(folder / f"{part}.parquet"))
-        asked += ["img_size=16", "patch_size=4", "mask_size=4"]
-    often = dict(save_every=3, log_every=1, probe_every=7, workers=0, streaming=name == "stream")
+        asked += ["img_size=16", "patch_size=4", "mask_size=4", "window=8"]
+        asked += ["by_length=true"] * name.endswith("by length")
+    often = dict(save_every=3, log_every=1, probe_every=7, workers=0, streaming=streaming)
     model = "mlim" if name == "mlim" else "maskvlm"
     return with_settings(Run(str(folder / "run"), model, data=data, **often), asked)
 
@@ -145,7 +146,7 @@ def certify(name: str, kills: int, steps: int, folder: Path, seed: int = 0) -> d
     (folder / "straight").mkdir(parents=True)
     (folder / "killed").mkdir()
     straight, killed = (case(name, folder / way, steps) for way in ("straight", "killed"))
-    if name == "stream":  # both read the same files
+    if name.startswith("stream"):  # both read the same files
         killed = replace(killed, data=straight.data)
     train(straight, quiet=True)
     workers = (0, 1, 2) if name == "maskvlm" else (0,)

@@ -1,6 +1,7 @@
 "What the tests of data share: drawings, their bytes, tables of them, and what a good message is."
 
 import io
+import tarfile
 from pathlib import Path
 
 from datasets import Dataset
@@ -38,3 +39,12 @@ def rows_of(count, broken=()):
     data = [d[: len(d) // 2] if i in broken else d for i, d in enumerate(data)]
     captions = [[f"a {COLOURS[i % 10]} half", f"half is {COLOURS[i % 10]}"] for i in range(count)]
     return Dataset.from_dict({"image": data, "captions": captions, "n": range(count)})
+
+
+def write_tar(path, samples):
+    "A tar of (name, bytes)."
+    with tarfile.open(path, "w") as archive:
+        for name, data in samples:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))

@@ -7,13 +7,13 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from datasets import Dataset
-from PIL import Image
-from samples import ROOT, SHARED, encoded, rows_of
+import torch
+from datasets.packaged_modules.parquet.parquet import Parquet
+from samples import COLOURS, ROOT, SHARED, drawing, encoded, rows_of, write_tar
 
 from mvl_bench.batches import batches, sample_ids
 from mvl_bench.core import Pair, UserError
-from mvl_bench.pairs import open_pairs
+from mvl_bench.pairs import StreamedPairs, open_pairs
 from mvl_bench.text import word_tokenizer
 
 
@@ -125,27 +125,134 @@ def test_real_data(spec, streaming):
     assert batch.images.shape == (16, 3, 64, 64) and batch.images.std() > 0.1
 
 
-def test_memory_stays_flat_when_streaming(home):
-    noise = np.random.default_rng(0)
-    data = [
-        encoded(Image.fromarray(noise.integers(0, 255, (64, 64, 3), np.uint8))) for _ in range(300)
+# ---- going on in a stream
+
+
+class Counted:
+    "Rows that pyarrow gives out and pictures that are decoded, of data opened from now on."
+
+    def __init__(self, monkeypatch):
+        self.rows, self.pictures = 0, 0
+        tables, read = Parquet._generate_tables, StreamedPairs.read
+
+        def counted_tables(builder, **files):
+            for key, table in tables(builder, **files):
+                self.rows += len(table)
+                yield key, table
+
+        def counted_read(source, *args):
+            self.pictures += 1
+            return read(source, *args)
+
+        monkeypatch.setattr(Parquet, "_generate_tables", counted_tables)
+        monkeypatch.setattr(StreamedPairs, "read", counted_read)
+
+
+def shards_of(count, rows=200, group=20):
+    "Parquet files of so many rows, in row groups."
+    for shard in range(count):
+        rows_of(rows).to_parquet(f"s-{shard}.parquet", batch_size=group)
+
+
+@pytest.mark.parametrize("by_length", [False, True])
+def test_going_on_in_a_stream_reads_one_window(home, monkeypatch, by_length):
+    shards_of(4)
+    tokenizer = word_tokenizer(["a red half"])
+
+    def opened(mark=None):
+        stream = open_pairs("s-*.parquet", 16, seed=3, streaming=True)
+        stream.window, stream.mark, stream.by_length = 16, mark, by_length
+        return stream
+
+    whole = opened()
+    steps, marks = [], []
+    for batch, epoch in islice(batches(whole, tokenizer, 6), 300):  # an epoch has 133
+        steps.append((batch.ids, batch.input_ids, epoch))
+        marks.append(json.loads(json.dumps(whole.mark)))
+    counted = Counted(monkeypatch)
+
+    def read(start, mark=None):
+        "Rows that are read to get one batch."
+        stream = opened(mark)
+        counted.rows = counted.pictures = 0
+        batch, epoch = next(batches(stream, tokenizer, 6, start=start))
+        ids, words, was = steps[start]
+        assert batch.ids.equal(ids) and batch.input_ids.equal(words) and epoch == was
+        assert counted.pictures == 6 and stream.mark == marks[start]
+        return counted.rows
+
+    fresh = read(0)
+    assert 2 * 16 <= fresh <= 2 * 16 + 20 + 16 * 6 * by_length  # two windows and a row group
+    for start in (1, 70, 132, 134, 140, 265, 299):
+        assert read(start, marks[start - 1]) <= fresh + 2 * 20  # a row group at each end
+    assert (
+        read(133, marks[132]) <= 2 * fresh + 2 * 20
+    )  # the end of one epoch, the begin of the next
+    assert read(110) > 600  # without a mark all that went before is read
+
+
+def test_going_on_in_tars_decodes_nothing_before(home, monkeypatch):
+    for shard in range(3):
+        told = [(f"{i:03}.{kind}", data) for i in range(40) for kind, data in
+                (("png", encoded(drawing(COLOURS[i % 10], (40 + i, 24)))), ("txt", b"a half"))]  # fmt: skip
+        write_tar(f"s-{shard}.tar", told)
+    tokenizer, counted = word_tokenizer(["a half"]), Counted(monkeypatch)
+    whole = open_pairs("s-*.tar", 16, streaming=True)
+    whole.window = 8
+    steps, marks = [], []
+    for batch, _ in islice(batches(whole, tokenizer, 6), 45):  # an epoch has 20
+        steps.append(batch.ids)
+        marks.append(whole.mark)
+    for start in (1, 9, 19, 20, 33, 44):
+        stream = open_pairs("s-*.tar", 16, streaming=True)
+        stream.window, stream.mark, counted.pictures = 8, marks[start - 1], 0
+        assert next(batches(stream, tokenizer, 6, start=start))[0].ids.equal(steps[start])
+        assert counted.pictures == 6
+
+
+@pytest.mark.parametrize("change", [dict(seed=4), dict(window=8), dict(batch=7), dict(files=3)])
+def test_a_mark_of_another_order_is_not_used(home, change):
+    shards_of(4, 60)
+    tokenizer = word_tokenizer(["a red half"])
+    source = open_pairs("s-*.parquet", 16, seed=3, streaming=True)
+    source.window = 16
+    list(islice(batches(source, tokenizer, 6), 30))
+    found = []
+    for mark in (None, source.mark):
+        spec = f"s-[0-{change.get('files', 4) - 1}].parquet"
+        stream = open_pairs(spec, 16, seed=change.get("seed", 3), streaming=True)
+        stream.window, stream.mark = change.get("window", 16), mark
+        found.append(next(batches(stream, tokenizer, change.get("batch", 6), start=30))[0].ids)
+    assert found[0].equal(found[1])
+
+
+def test_shards_are_shuffled_anew_in_every_epoch_and_alike_in_every_process(home):
+    shards_of(6, 24, 8)
+    tokenizer = word_tokenizer(["a red half"])
+    streams = [open_pairs("s-*.parquet", 16, seed=1, streaming=True) for _ in range(3)]
+    for stream in streams:
+        stream.window = 12
+    whole = list(islice(batches(streams[0], tokenizer, 8), 36))
+    halves = [
+        list(islice(batches(streams[1 + k], tokenizer, 8, part=(k, 2), workers=2), 36))
+        for k in range(2)
     ]
-    part = Dataset.from_dict({"image": data, "caption": ["noise"] * 300})
-    for shard in range(40):
-        part.to_parquet(f"m-{shard:02}.parquet", batch_size=50)
-    code = f"""
-import json, resource
-from mvl_bench.pairs import open_pairs
-stream = open_pairs({str(home / "m-*.parquet")!r}, 32, streaming=True)
-stream.window = 100
-peaks = []
-for n, _ in enumerate(stream.pairs()):
-    if n in (1500, 11500):
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-print(json.dumps(peaks))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    early, late = json.loads(done.stdout.splitlines()[-1])
-    assert late - early < 60, f"{early:.0f} MB grew to {late:.0f} MB over 150 MB of data"
+    for (batch, epoch), (one, e1), (two, e2) in zip(whole, *halves):
+        assert batch.ids[0::2].equal(one.ids) and batch.ids[1::2].equal(two.ids)
+        assert epoch == e1 == e2
+    assert streams[0].mark == streams[1].mark == streams[2].mark
+    orders = []
+    for epoch in range(2):
+        ids = torch.cat([batch.ids for batch, e in whole if e == epoch])
+        assert len(ids.unique()) == 144
+        orders.append(list(dict.fromkeys((ids >> 32).tolist())))
+    assert orders[0] != orders[1] and sorted(orders[0]) == list(range(6))
+
+
+def test_each_process_decodes_only_its_own_rows(home, monkeypatch):
+    shards_of(2, 40)
+    counted = Counted(monkeypatch)
+    stream = open_pairs("s-*.parquet", 16, streaming=True)
+    stream.window = 16
+    list(islice(batches(stream, word_tokenizer(["a"]), 8, part=(1, 4)), 5))
+    assert counted.pictures == 5 * 2

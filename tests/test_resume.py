@@ -5,6 +5,7 @@ from pathlib import Path
 
 import certificate
 import pytest
+from datasets.packaged_modules.parquet.parquet import Parquet
 from test_contract import one_thread  # noqa: F401  a fixture
 
 from mvl_bench import runs
@@ -12,11 +13,41 @@ from mvl_bench.core import UserError
 from mvl_bench.folders import newest
 
 
-@pytest.mark.parametrize("name", ["maskvlm", "mlim", "stream"])
+@pytest.mark.parametrize("name", ["maskvlm", "mlim", "stream", "stream by length"])
 def test_killed_and_gone_on_with_it_ends_with_the_same_bytes(name, tmp_path, one_thread):  # noqa: F811
     found = certificate.certify(name, kills=4, steps=30, folder=tmp_path, seed=1)
     assert found["unlike"] == [] and found["tensors"] > 20
     assert found["kills"] == 4 and found["inside_a_save"] == 1
+
+
+def test_a_stream_that_goes_on_reads_one_window(tmp_path, one_thread, monkeypatch):  # noqa: F811
+    "Rows are counted where pyarrow gives them out: looks at the data and all else that a run reads are among them."
+    for part in range(40):  # 1,600 rows in groups of 20
+        pairs = [certificate.Scenes("shapes", seed=part, img_size=16).pair(i) for i in range(40)]
+        told = dict(image=[certificate.png(p.image) for p in pairs], caption=[p.caption for p in pairs])  # fmt: skip
+        certificate.Dataset.from_dict(told).to_parquet(
+            str(tmp_path / f"{part:02}.parquet"), batch_size=20
+        )
+    run = certificate.case("stream", tmp_path, 100, make=False)
+    certificate.os.waitpid(certificate.sitting(run, False, ("replace", 260)), 0)
+    before = int(newest(Path(run.out)).name.removeprefix("step-"))
+    assert before > 40  # steps of twelve rows
+    read, tables = [], Parquet._generate_tables
+
+    def counted(builder, **files):
+        for key, table in tables(builder, **files):
+            read.append(len(table))
+            yield key, table
+
+    monkeypatch.setattr(Parquet, "_generate_tables", counted)
+    goes_on = replace(run, train=replace(run.train, steps=before + 2))
+    runs.train(goes_on, resume=True, quiet=True, changed=True)
+    assert sum(read) < 200 < 12 * before
+    read.clear()
+    monkeypatch.setattr(runs, "read_mark", lambda path: None)
+    goes_on = replace(run, train=replace(run.train, steps=before + 4))
+    runs.train(goes_on, resume=True, quiet=True, changed=True)
+    assert sum(read) > 12 * before  # without its mark it reads all that went before
 
 
 def test_a_run_that_forgets_something_is_found(tmp_path, one_thread, monkeypatch):  # noqa: F811

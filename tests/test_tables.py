@@ -1,17 +1,16 @@
 "Tables of pictures with captions, well and badly made: folders, CSV, Parquet, WebDataset, the Hub's layout."
 
-import io
+import json
 import os
 import subprocess
 import sys
-import tarfile
 import time
 from pathlib import Path
 
 import pytest
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
-from samples import COLOURS, ROOT, drawing, encoded, one_sentence, rows_of
+from samples import COLOURS, ROOT, drawing, encoded, one_sentence, rows_of, write_tar
 
 from mvl_bench.core import UserError
 from mvl_bench.pairs import Pairs, StreamedPairs, open_pairs
@@ -80,22 +79,98 @@ def test_parquet_of_any_schema(home, schema, streaming):
     assert len({pair.item for pair in found}) == 10
 
 
+# ---- tars as WebDataset has them
+
+
+def drawn(shard, told="txt", kind="png"):
+    "Samples of five colours, each with its caption in a text or in a record."
+    for i, colour in enumerate(COLOURS[5 * shard : 5 * shard + 5]):
+        yield f"{i:04}.{kind}", encoded(drawing(colour), "JPEG" if kind == "jpg" else "PNG")
+        caption = f"half {colour}"
+        record = json.dumps(dict(url="http://x", caption=caption, width=3)).encode()
+        yield f"{i:04}.{told}", record if told == "json" else caption.encode()
+
+
+def all_of(pairs):
+    "Every pair that can be read, stand-ins left out."
+    if isinstance(pairs, StreamedPairs):
+        return pairs.first(10**6)
+    found = [pairs.pair(i) for i in range(len(pairs))]
+    return [pair for i, pair in enumerate(found) if i not in dict(pairs.bad)]
+
+
 @pytest.mark.parametrize("streaming", [False, True])
-def test_webdataset_shards(home, streaming):
-    for shard in range(2):
-        with tarfile.open(f"part-{shard}.tar", "w") as archive:
-            for i, colour in enumerate(COLOURS[5 * shard : 5 * shard + 5]):
-                for ending, data in (
-                    ("png", encoded(drawing(colour))),
-                    ("txt", f"half {colour}".encode()),
-                ):
-                    info = tarfile.TarInfo(f"{i:04}.{ending}")
-                    info.size = len(data)
-                    archive.addfile(info, io.BytesIO(data))
-    pairs = open_pairs("part-*.tar", 16, streaming=streaming)
-    found = list(pairs.pairs()) if streaming else [pairs.pair(i) for i in range(10)]
+@pytest.mark.parametrize("told", ["txt", "json"])
+@pytest.mark.parametrize("spec", ["part-*.tar", "part-{000..001}.tar", "part-{000,001}.tar"])
+def test_webdataset_shards(home, streaming, told, spec):
+    write_tar("part-000.tar", drawn(0, told))
+    write_tar("part-001.tar", drawn(1, told, "jpg"))  # of another kind than the first
+    pairs = open_pairs(spec, 16, streaming=streaming)
+    assert isinstance(pairs, StreamedPairs if streaming else Pairs)
+    found = all_of(pairs)
     assert sorted(pair.caption for pair in found) == sorted(f"half {c}" for c in COLOURS)
-    assert sorted(pairs.captions()) == sorted(f"half {c}" for c in COLOURS)
+    assert sorted(pairs.captions()) == sorted(f"half {c}" for c in COLOURS) and not pairs.bad
+    for pair in found:
+        assert (pair.image[8, 13] > 200).all()  # the ivory half
+    if streaming:
+        assert pairs.table.rows.num_shards == 2 and len(list(pairs.pairs())) == 10
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_broken_members_of_tars_are_counted(home, streaming):
+    first, second, third = ([*drawn(k % 2, "json")] for k in range(3))
+    first += [(f"1{name}", data) for name, data in drawn(1, "json")]
+    first[0] = (first[0][0], first[0][1][:60])  # a picture cut in half, in the very first sample
+    first[3] = (first[3][0], first[3][1].replace(b"half", b"h\xffalf"))  # not UTF-8
+    del first[5]  # no caption
+    second[3] = (second[3][0], b"{torn")  # no JSON
+    second[4] = (second[4][0], b"")  # no bytes
+    write_tar("s-0.tar", first)
+    write_tar("s-1.tar", second)
+    write_tar("s-2.tar", third)
+    data = Path("s-2.tar").read_bytes()
+    Path("s-2.tar").write_bytes(data[: data.index(third[6][1]) + 30])  # in the fourth picture
+    pairs = open_pairs("s-*.tar", 16, streaming=streaming)
+    found = all_of(pairs)
+    assert len(found) == (10 - 3) + (5 - 2) + 3
+    reasons = sorted(why for _, why in pairs.bad)
+    said = ["s-0.tar: 0000.png", "s-0.tar: 0001.png has no caption"]
+    said += ["s-0.tar: 0002.png has no caption", "s-1.tar: 0001.png has no caption"]
+    said += ["s-1.tar: 0002.png", "s-2.tar from sample 4 on (unexpected end of data)"]
+    assert len(reasons) == 6 and all(sum(one in r for r in reasons) == 1 for one in said), reasons
+    assert "6 rows of s-*.tar" in pairs.report()
+
+
+def test_columns_of_tars(home):
+    record = json.dumps(dict(title="other", notes=["one", "two"], n=3)).encode()
+    write_tar("c.tar", [("a.jpg", encoded(drawing(), "JPEG")), ("a.txt", b"first"), ("a.json", record)])  # fmt: skip
+    assert (
+        open_pairs("c.tar", 16, streaming=True).first(1)[0].caption == "other"
+    )  # a title, by name
+    chosen = open_pairs("c.tar", 16, caption_column="json.notes", streaming=True)
+    assert list(chosen.captions()) == ["one", "two"]
+    with pytest.raises(UserError) as caught:
+        open_pairs("c.tar", 16, caption_column="json.n", streaming=True)
+    one_sentence(caught, "'json.n'", "image, txt, json.title, json.notes")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_tars_that_cannot_be_used_get_one_sentence(home, streaming):
+    write_tar("bare.tar", [("a.txt", b"a caption")])
+    write_tar("mute.tar", [("a.png", encoded(drawing()))])
+    write_tar("empty.tar", [])
+    Path("junk.tar").write_bytes(b"junk" * 999)
+    write_tar("t-000.tar", drawn(0))
+    for spec, word in {
+        "bare.tar": "no pictures",
+        "mute.tar": "caption",
+        "empty.tar": "no pictures",
+        "junk.tar": "junk.tar",
+        "t-{000..002}.tar": "t-001.tar",
+    }.items():
+        with pytest.raises(UserError) as caught:
+            open_pairs(spec, 16, streaming=streaming)
+        one_sentence(caught, word)
 
 
 def test_columns_given_unknown_and_numbered(home):
