@@ -37,8 +37,11 @@ class Attention(nn.Module):
         if rows is not None:  # keys and values are computed once a context, however often used
             k, v, keys = k[rows], v[rows], None if keys is None else keys[rows]
         mask = None if keys is None else keys[:, None, None]
-        mixed = self.proj(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
-        return (mixed, attention_weights(q, k, mask)) if need_weights else mixed
+        weights = attention_weights(q, k, mask) if need_weights else None
+        # the weights that are told are the ones that mix, so that gradients reach them
+        mixed = weights @ v if need_weights else F.scaled_dot_product_attention(q, k, v, mask)
+        mixed = self.proj(mixed.transpose(1, 2).flatten(2))
+        return (mixed, weights) if need_weights else mixed
 
 
 def attention_weights(
