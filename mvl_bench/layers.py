@@ -40,8 +40,11 @@ class Attention(nn.Module):
             both, keys = both.index_select(0, rows), None if keys is None else keys[rows]
         q, k, v = map(heads, (self.query(x), *both.chunk(2, dim=-1)))
         mask = None if keys is None else keys[:, None, None]
-        mixed = self.proj(attend(q, k, v, mask).transpose(1, 2).flatten(2))
-        return (mixed, attention_weights(q, k, mask)) if need_weights else mixed
+        weights = attention_weights(q, k, mask) if need_weights else None
+        # the weights that are told are the ones that mix, so that gradients reach them
+        mixed = weights @ v if need_weights else attend(q, k, v, mask)
+        mixed = self.proj(mixed.transpose(1, 2).flatten(2))
+        return (mixed, weights) if need_weights else mixed
 
     def for_one(
         self,
