@@ -119,6 +119,9 @@ def _add_apps(commands) -> None:
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
     )
     demo.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
+    told = "more checkpoints for the menu of models (default: all shipped ones)"
+    also = ["maskvlm-tiny", "mlim-tiny", "vitmae-tiny", "vilt-tiny"]
+    demo.add_argument("--also", nargs="*", metavar="NAME", default=also, help=told)
     commands.add_parser("lab", help="JupyterLab at the tutorials")
 
 

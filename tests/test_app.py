@@ -1,49 +1,16 @@
 "The page as a person meets it: served by this process, driven in headless Chromium, and nothing leaves the machine."
 
-import socket
 from contextlib import contextmanager
-from dataclasses import replace
 from io import BytesIO
 
-import gradio as gr
-import pytest
-import torch
+from boards import BOARD, answered, drag, hidden, pixels, url
 from chromium import needs_chromium, tab
 from PIL import Image
 
-from mvl_bench import app, checkpoints
-from mvl_bench.core import UserError
-from mvl_bench.data import make_tokenizer
-from mvl_bench.maskvlm import MaskVLM, maskvlm_tiny
-from mvl_bench.scenes import Scenes
+from mvl_bench import compact
 
 pytestmark = needs_chromium
-
-
-def untrained():
-    "A small model with random weights, for a checkout without the shipped checkpoint."
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer(Scenes())
-    ids = dict(pad_id=tokenizer.pad_token_id, mask_id=tokenizer.mask_token_id)
-    depths = dict(image_depth=1, text_depth=1, cross_depth=1, embed_dim=32, num_heads=2)
-    model = MaskVLM(replace(maskvlm_tiny(), vocab_size=len(tokenizer), **ids, **depths)).eval()
-    model.tokenizer, model.facts = tokenizer, dict(data="scenes")
-    return model
-
-
-@pytest.fixture(scope="module")
-def url():
-    "Address of the page."
-    try:
-        model = checkpoints.load("maskvlm-tiny")
-    except UserError:
-        model = untrained()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    blocks = app.build(model, "maskvlm-tiny")
-    yield app.open_page(blocks)
-    blocks.close()
-    torch.set_num_threads(threads)
+__all__ = ["url"]  # a fixture
 
 
 @contextmanager
@@ -51,88 +18,154 @@ def opened(browser, url, **window):
     "The page in a fresh tab, answered; afterwards: no complaint, no request to another machine, no picture kept."
     with tab(browser, **window) as page:
         page.goto(url)
-        page.locator(".mb-column").nth(3).wait_for()
+        page.locator(BOARD).wait_for()
         yield page
         assert "data:image" not in page.evaluate("() => JSON.stringify(localStorage)")
 
 
-@contextmanager
-def changes(page, what):
-    "Wait until something on the page is no longer as it was."
-    look = f"() => [...document.querySelectorAll(`{what}`)].map(e => e.src ?? e.value ?? e.textContent).join()"
-    before = page.evaluate(look)
-    yield
-    page.wait_for_function(f"before => ({look})() !== before", arg=before)
-
-
-def pressed(page, kind):
-    "Places of what is hidden on the board."
-    found = page.locator(f"#mb-board [data-{kind}][aria-pressed=true]")
-    return [int(place) for place in found.evaluate_all(f"all => all.map(e => e.dataset.{kind})")]
-
-
-PAINTED = ".mb-pic img"
-
-
 def test_opens_answered_and_follows_clicks(browser, url):
     with opened(browser, url) as page:
-        assert page.locator(PAINTED).count() == 4 and len(pressed(page, "patch")) > 3
-        assert all(
-            page.locator(PAINTED).evaluate_all(
-                "all => all.map(e => e.complete && e.naturalWidth > 99)"
-            )
-        )
-        assert "circle is hidden" in page.locator("#mb-head").inner_text()
-        assert (
-            page.locator(".mb-edited mark").inner_text() == "blue"
-            and page.locator(".mb-note").count() == 0
-        )
-        with changes(page, PAINTED):
-            page.locator("[data-patch='6']").click()
-        assert 6 in pressed(page, "patch")
-        with changes(page, PAINTED):  # the keyboard: an arrow, then space
-            page.keyboard.press("ArrowRight")
-            page.keyboard.press(" ")
-        assert {6, 7} <= set(pressed(page, "patch"))
-        page.locator("#mb-board").get_by_text("red", exact=True).click()
-        page.locator(".mb-guess").nth(3).wait_for()
-        assert page.locator(".mb-guess .mb-chip").count() == 4
+        assert page.locator(".mb-pic canvas").count() == 4 and len(hidden(page)) == 12
+        assert "circle is hidden" in page.locator(".mb-story").inner_text()
+        assert page.locator(".mb-edited mark").inner_text() == "blue"
+        assert page.locator(".mb-notes p").count() == 0
+        before = pixels(page)
+        with answered(page):
+            page.locator(".mb-cell").nth(6).click()
+        assert 6 in hidden(page) and pixels(page) != before
+        with answered(page):
+            drag(page, 56, 59)
+        assert {56, 57, 58, 59} <= set(hidden(page))
+        with answered(page):
+            page.keyboard.down("Shift")
+            drag(page, 0, 63, steps=2)  # a quick hand: patches between two reports count too
+            page.keyboard.up("Shift")
+        assert not {0, 9, 18, 27, 36, 45, 54, 63} & set(hidden(page))
+        with answered(page):
+            page.locator(".mb-chips").get_by_text("red", exact=True).click()
+        assert hidden(page, "word") == [5]
+        assert page.locator(".mb-guess > .mb-chip").count() == 4
         assert not page.locator(".mb-number").first.is_visible()
         page.get_by_label("numbers").check()
-        assert (
-            page.locator(".mb-bars").first.is_visible()
-            and page.locator(".mb-bars li").count() >= 20
-        )
-        assert (
-            page.locator(".mb-heat").count() == 4
-            and "mean error" in page.locator(".mb-with").inner_text()
-        )
+        assert page.locator(".mb-bars li").count() >= 20
+        assert page.locator(".mb-heat").first.is_visible()
+        assert "mean error" in page.locator(".mb-with").inner_text()
+        page.locator(".mb-cell").nth(16).hover()
+        assert "row 3 column 1: with 0." in page.locator(".mb-read").inner_text()
 
 
-def test_edit_shares_and_examples(browser, url):
+def test_keyboard_alone(browser, url):
     with opened(browser, url) as page:
-        with changes(page, f".mb-edited {PAINTED}"):
-            page.locator("#mb-edit textarea").fill(
+        place = "document.activeElement.getAttribute('aria-label')"
+        page.keyboard.press("Tab")
+        while page.evaluate(place) != "row 1 column 1":
+            page.keyboard.press("Tab")
+            assert page.evaluate("document.activeElement !== document.body")
+        walk = dict(ArrowDown="2 1", ArrowRight="2 2", End="2 8", PageDown="4 8", Home="4 1")
+        walk |= {"Control+End": "8 8", "ArrowRight ": "8 8", "PageUp": "6 8", "Control+Home": "1 1"}
+        for key, at in walk.items():
+            page.keyboard.press(key.strip())
+            assert page.evaluate(place) == "row {} column {}".format(*at.split()), key
+        live = page.locator(".mb-live[aria-live]")
+        with answered(page):
+            page.keyboard.press(" ")
+        assert live.inner_text() == "patch row 1 column 1 hidden, 13 of 64"
+        with answered(page):
+            page.keyboard.press("Shift+ArrowRight")
+        assert {0, 1} <= set(hidden(page)) and page.evaluate(place) == "row 1 column 2"
+        with answered(page):
+            page.keyboard.press(" ")
+        assert live.inner_text() == "patch row 1 column 2 shown, 13 of 64"
+        page.keyboard.press("Tab")
+        page.keyboard.press("End")
+        assert page.evaluate(place).startswith("top-right")
+        with answered(page):
+            page.keyboard.press("Enter")
+        assert live.inner_text() == "word top-right hidden, 1 of 12" and hidden(page, "word") == [
+            12
+        ]
+        assert page.locator(".mb-cell[tabindex='0']").count() == 1
+        assert page.locator(".mb-chips [tabindex='0']").count() == 1
+
+
+def test_edit_shares_patterns_and_examples(browser, url):
+    with opened(browser, url) as page:
+        with answered(page):
+            page.locator(".mb-edit textarea").fill(
                 "there is a big green circle left and a big cat top-right"
             )
         assert page.locator(".mb-edited mark").inner_text() == "green"
-        assert "redrawn" in page.locator(".mb-edited .mb-truth").inner_text()
-        share = page.locator("#mb-tools input[type=range]").first
+        assert "redrawn" in page.locator(".mb-edited").inner_text()
+        assert "edited scene" in page.locator(".mb-edited .mb-verdict").inner_text()
+        share = page.get_by_label("Picture hidden", exact=True)
         share.focus()
-        with changes(page, PAINTED):
+        with answered(page):
             share.press("End")
-        page.wait_for_function(
-            "document.querySelectorAll('[data-patch][aria-pressed=true]').length === 64"
-        )
-        with changes(page, PAINTED):
+        assert len(hidden(page)) == 64
+        share.press("Home")
+        with answered(page):
+            share.fill("25")
+        some = hidden(page)
+        assert len(some) == 16
+        with answered(page):
+            page.get_by_label("Picture hidden: pattern").select_option("block")
+        assert len(hidden(page)) == 16 and hidden(page) != some
+        with answered(page):
             page.get_by_role("button", name="Show all").click()
-        assert pressed(page, "patch") == [] and share.input_value() == "0"
-        with changes(page, "#mb-head p"):
+        assert hidden(page) == [] and share.input_value() == "0"
+        assert page.get_by_label("Picture hidden: pattern").input_value() == "block"
+        with answered(page):
             page.locator("[data-card='1']").click()
-        assert page.locator(".mb-none").count() == 1 and pressed(page, "word")
-        with changes(page, "#mb-board .mb-chip"):
+        assert page.locator(".mb-none").count() == 1 and hidden(page, "word") == [9]
+        with answered(page):
             page.get_by_role("button", name="Another scene").click()
-        assert page.locator(".mb-note").count() == 0  # the drawn world is its own
+        assert page.locator(".mb-notes p").count() == 0  # the drawn world is its own
+
+
+def test_models_null_controls_and_honest_pictures(browser, url):
+    with opened(browser, url) as page:
+        before = pixels(page)
+        with answered(page):
+            page.get_by_label("the model that answers").select_option("random")
+        other = pixels(page)
+        assert other != before and len(hidden(page)) == 12
+        with answered(page):
+            page.get_by_label("the model that answers").select_option("maskvlm-tiny")
+        assert pixels(page) == before
+        with answered(page):
+            page.get_by_label("untrained").check()
+        assert pixels(page) != before and "Random weights" in page.locator(".mb-null").inner_text()
+        with answered(page):
+            page.get_by_label("untrained").uncheck()
+        assert "pasted in" in page.locator(".mb-honest").inner_text()
+        with answered(page):
+            page.get_by_label("raw output").check()
+        told = page.locator(".mb-honest").inner_text()
+        assert (
+            "never learnt to paint" in told
+            and "no mean or spread" in told
+            and pixels(page) != before
+        )
+
+
+def test_576_patches(browser, url):
+    with opened(browser, url) as page:
+        share = len(hidden(page)) / 64
+        with answered(page):
+            page.get_by_label("the model that answers").select_option("fine")
+        assert page.locator(".mb-cell").count() == 576 and len(hidden(page)) == share * 576
+        with answered(page):
+            page.get_by_role("button", name="Show all").click()
+        with answered(page):
+            drag(page, 0, 575, steps=3)
+        assert hidden(page) == [25 * i for i in range(24)]
+        page.keyboard.press("Control+Home")
+        with answered(page):
+            page.keyboard.press("Shift+ArrowDown")
+        assert 24 in hidden(page)
+        with answered(page):
+            page.get_by_label("the model that answers").select_option("maskvlm-tiny")
+        assert page.locator(".mb-cell").count() == 64
 
 
 def test_own_picture_and_caption(browser, url, tmp_path):
@@ -140,54 +173,65 @@ def test_own_picture_and_caption(browser, url, tmp_path):
     Image.effect_mandelbrot((300, 200), (-2, -1, 1, 1), 50).convert("RGB").save(file, "PNG")
     (tmp_path / "mine.png").write_bytes(file.getvalue())
     (tmp_path / "broken.png").write_bytes(file.getvalue()[: len(file.getvalue()) // 2])
+    (tmp_path / "large.png").write_bytes(b"\x89PNG" + bytes(4_000_000))
     with opened(browser, url) as page:
-        with changes(page, PAINTED):
-            page.locator("#mb-own input[type=file]").set_input_files(tmp_path / "mine.png")
-        assert "outside the drawn world" in page.locator(".mb-note").inner_text()
-        with changes(page, "#mb-note"):
-            page.locator("#mb-own input[type=file]").set_input_files(tmp_path / "broken.png")
-        assert page.locator(".mb-error").inner_text().startswith("the picture broken.png is broken")
-        hostile = (
-            "<script>window.hit = 1</script> <img src=x onerror='window.hit = 1'> a zebra "
-            + "red " * 30
+        bring, caption = (
+            page.locator("input[type=file]"),
+            page.get_by_label("a caption of your own"),
         )
-        page.locator("#mb-caption textarea, #mb-caption input").fill(hostile)
-        with changes(page, "#mb-board .mb-chip"):
+        with answered(page):
+            bring.set_input_files(tmp_path / "mine.png")
+        assert "outside the drawn world" in page.locator(".mb-notes").inner_text()
+        assert len(hidden(page)) == 32
+        for name, told in dict(broken="is broken", large="larger than 3 MB").items():
+            bring.set_input_files(tmp_path / f"{name}.png")
+            page.locator(".mb-error", has_text=f"{name}.png").wait_for()
+            assert told in page.locator(".mb-error").inner_text()
+        hostile = "<script>window.hit = 1</script> <img src=x onerror='window.hit = 1'> a zebra "
+        caption.fill(hostile + "red " * 30)
+        with answered(page):
             page.get_by_role("button", name="Use this caption").click()
-        assert page.locator("#mb-board").get_by_text("script", exact=True).count() == 2
-        note = page.locator(".mb-note").inner_text()
+        assert page.locator(".mb-chips").get_by_text("script", exact=True).count() == 2
+        note = page.locator(".mb-notes").inner_text()
         assert "zebra" in note and "does not know" in note and "left out" in note
         assert page.evaluate("window.hit") is None and page.locator("img[src=x]").count() == 0
-        page.locator("#mb-caption textarea, #mb-caption input").fill(" ")
-        with changes(page, "#mb-note"):
-            page.get_by_role("button", name="Use this caption").click()
-        assert "the caption is empty" in page.locator(".mb-error").inner_text()
-        page.locator("#mb-caption textarea, #mb-caption input").fill("red " * 700)
+        caption.fill(" ")
         page.get_by_role("button", name="Use this caption").click()
-        page.locator(".mb-error").get_by_text("2,799 characters, over 2,000").wait_for()
+        page.locator(".mb-error", has_text="the caption is empty").wait_for()
         assert "Traceback" not in page.content()
+
+
+def test_a_link_opens_the_same_board(browser, url):
+    with opened(browser, url) as page:
+        with answered(page):
+            drag(page, 0, 7)
+        with answered(page):
+            page.locator(".mb-edit textarea").fill("a dog")
+        page.get_by_role("button", name="Copy link").click()
+        page.wait_for_function("location.hash.startsWith('#b=')")
+        link, own, shown = page.url, hidden(page), pixels(page, "wrong")
+    with tab(browser) as page:
+        page.goto(link)
+        page.locator(".mb[data-answered]").wait_for()
+        page.locator(".mb-story", has_text="came as a link").wait_for()
+        page.locator(".mb[aria-busy]").wait_for(state="detached")
+        page.wait_for_function("document.querySelector('.mb').dataset.answered > 1")
+        assert hidden(page) == own and pixels(page, "wrong") == shown
+        assert page.locator(".mb-edit textarea").input_value() == "a dog"
+        hostile = compact.to_link(compact.from_link(link) | dict(patches="0-99999999"))
+        page.evaluate("link => { location.hash = link; }", hostile)
+        page.locator(".mb-error").wait_for()
+        told = page.locator(".mb-error").inner_text()
+        assert told.startswith("this is no board") and "\n" not in told and hidden(page) == own
 
 
 def test_fits_a_phone_in_both_themes(browser, url):
     for theme in ("light", "dark"):
         with opened(browser, f"{url}?__theme={theme}", width=390, height=844, touch=True) as page:
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-            tops = [
-                page.locator(f"#mb-{part}").bounding_box()["y"]
-                for part in ("board", "edit", "answer", "tools", "own")
-            ]
+            parts = ("grid", "chips", "edit", "columns", "tools", "own")
+            tops = [page.locator(f".mb-{part}").bounding_box()["y"] for part in parts]
             assert tops == sorted(tops)
-            with changes(page, PAINTED):
-                page.locator("[data-patch='6']").tap()
-            assert 6 in pressed(page, "patch")
-
-
-def test_a_taken_port_is_one_sentence():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with gr.Blocks() as blocks:
-            gr.Markdown("nothing")
-        with pytest.raises(UserError, match=f"port {port} on 127.0.0.1"):
-            app.open_page(blocks, port=port)
+            with answered(page):
+                page.locator(".mb-cell").nth(6).tap()
+            assert 6 in hidden(page)

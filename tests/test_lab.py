@@ -2,58 +2,22 @@
 
 import json
 import os
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 
 import pytest
 from chromium import needs_chromium, tab
+from jupyter import serving
 from samples import ROOT
 
 pytestmark = needs_chromium
-SETTINGS = {  # nothing is asked of other machines, and the notebook is left as it is
-    "apputils-extension/notification": dict(fetchNews="false", checkForUpdates=False),
-    "docmanager-extension/plugin": dict(autosave=False),
-}
 
 
 @pytest.fixture
 def lab(tmp_path):
     "Address of the JupyterLab that the command starts, with settings that only a test wants."
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    names = ("config_dir", "data_dir", "runtime_dir")
-    places = {f"JUPYTER_{name.upper()}": str(tmp_path / name) for name in names}
-    places |= {
-        f"JUPYTERLAB_{name.upper()}_DIR": str(tmp_path / name)
-        for name in ("settings", "workspaces")
-    }
-    for name, content in SETTINGS.items():
-        file = tmp_path / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(content))
-    server = dict(port=port, ip="127.0.0.1", open_browser=False)
-    (tmp_path / "config_dir").mkdir()
-    (tmp_path / "config_dir" / "jupyter_server_config.json").write_text(
-        json.dumps(dict(ServerApp=server, IdentityProvider=dict(token="")))
-    )
     command = [sys.executable, "-c", "from mvl_bench.cli import main; main()", "lab"]
-    told = (tmp_path / "told").open("w")
-    process = subprocess.Popen(command, env=os.environ | places, stdout=told, stderr=told)
-    url = f"http://127.0.0.1:{port}"
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(f"{url}/api")
-            break
-        except OSError:
-            assert process.poll() is None, (tmp_path / "told").read_text()
-            time.sleep(0.25)
-    yield url
-    process.terminate()
-    process.wait(20)
+    with serving(command, tmp_path) as url:
+        yield url
 
 
 def test_lab_opens_the_tutorial_and_runs_it(browser, lab):
