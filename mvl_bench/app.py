@@ -27,6 +27,7 @@ from .checkpoints import load
 from .compact import to_url
 from .core import UserError
 from .events import EXAMPLES, pose
+from .views import add_tabs
 
 # %% ../nbs/53_app.ipynb #a485ebe6
 FRONT = files("mvl_bench") / "board"  # hand-written script and style sheet
@@ -34,8 +35,10 @@ CREDIT = "Stickers: OpenMoji (openmoji.org), CC BY-SA 4.0."
 TITLE = "What do a picture and its caption know about each other?"
 MOUNT = """const url = URL.createObjectURL(new Blob([%s], { type: 'text/javascript' }));
 import(url).then((board) => board.gradio({ element, props, trigger, watch }, %s));"""
-STYLE = """.gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
+STYLE = """.gradio-container { width: 100% !important; max-width: 1240px !important; margin: 0 auto !important; }
 .gradio-container .main { padding-top: 20px; } .gradio-container .html-container { padding: 0; }
+.gradio-container .tabitem { padding: 4px 0 0; border: 0; }
+.mb-view img { display: block; max-width: min(100%, 760px); margin: 0 auto; }
 #mb-head h1 { font-size: 24px; line-height: 1.25; font-weight: 650; margin: 0; letter-spacing: -.01em; }
 #mb-foot p { font-size: 12.5px; opacity: .75; margin: 8px 0 0; padding-top: 12px; }
 footer .divider { display: none; }
@@ -112,7 +115,11 @@ def build(
     "The page, already answered."
     with gr.Blocks(title="mvl_bench", analytics_enabled=False) as blocks:
         gr.HTML(f"<h1>{TITLE}</h1>", elem_id="mb-head")
-        board = _board(models)
+        dark = gr.Checkbox(visible=False)  # the page fills it in
+        with gr.Tabs():
+            with gr.Tab("Board"):
+                board = _board(models)
+            add_tabs(models, board, dark)
         trained = (
             f"{n}, trained on {m.facts.get('data', 'unknown data')}" for n, m in models.items()
         )

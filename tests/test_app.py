@@ -235,3 +235,32 @@ def test_fits_a_phone_in_both_themes(browser, url):
             with answered(page):
                 page.locator(".mb-cell").nth(6).tap()
             assert 6 in hidden(page)
+
+
+def test_the_tabs_ask_more_about_the_pair_on_the_board(browser, url):
+    with opened(browser, url) as page:
+        with answered(page):
+            page.locator(".mb-chips").get_by_text(
+                "red", exact=True
+            ).click()  # then the tabs know it
+        seen = page.locator(".mb-view img:visible")
+        page.get_by_role("tab", name="Steps").click()
+        page.get_by_role("button", name="Fill in what is hidden").click()
+        seen.wait_for(timeout=60_000)
+        last, said = seen.get_attribute("src"), page.get_by_text("Left: nothing.")
+        said.wait_for()
+        page.get_by_label("number input for step").fill("0")
+        page.keyboard.press("Enter")
+        page.get_by_text("The beginning.").wait_for()
+        assert seen.get_attribute("src") != last
+        for name in ("Influence", "Masking"):
+            page.get_by_role("tab", name=name).click()
+            page.get_by_role("button", name="Show for the pair").locator("visible=true").click()
+            seen.wait_for(timeout=60_000)
+            assert seen.evaluate("image => image.naturalWidth") > 500
+        page.get_by_role("tab", name="Board").click()
+        with answered(page):
+            page.get_by_role("button", name="Show all").click()
+        page.get_by_role("tab", name="Steps").click()
+        page.get_by_role("button", name="Fill in what is hidden").click()
+        page.get_by_text("nothing is hidden: hide some patches").wait_for()
