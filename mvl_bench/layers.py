@@ -120,8 +120,8 @@ class CrossBlock(nn.Module):
         return self.beside(self.within(x, keys), context, context_keys, need_weights)
 
     def compile(self, **how) -> None:
-        "Both halves, since models call them on their own."
-        self.within, self.beside = (torch.compile(f, **how) for f in (self.within, self.beside))
+        "The larger half, which models call on its own; the other is asked for single tokens, too."
+        self.beside = torch.compile(self.beside, **how)
 
     def within(
         self,

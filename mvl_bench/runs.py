@@ -41,7 +41,7 @@ from mvl_bench.state import (
 from .stops import Stopped, stops
 from .strategies import with_kinds
 from .text import load_tokenizer
-from .training import NotFinite, baselines_of, compile_blocks, train_steps
+from .training import NotFinite, baselines_of, train_steps
 from .watch import LOOKS, look, probes_of, write_look
 
 # %% ../nbs/46_runs.ipynb #3b1a9067
@@ -135,12 +135,8 @@ def begin(run: Run, resume: bool, changed: bool = False):
             _tell(f"nothing whole is saved in {run.out}: it begins again")
         model, tokenizer = new_model(run, source)
         model.to(device)
-        if run.train.compile:
-            compile_blocks(model)
         return source, model, tokenizer, make_optimizer(model, run.train), 0
     model = load(found, device)
-    if run.train.compile:
-        compile_blocks(model)
     if _check_prints(run, model.facts, source, changed) and hasattr(source, "mark"):
         source.mark = read_mark(found)
     optimizer = make_optimizer(model, run.train)

@@ -218,6 +218,8 @@ def train_steps(
     "Train `model`, yielding after each update so that the caller can plot, save or stop."
     check_queue(model.cfg, cfg.batch_size)
     optimizer = optimizer or make_optimizer(model, cfg)
+    if cfg.compile:
+        compile_blocks(model)
     device, batches = next(model.parameters()).device, iter(batches)
     for step in range(start, cfg.steps):
         taken = [(batch.to(device), epoch) for batch, epoch in islice(batches, cfg.accumulate)]
