@@ -179,7 +179,12 @@ def serve(
     also: Sequence[str | Path] = (),  # other checkpoints, for the menu
 ) -> None:
     "Open the page for browsers on this machine, until Ctrl+C."
-    models = {str(name): load(name) for name in (checkpoint, *also)}
+    first = load(checkpoint)
+    if not first.offers >= {"pixels", "words"}:
+        raise UserError(
+            f"{first.lacks} The page opens with a model of both: give this one to --also"
+        )
+    models = {str(checkpoint): first} | {str(name): load(name) for name in also}
     torch.set_num_threads(1)  # a few rows at a time: threads that wait for each other cost more
     blocks = build(models)
     print(f"The page is at {open_page(blocks, host, port)} (Ctrl+C ends it)", flush=True)
