@@ -18,8 +18,7 @@ import traitlets
 from .checkpoints import load
 from .core import Pair, UserError
 from .decode import ORDERS, Plan, decode
-from .masking_lab import lab, show_lab
-from .pairs import collate
+from .masking_lab import show_lab_of
 from .plot_looks import show_gap
 from .plot_steps import show_steps
 from .plot_words import bare
@@ -168,7 +167,6 @@ class MaskingLab(widgets.VBox):
         self.model = load(model) if isinstance(model, str) else model
         cfg = self.model.cfg
         self.pair, self.draws = pair or Scenes(split="val", img_size=cfg.img_size).pair(3), draws
-        self.batch = collate([self.pair], self.model.tokenizer, cfg.max_words)
         self.picture = widgets.Image(format="png", layout=dict(max_width="100%"))
         share = widgets.FloatSlider(
             0.5, min=0, max=1, step=0.05, description="hidden", readout_format=".0%",
@@ -195,15 +193,7 @@ class MaskingLab(widgets.VBox):
 
     def figure(self, dark: bool | None = None) -> Drawing:
         "The lab as a figure."
-        model, scores = self.model, None
-        if hasattr(model, "patch_scores"):
-            scores = model.patch_scores(self.batch)[0]
-        habits = lab(model.cfg, model.tokenizer, self.batch, self.ratio, self.draws, scores)[
-            self.side
-        ]
-        ids = self.batch.input_ids[0, self.batch.maskable[0]].tolist()
-        tokens = [bare(token) for token in model.tokenizer.convert_ids_to_tokens(ids)]
-        return show_lab(habits, self.side, self.pair.image, tokens, self.ratio, dark)
+        return show_lab_of(self.model, self.pair, self.side, self.ratio, self.draws, dark)
 
 # %% ../nbs/54_players.ipynb #6d579722
 class TimeMachine(Film):

@@ -7,24 +7,21 @@ __all__ = ['WAYS', 'DARK', 'on_board', 'film', 'tell', 'ways', 'add_tabs']
 
 # %% ../nbs/52_views.ipynb #4c0df067
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from html import escape
 from io import BytesIO
-from types import SimpleNamespace
 
 import gradio as gr
-import torch
 from PIL import Image
 
 from .board_state import unpack
 from .core import Pair, UserError
 from .decode import ORDERS, Plan, decode
 from .influence import influence
-from .masking_lab import lab, show_lab
-from .pairs import collate
+from .masking_lab import show_lab_of
 from .plot_influence import show_influence
 from .plot_steps import show_steps
-from .plot_words import bare
 from .plots import Drawing, to_image
 from .steps import begin
 
@@ -90,18 +87,12 @@ def ways(
     dark: bool = False,
 ) -> Image.Image:
     "What each strategy hides of the pair on the board in many draws; raises `UserError`."
-    model, board, pair = on_board(models, value)
+    model, _, pair = on_board(models, value)
     if side not in ("patches", "words", "joint") or not 0 <= percent <= 100:
         raise UserError(
             f"side {side!r} and percent {percent}: patches, words or joint, and 0 to 100"
         )
-    batch = collate([pair], model.tokenizer, model.cfg.max_words)
-    with torch.inference_mode():
-        scores = model.patch_scores(batch)[0] if hasattr(model, "patch_scores") else None
-    habits = lab(model.cfg, model.tokenizer, batch, percent / 100, 200, scores)[side]
-    ids = batch.input_ids[0, batch.maskable[0]].tolist()
-    tokens = [bare(token) for token in model.tokenizer.convert_ids_to_tokens(ids)]
-    return _drawn(show_lab(habits, side, board.image, tokens, percent / 100, dark))
+    return _drawn(show_lab_of(model, pair, side, percent / 100, dark=dark))
 
 # %% ../nbs/52_views.ipynb #e6d71a79
 DARK = "(...given) => [...given.slice(0, -1), document.body.classList.contains('dark')]"
@@ -127,6 +118,12 @@ def _asked(answer, *given) -> tuple:
         return answer(*given), ""
     except UserError as error:
         return None, escape(str(error))
+
+
+def _show(models: Mapping, answer: Callable, name: str, value: dict, *given) -> tuple[str, str]:
+    "What a button of a tab shows, and what it says; the last given is whether the page is dark."
+    made, why = _asked(answer, models, value, *given[:-1], bool(given[-1]))
+    return _shown(made, name), why
 
 
 def _step_tab(models: Mapping, board, dark) -> None:
@@ -179,10 +176,5 @@ def add_tabs(
                 controls = [kind(**how)] + ([gr.Slider(**share)] if share else [])
             go = gr.Button("Show for the pair on the board", variant="primary")
             said, picture = gr.HTML(), gr.HTML(elem_classes="mb-view")
-            run = SimpleNamespace(answer=answer, name=name)
-
-            def show(value, *given, run=run):
-                made, why = _asked(run.answer, models, value, *given[:-1], bool(given[-1]))
-                return _shown(made, run.name), why
-
+            show = partial(_show, models, answer, name)
             go.click(show, [board, *controls, dark], [picture, said], js=DARK, api_name=False)
