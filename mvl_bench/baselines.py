@@ -8,6 +8,7 @@ __all__ = ['Baselines', 'count_baselines', 'mean_colour', 'median_colour', 'back
 
 # %% ../nbs/27_baselines.ipynb #c97696b6
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -163,7 +164,8 @@ def trivial_losses(
     batch_size: int = 32,  # pairs that ITC and ITM compare in training
 ) -> dict[str, float]:
     "What every trivial predictor scores on each loss of the config, by the names that a plot shows."
-    found = _pixels(baselines, batch, views, cfg) if "recon" in cfg.loss_weights else {}
+    trivial = getattr(cfg, "trivial_recon", partial(_pixels, baselines, cfg=cfg))
+    found = trivial(batch, views) if "recon" in cfg.loss_weights else {}
     found |= _pairs(batch, cfg, batch_size)
     labels = torch.cat([batch.input_ids[view.text_mask] for view in views])
     if len(labels):

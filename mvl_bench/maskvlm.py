@@ -7,6 +7,7 @@ __all__ = ['MaskVLM', 'PRESETS', 'MaskVLMConfig', 'maskvlm_mini', 'maskvlm_tiny'
 
 # %% ../nbs/31_maskvlm.ipynb #6ce86291
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -185,7 +186,7 @@ class MaskVLM(nn.Module, Saved):
             for name, pairs in found.items()
             if pairs
         }
-        score = dict(mlm=mlm, recon=lambda *pair: recon(*pair, cfg.recon_kind))
+        score = dict(mlm=mlm, recon=partial(self.score_patches, kind=cfg.recon_kind))
         parts = {name: score[name](*pair) for name, pair in joined.items()}
         counts = {name: len(pair[0]) for name, pair in joined.items()}
         pairs = self._pair_losses(batch, whole, key)
@@ -253,6 +254,10 @@ class MaskVLM(nn.Module, Saved):
         beside = text if rows is None else [part.index_select(0, rows) for part in text]
         rebuilt = kept(self.decode_image(x, beside), places)
         return rebuilt, patchify(batch.images, self.cfg.patch_size)[masks.image_mask]
+
+    def score_patches(self, rebuilt: Tensor, truth: Tensor, kind: str) -> Tensor:
+        "The loss of hidden patches."
+        return recon(rebuilt, truth, kind)
 
     def _mlm(self, batch: Batch, masks: Masks, image, text) -> tuple[Tensor, Tensor]:
         "Scores at the hidden words, and the words that were there."

@@ -57,7 +57,9 @@ class MaskVLMConfig:
     text_ratio: float = 0.3  # share of the words hidden in training
     image_masking: str = "random"  # which patches: random, block, grid or score
     text_masking: str = "random"  # which words: random, whole_word, span or content
-    joint_masking: str = "one"  # one modality at a time, both, or mam, uniform or dirichlet shares
+    joint_masking: str = (
+        "one"  # one modality at a time, any share of it, both, or mam, uniform or dirichlet shares
+    )
     light_ratio: float = 0.15  # share of both that mam's light mode hides
     disguise_ratio: float = 0.0  # share of hidden words shown as others or themselves; BERT: 0.2
     token_kinds: str = ""  # a letter a token (`word_strategies`); a run fills it in where needed

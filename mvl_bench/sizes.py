@@ -28,8 +28,9 @@ def check_sizes(
             raise UserError(
                 f"{name} {getattr(cfg, name)} is not in the vocabulary of {cfg.vocab_size}"
             )
-    if getattr(cfg, "recon_kind", KINDS[0]) not in KINDS:  # a model without pixels has none
-        raise UserError(f"recon_kind {cfg.recon_kind!r} is not one of {', '.join(KINDS)}")
+    kinds = getattr(cfg, "recon_kinds", KINDS)
+    if getattr(cfg, "recon_kind", kinds[0]) not in kinds:  # a model without pixels has none
+        raise UserError(f"recon_kind {cfg.recon_kind!r} is not one of {', '.join(kinds)}")
     if cfg.mask_size < cfg.patch_size or cfg.mask_size % cfg.patch_size:
         raise UserError(
             f"mask_size {cfg.mask_size} is not a multiple of patch_size {cfg.patch_size}"
