@@ -84,7 +84,7 @@ def look_at_losses(
     for name in names:
         end, lines = (
             last_of(log, name),
-            {k: v for k, v in baselines.items() if k.split()[0] == name},
+            {k: v for k, v in baselines.items() if k.split()[0] == name and k != f"{name} floor"},
         )
         if lines:
             best = min(lines, key=lines.get)
@@ -98,6 +98,12 @@ def look_at_losses(
                 found.append(
                     Finding("note" if early else "trouble", name, f"{where}: {why}{early}")
                 )
+        floor = baselines.get(f"{name} floor")
+        if floor is not None:
+            told = f"{end:.3g}, and no model of this world comes under {floor:.3g}"
+            beaten = end < 0.8 * floor - 0.02  # the floor is of 64 pairs
+            told += ": it sees what is hidden" * beaten
+            found.append(Finding("trouble" if beaten else "well", f"{name} floor", told))
         values = [row[name] for row in log if name in row]
         windows = [sum(values[i : i + 3]) / 3 for i in range(len(values) - 2)]
         if windows and windows[-1] > 1.25 * min(windows) + 0.02:

@@ -89,10 +89,16 @@ class PatchReader(MaskVLM):
         "Which prototype each patch is."
         return numbers_of(patchify(images, self.cfg.patch_size), self.prototypes)
 
-    def patch_logits(self, batch: Batch, masks: Masks) -> Tensor:  # (b n k)
-        "Scores of every prototype at every place."
+    def patch_logits(self, batch: Batch, masks: Masks, at: Tensor) -> Tensor:  # (b k)
+        "Scores of every prototype at one place of each row, `at (b)`."
         image, text = self.encode_image(batch, masks), self.encode_text(batch, masks)
-        return self.decode_image(self.fuse_image(masks, image, text)[:, 1:], text)
+        fused = self.fuse_image(masks, image, text)[torch.arange(len(at)), 1 + at]
+        return self.decode_image(fused[:, None], text)[:, 0]
+
+    def word_logits(self, batch: Batch, masks: Masks, at: Tensor) -> Tensor:  # (b v)
+        "Scores of every word at one place of each row, `at (b)`."
+        image, text = self.encode_image(batch, masks), self.encode_text(batch, masks)
+        return self.to_words(self.fuse_text(image, text)[torch.arange(len(at)), at])
 
     def forward(self, batch: Batch, masks: Masks, attention: bool = False) -> Output:
         "Fill in one view: the mean of what each patch may be, and the scores of every word."

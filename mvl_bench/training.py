@@ -23,11 +23,13 @@ from .baselines import count_baselines, trivial_losses
 from .batches import some_pairs
 from .core import Batch, Losses, Pair, UserError, seed_torch
 from .distributed import over_processes, processes, share_gradients
+from .ideal import floor_losses
 from .losses import weigh
 from .masking import Masking, random_squares
 from .optim import Together, TrainConfig, learning_rate, make_optimizer
 from .pairs import collate
 from .patch_strategies import hide_by_score
+from .worlds import KNOWN
 
 # %% ../nbs/40_training.ipynb #05bc9c34
 @contextmanager
@@ -196,7 +198,7 @@ def baselines_of(
     tokenizer,
     cfg: TrainConfig,
 ) -> dict[str, float]:
-    "What trivial predictors score on each loss of the model, with some hundred pairs hidden as at the end of training."
+    "What trivial predictors score on each loss of the model, and the ideal observer where the world is known."
     model_cfg, device = model.cfg.at(cfg.steps - 1), next(model.parameters()).device
     some = max(32, min(256, 2**22 // math.prod(model_cfg.img_size)))  # large pictures fill memory
     batch = collate(some_pairs(source, some), tokenizer, model_cfg.max_words)
@@ -205,7 +207,12 @@ def baselines_of(
     views = tuple(view.to("cpu") for views in drawn for view in views)
     labels = hidden_words(source, tokenizer, model_cfg, (cfg.seed, 0))
     counted = count_baselines(batch, model_cfg.vocab_size, labels)
-    return trivial_losses(counted, batch, views, model_cfg, cfg.batch_size)
+    found = trivial_losses(counted, batch, views, model_cfg, cfg.batch_size)
+    if getattr(source, "world", None) in KNOWN and hasattr(model_cfg, "recon_kind"):
+        few = slice(64)
+        views = tuple(view.rows(few) for view in views)
+        found |= floor_losses(source.world, tokenizer, batch.rows(few), views, model_cfg)
+    return found
 
 
 def train_steps(

@@ -16,7 +16,7 @@ from mvl_bench.mlim import mlim_tiny
 from mvl_bench.pairs import collate
 from mvl_bench.saving import read_config
 from mvl_bench.scenes import Scenes
-from mvl_bench.strategies import JOINT, PATCHES, WORDS, masking_of
+from mvl_bench.strategies import JOINT, PATCHES, WORDS, any_shares, masking_of
 from mvl_bench.word_strategies import table_of
 
 RATIOS = (0.0, 0.001, 0.1, 0.25, 0.3, 0.5, 0.6, 0.9, 0.99, 1.0)
@@ -107,7 +107,7 @@ def test_every_joint_strategy(name, ratio):
     )
     strategy = masking_of(config(joint_masking=name, vary=1.0, **ratios))
     views = replace(strategy, vary=0.0, grid=(4, 6))(batch, (0, 1))
-    assert type(strategy) is JOINT[name].kind and len(views) == (2 if name == "one" else 1)
+    assert type(strategy) is JOINT[name].kind and len(views) == (2 if name in ("one", "any") else 1)
     squares = sum(v.image_mask.reshape(8, 4, 6)[:, ::2, ::2].sum((1, 2)) for v in views)
     words, there = sum(v.text_mask.sum(1) for v in views), batch.maskable.sum(1)
     one = [max(1, round(ratio * m)) if ratio else 0 for m in (6, *there.tolist())]
@@ -117,6 +117,10 @@ def test_every_joint_strategy(name, ratio):
         assert all(s in (0, one[0]) and w in (0, k) for s, w, k in zip(squares, words, one[1:]))
     elif name == "uniform":
         assert (squares + words).tolist() == [one[0] + k for k in one[1:]]
+    elif name == "any":  # whatever the ratio
+        shares = any_shares(batch, 6, (ratio, ratio), (0, 1))
+        for found, share, units in zip((squares, words), shares, (6, there)):
+            assert found.equal((share * units).round().clamp_min(1).to(found))
     else:  # shares sum to twice the ratio, each rounded to whole units, one at least
         error = (squares / 6 + words / there - 2 * ratio).abs()
         assert (error <= 1 / 6 + 1 / there).all() and (ratio or not (squares + words).any())
