@@ -27,6 +27,8 @@ from .checkpoints import load
 from .compact import to_url
 from .core import UserError
 from .events import EXAMPLES, pose
+from .pair_bench import PairScores
+from .pair_tab import add_pair_tab
 from .views import add_tabs
 
 # %% ../nbs/53_app.ipynb #a485ebe6
@@ -120,6 +122,7 @@ def build(
             with gr.Tab("Board"):
                 board = _board(models)
             add_tabs(models, board, dark)
+            add_pair_tab(PairScores.load(), dark)
         trained = (
             f"{n}, trained on {m.facts.get('data', 'unknown data')}" for n, m in models.items()
         )

@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     _add_apps(commands)
     _add_reconstruct(commands)
     _add_train(commands)
+    _add_finetune(commands)
     _add_evaluate(commands)
     _add_health(commands)
     return top
@@ -43,27 +44,50 @@ def _add_train(commands) -> None:
     train.add_argument("--resume", action="store_true", help="go on with the run in DIR")
     told = "with --resume: go on although the data or the training are asked for otherwise"
     train.add_argument("--allow-changes", action="store_true", help=told)
-    train.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="any field of the run, the training or the model",
-    )
+    _add_set(train)
     _add_data(train, "scenes")
+
+
+def _add_set(command) -> None:
+    "The flag that reaches every field."
+    told = "any field of the run, the training or the model"
+    command.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=told
+    )
+
+
+def _add_finetune(commands) -> None:
+    "Tasks."
+    told = "teach a model a task: questions, statements, entailment or item pairs"
+    finetune = commands.add_parser("finetune", help=told)
+    add = finetune.add_argument
+    add("--task", required=True, choices=["vqa", "nlvr", "entailment", "pairs"])
+    told = "shipped name, folder, run or Hub id to begin with (default: a preset at random weights)"
+    add("--checkpoint", default="", metavar="C", help=told)
+    add("--model", default="maskvlm", help="without --checkpoint: the model (default: maskvlm)")
+    add("--preset", default="tiny", help="without --checkpoint: its size (default: tiny)")
+    add("--steps", type=int, help="updates of the weights (default: 500)")
+    add("--out", required=True, metavar="DIR", help="the folder of the fine-tuned checkpoint")
+    told = "leave out training examples that share a picture with this split"
+    add("--apart-from", default="", metavar="SPLIT", help=told)
+    _add_set(finetune)
+    _add_data(finetune, "scenes")
+    _add_task_data(finetune)
 
 
 def _add_evaluate(commands) -> None:
     "Measuring."
     evaluate = commands.add_parser("evaluate", help="measure what each modality tells of the other")
     _add_checkpoint(evaluate)
-    evaluate.add_argument(
-        "--task", default="reconstruction", choices=["reconstruction", "retrieval"]
-    )
-    evaluate.add_argument("--limit", type=int, default=1000, help="pairs at most (default: 1000)")
+    tasks = ["reconstruction", "retrieval", "vqa", "nlvr", "entailment", "pairs", "probe"]
+    evaluate.add_argument("--task", default="reconstruction", choices=tasks)
+    told = "pairs or examples at most (default: 1000; all those of a task's files)"
+    evaluate.add_argument("--limit", type=int, help=told)
     evaluate.add_argument("--json", metavar="FILE", help="write the same as JSON")
     _add_data(evaluate, None)
+    _add_task_data(evaluate)
+    told = "what --task probe learns from (default: train, or hash:train)"
+    evaluate.add_argument("--train-split", metavar="SPLIT", help=told)
 
 
 def _add_health(commands) -> None:
@@ -103,6 +127,14 @@ def _add_data(command, default: str | None) -> None:
         action="store_true",
         help="read Parquet, tars or a Hub's data set as they come: flat memory, no copy",
     )
+
+
+def _add_task_data(command) -> None:
+    "Flags that name what only a task's data has."
+    told = "table that the rows name photos or items of: a file or a glob"
+    command.add_argument("--items", metavar="D", help=told)
+    told = "column of the answers, where it is not found by name"
+    command.add_argument("--label-column", help=told)
 
 
 def _add_checkpoint(command) -> None:

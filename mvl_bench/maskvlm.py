@@ -270,7 +270,6 @@ class MaskVLM(nn.Module, Saved):
         if self.contrast:
             self.contrast.after_step(self.encoders, carries)
 
-    @torch.no_grad()
     def features(self, batch: Batch) -> Features:
         "Whole pairs as sequences, alone and fused, and as vectors."
         nothing = view(batch, self.num_patches)

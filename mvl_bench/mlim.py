@@ -279,7 +279,6 @@ class MLIM(nn.Module, Saved):
     def after_step(self, *carries) -> None:
         "Nothing moves beside the weights."
 
-    @torch.no_grad()
     def features(self, batch: Batch) -> Features:
         "Whole pairs as sequences, alone and fused; the first of the picture's is at the caption's first place."
         nothing = view(batch, self.num_patches)

@@ -174,11 +174,11 @@ class ViLT(nn.Module, Saved):
     def after_step(self, *carries) -> None:
         "Nothing moves beside the weights."
 
-    @torch.no_grad()
     def features(self, batch: Batch) -> Features:
         "Whole pairs as sequences, alone and fused."
         nothing = view(batch, self.num_patches)
         none = torch.zeros_like(nothing.has_text)
         image, _ = self.fuse(batch, replace(nothing, has_text=none))
         _, text = self.fuse(batch, replace(nothing, has_image=none))
-        return Features(image, text, *self.fuse(batch, nothing))
+        fused = self.fuse(batch, nothing)
+        return Features(image, text, *fused, fused_vector=fused[1][:, 0])

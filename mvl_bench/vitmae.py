@@ -188,10 +188,9 @@ class ViTMAE(nn.Module, Saved):
     def after_step(self, *carries) -> None:
         "Nothing moves beside the weights."
 
-    @torch.no_grad()
     def features(self, batch: Batch) -> Features:
         "The whole picture after the encoder (an absent one as grey); the caption adds nothing and has no features."
         grey = batch.images.where(batch.has_image[:, None, None, None], self.cfg.pixel_mean)
         nothing = torch.zeros(len(batch), self.num_patches, dtype=torch.bool, device=grey.device)
         image = self.encode(grey, nothing).last_hidden_state
-        return Features(image, None, image, None)
+        return Features(image, None, image, None, fused_vector=image[:, 0])
