@@ -33,7 +33,7 @@ from .text import Chip, chips, cut_off
 
 # %% ../nbs/50_board_state.ipynb #df86ead4
 PATTERNS = tuple(name for name in PATCHES if name != "score"), tuple(WORDS)  # need no scores
-VIEWS = ("numbers", "raw", "untrained")
+VIEWS = ("numbers", "raw", "influence", "untrained")
 
 
 @dataclass(frozen=True)
