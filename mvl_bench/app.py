@@ -12,7 +12,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 os.environ["GRADIO_RUN_HISTORY"] = "False"  # else each call stays in the browser
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from html import escape
 from importlib.resources import files
@@ -25,10 +25,13 @@ from starlette.middleware import Middleware
 from .answers import opening, react
 from .checkpoints import load
 from .compact import to_url
+from .compare import add_comparisons
 from .core import UserError
 from .events import EXAMPLES, pose
 from .pair_bench import PairScores
 from .pair_tab import add_pair_tab
+from .quiz_tab import add_quiz
+from .race_tab import add_race
 from .views import add_tabs
 
 # %% ../nbs/53_app.ipynb #a485ebe6
@@ -40,7 +43,7 @@ import(url).then((board) => board.gradio({ element, props, trigger, watch }, %s)
 STYLE = """.gradio-container { width: 100% !important; max-width: 1240px !important; margin: 0 auto !important; }
 .gradio-container .main { padding-top: 20px; } .gradio-container .html-container { padding: 0; }
 .gradio-container .tabitem { padding: 4px 0 0; border: 0; }
-.mb-view img { display: block; max-width: min(100%, 760px); margin: 0 auto; }
+.mb-view img { display: block; max-width: min(100%, 760px); margin: 0 auto; } .mb-quiz img { max-width: min(100%, 560px); } .mb-wide img { max-width: 100%; }
 #mb-head h1 { font-size: 24px; line-height: 1.25; font-weight: 650; margin: 0; letter-spacing: -.01em; }
 #mb-foot p { font-size: 12.5px; opacity: .75; margin: 8px 0 0; padding-top: 12px; }
 footer .divider { display: none; }
@@ -69,6 +72,27 @@ def _ask(models: Mapping, state: dict, kind: str, **given) -> dict:
     return found
 
 
+def _other_pairs(ask: Callable) -> tuple[Callable, ...]:
+    "The calls that bring another pair to the board."
+
+    def caption(state: dict, text: str) -> dict:
+        return ask(state, "caption", text=text)
+
+    def picture(state: dict, data: str, name: str = "brought") -> dict:
+        return ask(state, "bring", picture=data, name=name)
+
+    def example(state: dict, number: int) -> dict:
+        return ask(state, "example", number=number)
+
+    def another_scene(state: dict) -> dict:
+        return ask(state, "another")
+
+    def open_link(state: dict, link: str) -> dict:
+        return ask(state, "open", link=link)
+
+    return caption, picture, example, another_scene, open_link
+
+
 def _calls(models: Mapping) -> None:
     "A name for each event, by which a program may call it."
     ask = partial(_ask, models)
@@ -88,26 +112,13 @@ def _calls(models: Mapping) -> None:
     def pattern(state: dict, patches: str = "random", words: str = "random") -> dict:
         return ask(state, "pattern", patches=patches, words=words)
 
-    def caption(state: dict, text: str) -> dict:
-        return ask(state, "caption", text=text)
-
-    def picture(state: dict, data: str, name: str = "brought") -> dict:
-        return ask(state, "bring", picture=data, name=name)
-
-    def example(state: dict, number: int) -> dict:
-        return ask(state, "example", number=number)
-
-    def another_scene(state: dict) -> dict:
-        return ask(state, "another")
-
     def model(state: dict, name: str) -> dict:
         return ask(state, "model", name=name)
 
-    def open_link(state: dict, link: str) -> dict:
-        return ask(state, "open", link=link)
+    def card(state: dict) -> dict:
+        return ask(state, "card")
 
-    named = (start, hide, edit, share, pattern, caption, picture, example, another_scene, model)
-    for call in (*named, open_link):
+    for call in (start, hide, edit, share, pattern, model, card, *_other_pairs(ask)):
         gr.api(call, api_name=call.__name__)
 
 # %% ../nbs/53_app.ipynb #413fa867
@@ -122,6 +133,9 @@ def build(
             with gr.Tab("Board"):
                 board = _board(models)
             add_tabs(models, board, dark)
+            add_quiz(models, dark)
+            add_comparisons(models, board, dark)
+            add_race(dark)
             add_pair_tab(PairScores.load(), dark)
         trained = (
             f"{n}, trained on {m.facts.get('data', 'unknown data')}" for n, m in models.items()

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from .answers import describe, settle
+from .board_influence import board_influence
 from .board_state import Board
 from .folders import write_file
 from .patches import touched
@@ -103,6 +104,8 @@ def stored_answers(models: Mapping, board: Board) -> dict:
         found.append(dict(state=answer["state"], shown=shown, edits=edited if edits else {}))
     options = dict(can=["hide", "edit"], heading="h2", edits=True)
     options["choices"] = [None if name[0] == "“" else name for name in boards]  # a word is clicked
+    options["influence"], _ = board_influence(models[board.model], board)
+    options["can"] += ["influence"] * (options["influence"] is not None)
     return dict(first=first, stored=found, options=options)
 
 

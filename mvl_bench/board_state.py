@@ -33,7 +33,7 @@ from .text import Chip, chips, cut_off
 
 # %% ../nbs/50_board_state.ipynb #df86ead4
 PATTERNS = tuple(name for name in PATCHES if name != "score"), tuple(WORDS)  # need no scores
-VIEWS = ("numbers", "raw", "untrained")
+VIEWS = ("numbers", "raw", "influence", "untrained")
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,7 @@ def warnings_about(
             f"This drawn scene is outside the pictures that the model was trained on ({data}): expect no sense."
         )
     texts = (board.caption, edited)
+    told += getattr(model, "unknown", lambda *_: [])(board.image, texts)
     unknown = dict.fromkeys(
         c.text for text in texts for c in spelled(model.tokenizer, text, most) if not c.known
     )

@@ -93,47 +93,53 @@ def do_evaluate(asked) -> None:
 
     if asked.limit is not None and asked.limit < 2:
         raise UserError(f"limit {asked.limit} is under 2: a wrong partner needs another pair")
-    pairs = asked.task in ("reconstruction", "retrieval")
+    pairs = asked.task in ("reconstruction", "retrieval", "information")
     scores = (_evaluate_pairs if pairs else _evaluate_task)(asked)
     scores |= dict(checkpoint=str(asked.checkpoint), data=asked.data, split=asked.split)
     _write_json(asked.json, scores)
 
 
+def _pairs_of(asked, model):
+    "The data that a command names, at the size of a model."
+    from mvl_bench.data import is_drawn, open_data
+
+    columns = dict(image_column=asked.image_column, caption_column=asked.caption_column)
+    columns = {} if is_drawn(asked.data) else dict(columns, streaming=asked.streaming)
+    split = asked.split or ("val" if is_drawn(asked.data) else None)
+    return open_data(asked.data, model.cfg.img_size, split, **columns)
+
+
 def _evaluate_pairs(asked) -> dict:
     "Scores over pictures and captions, printed as a table."
     from mvl_bench.checkpoints import load
-    from mvl_bench.data import is_drawn, open_data
+    from mvl_bench.data import is_drawn
+    from mvl_bench.information import evaluate_information, information_table
     from mvl_bench.metrics import evaluate_reconstruction
     from mvl_bench.probes import evaluate_probes
     from mvl_bench.report import table
     from mvl_bench.retrieval import evaluate_retrieval, retrieval_table
+    from mvl_bench.shares import evaluate_shares, shares_table
+    from mvl_bench.worlds import KnownWorld
 
     model, limit = load(asked.checkpoint), asked.limit or 1000
-    columns = (
-        {}
-        if is_drawn(asked.data)
-        else dict(
-            image_column=asked.image_column,
-            caption_column=asked.caption_column,
-            streaming=asked.streaming,
-        )
-    )
-    source = open_data(
-        asked.data,
-        model.cfg.img_size,
-        asked.split or ("val" if is_drawn(asked.data) else None),
-        **columns,
-    )
+    source, shares = _pairs_of(asked, model), {}
     if asked.task == "retrieval":
         scores, table = evaluate_retrieval(model, source, limit), retrieval_table
+    elif asked.task == "information":
+        scores = evaluate_information(model, source, asked.limit or 200)
+        table = information_table
     else:
         scores = evaluate_reconstruction(model, source, limit)
         if is_drawn(asked.data):
             scores |= evaluate_probes(model, source, limit)
+        if isinstance(source, KnownWorld):
+            shares = dict(shares=evaluate_shares(model, source, min(limit, 300)))
     print(table(scores))
+    if shares:
+        print(), print(shares_table(shares["shares"]))
     if getattr(source, "bad", None):
         print(source.report())
-    return scores
+    return scores | shares
 
 
 def _note(text: str) -> None:

@@ -79,7 +79,16 @@ def _add_evaluate(commands) -> None:
     "Measuring."
     evaluate = commands.add_parser("evaluate", help="measure what each modality tells of the other")
     _add_checkpoint(evaluate)
-    tasks = ["reconstruction", "retrieval", "vqa", "nlvr", "entailment", "pairs", "probe"]
+    tasks = [
+        "reconstruction",
+        "retrieval",
+        "information",
+        "vqa",
+        "nlvr",
+        "entailment",
+        "pairs",
+        "probe",
+    ]
     evaluate.add_argument("--task", default="reconstruction", choices=tasks)
     told = "pairs or examples at most (default: 1000; all those of a task's files)"
     evaluate.add_argument("--limit", type=int, help=told)

@@ -121,6 +121,22 @@ class IdealObserver(nn.Module):
             own = nn.functional.pad(own, (0, -short), value=pad)
         return ((own != ids) & ~hidden).sum(1, dtype=torch.int16)
 
+    def unknown(self, image: np.ndarray, captions: tuple[str, ...]) -> list[str]:
+        "What of a pair is not of its world, (h w 3) uint8 and captions, in sentences."
+        world, told = listed(self.cfg.world, tuple(self.cfg.img_size)), []
+        if not (world.pictures == image).all((1, 2, 3)).any():
+            told.append("picture")
+        words = [" ".join(text.lower().split()) for text in captions if text]
+        told += ["caption"] * any(text not in world.captions for text in words)
+        if not told:
+            return []
+        things = KNOWN[self.cfg.world].things
+        return [
+            f"The ideal observer knows pictures of {things} drawn thing{'s' * (things > 1)} only, each in"
+            f" the middle of its place; this {' and '.join(told)} is none of them: it goes by what"
+            " contradicts the fewest visible parts. “Another scene” shows one that it knows."
+        ]
+
     def by_picture(self, chances: Tensor) -> Tensor:  # (b k) of pairs -> (b m) of pictures
         "Chance of every picture of the world."
         return chances.new_zeros(len(chances), len(self.pictures)).index_add_(

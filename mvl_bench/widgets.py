@@ -13,6 +13,7 @@ from dataclasses import replace
 from html import escape
 from importlib.resources import files
 from io import BytesIO
+from pathlib import Path
 
 import anywidget
 import numpy as np
@@ -21,14 +22,14 @@ import traitlets
 from PIL import Image
 
 from . import checkpoints
-from .answers import as_python, describe, opening, react, settle, untrained
+from .answers import as_python, describe, opening, react, settle
 from .board_state import Board, unpack
 from .compact import from_link, to_link
-from .core import Pair, UserError
+from .core import UserError
 from .events import EXAMPLES, Posed, bring, pose, write
+from .experiment import experiment_card, fill_in
 from .plot_columns import four_columns
 from .plots import Drawing, to_png
-from .reconstruct import nearby, reconstruct
 from .text import chips
 
 # %% ../nbs/53_widgets.ipynb #ad92564a
@@ -194,14 +195,13 @@ class MaskBoard(LiveBoard):
 
     def figure(self, dark: bool | None = None) -> Drawing:
         "The same board as a figure; it shows itself, and `plots.to_png` makes a file of it."
-        board, view = self.board, self.board.view
-        model, edit = self.models[board.model], board.edit.strip()
-        asked = untrained(model) if "untrained" in view else model
-        pair = Pair(board.image, board.caption, board.seed, 0)
-        change = edit if edit and edit != board.caption.strip() else None
-        made = reconstruct(asked, pair, board.patches, board.words, nearby(model, pair), change)
+        board, model = self.board, self.models[self.board.model]
         words = chips(model.tokenizer, board.caption, model.cfg.max_words)
-        return four_columns(made, words, "numbers" in view, dark=dark)
+        return four_columns(fill_in(model, board), words, "numbers" in board.view, dark=dark)
+
+    def card(self, path: str | Path, checkpoint: str | Path = "") -> Path:
+        "Write a notebook that repeats this board; `checkpoint` names the model's, if the board does not."
+        return experiment_card(self.state, self.models[self.board.model], path, checkpoint)
 
     def _repr_mimebundle_(self, **options):
         "The widget, and for a page without a kernel a plain picture."

@@ -78,6 +78,17 @@ def drive(page):
     )
     assert hidden(page) == [0, 1] and second.locator(selected).count() == 2
     assert first.locator(".mb-edit textarea").input_value() == "a dog"
+    cards = []
+    page.on("download", lambda card: cards.append(card.suggested_filename))
+    with answered(page):
+        first.get_by_label("influence").check()
+    first.locator("[data-word='5']").hover()
+    assert first.locator(".mb-read").inner_text().startswith("red: strongest on row ")
+    assert second.locator(".mb-read").is_visible()  # the switch is the board's, not the view's
+    with page.expect_download():
+        first.get_by_role("button", name="Experiment card").click()
+    page.wait_for_timeout(500)
+    assert cards == ["board.ipynb"]  # one view asked, one has it
     errors = page.locator(
         "[data-mime-type='application/vnd.jupyter.stderr'], [data-mime-type*=error]"
     )

@@ -43,7 +43,7 @@ const times = (r) => `${r < 9.95 ? r.toFixed(1) : Math.round(r)}×`;
 const picture = (src) => new Promise((done) => { const made = new Image(); made.onload = made.onerror = () => done(made); made.src = src; });
 
 export function mount(el, first, emit, options = {}) {
-  const can = new Set(options.can ?? ['hide', 'chance', 'edit', 'bring', 'examples', 'another', 'model', 'untrained']);
+  const can = new Set(options.can ?? ['hide', 'chance', 'edit', 'bring', 'examples', 'another', 'model', 'untrained', 'influence', 'card']);
   const source = Math.random().toString(36).slice(2), id = `mb${source}`, stop = new AbortController();
   let state = first.state, shown = first.shown, answer = first, hidden, words, seq = 0, flying = null, waiting = null, lost = 0;
   let at = 0, word = 0, columns = 0, cells = [], paint = null, drawn = 0, ring = -1;
@@ -74,13 +74,11 @@ export function mount(el, first, emit, options = {}) {
       else ({ state, shown } = next);
       shown.story ??= story;
       draw();
+      if (next.source === source && next.shown.card) keep(next.shown.card);
     }
     if (waiting) send();
   }
-  function change(kind, fields, given) {  // what the board itself can do it does at once
-    state = { ...state, ...fields };
-    ask(kind, given);
-  }
+  const change = (kind, fields, given) => { state = { ...state, ...fields }; ask(kind, given); };  // at once
   const tell = (text) => { parts.notes.replaceChildren(make('p', { class: 'mb-error' }, text)); };
 
   // ---- the picture as a grid, by the pattern of the W3C's APG: one tab stop, arrows within --------------------------------
@@ -92,10 +90,7 @@ export function mount(el, first, emit, options = {}) {
     if (say) parts.live.textContent = `patch ${place(i)} ${to ? 'hidden' : 'shown'}, ${hidden.size} of ${cells.length}`;
     report();
   }
-  function report() {
-    const given = { patches: writePlaces(hidden), words: writePlaces(words) };
-    change('hide', given, given);
-  }
+  const report = (now = { patches: writePlaces(hidden), words: writePlaces(words) }) => change('hide', now, now);
   function mark(i) {
     cells[i].className = hidden.has(i) ? 'mb-cell mb-on' : 'mb-cell';
     cells[i].setAttribute('aria-selected', hidden.has(i));
@@ -151,8 +146,7 @@ export function mount(el, first, emit, options = {}) {
       if (paint) rove(paint.at);
       paint = null;
     },
-    pointercancel() { paint = null; },
-    pointerleave() { look(-1); }, focusin() { look(at); }, focusout() { look(-1); },
+    pointercancel() { paint = null; }, pointerleave() { look(-1); }, focusin() { look(at); }, focusout() { look(-1); },
     keydown(event) {
       const { key, ctrlKey, metaKey, shiftKey } = event, row = at - (at % columns), all = ctrlKey || metaKey, last = cells.length - 1;
       const page = columns * Math.max(1, Math.floor(cells.length / columns / 4)), column = at % columns;
@@ -179,15 +173,18 @@ export function mount(el, first, emit, options = {}) {
       'aria-pressed': words.has(position), 'aria-label': `${text}${known ? '' : ', which the model does not know'}, ${words.has(position) ? 'hidden' : 'shown'}`,
       title: words.has(position) ? `${text} (hidden)` : known ? null : 'the model does not know this word' }, words.has(position) ? '▢▢▢' : text)));
   }
-  const onChips = {
+  const stand = (i) => { word = i; drawChips(); parts.chips.children[i].focus(); };
+  const ofWord = ({ target }) => {
+    const i = [...parts.chips.children].indexOf(target);
+    if (shown.influence && i >= 0) parts.read.textContent = trace('patches', i, shown.chips[i].text);
+  };
+  const onChips = { pointerover: ofWord, focusin: ofWord, pointerleave() { look(-1); }, focusout() { look(-1); },
     click(event) {
       const button = event.target.closest('[data-word]');
       if (!button || !can.has('hide')) return;
-      const position = Number(button.dataset.word), all = [...parts.chips.children];
-      word = all.indexOf(button);
+      const position = Number(button.dataset.word);
       words.has(position) ? words.delete(position) : words.add(position);
-      drawChips();
-      parts.chips.children[word].focus();
+      stand([...parts.chips.children].indexOf(button));
       parts.live.textContent = `word ${shown.chips[word].text} ${words.has(position) ? 'hidden' : 'shown'}, ${words.size} of ${shown.chips.length}`;
       report();
     },
@@ -196,11 +193,7 @@ export function mount(el, first, emit, options = {}) {
       const to = { ArrowRight: here + 1, ArrowDown: here + 1, ArrowLeft: here - 1, ArrowUp: here - 1, Home: 0, End: all.length - 1 }[event.key];
       if (to === undefined || here < 0) return;
       event.preventDefault();
-      if (!all[to]) return;
-      all[here].tabIndex = -1;
-      all[to].tabIndex = 0;
-      all[to].focus();
-      word = to;
+      if (all[to]) stand(to);
     },
   };
 
@@ -211,24 +204,22 @@ export function mount(el, first, emit, options = {}) {
   function titles({ state: { patches, words: gone }, shown: { columns: found } }) {  // of each column, and what the model sees there
     const blank = new Set(readPlaces(gone)), own = new Map(found.with.said), quote = (name) => (found[name]?.said ?? []).map(([i, text]) =>
       (blank.has(i) && name !== 'wrong' ? '▢▢▢' : name === 'edited' && own.get(i) !== text ? make('mark', {}, text) : text));
-    const edited = ['with your edit', found.edited ? quote('edited') : ['change a word in your edit']];
-    if (gone && !patches) return { with: ['with the picture', ['the whole picture']], without: ['without it', ['only the rest of the caption']],
-      wrong: ['with a wrong picture', ['the picture of another pair']], edited };
-    if (gone) return { with: ['with the other side', quote('with')], without: ['without it', ['only the rest of its own side']],
-      wrong: ['with a wrong one', quote('wrong')], edited };
-    return { with: ['with the caption', quote('with')], without: ['without it', ['only the rest of the picture']], wrong: ['with a wrong caption', quote('wrong')], edited };
+    const side = !gone ? 'caption' : patches ? 'other side' : 'picture', bare = side === 'picture';
+    const rest = { caption: 'the picture', picture: 'the caption', 'other side': 'its own side' }[side];
+    return { with: [`with the ${side}`, bare ? ['the whole picture'] : quote('with')], without: ['without it', [`only the rest of ${rest}`]],
+      wrong: [`with a wrong ${side === 'other side' ? 'one' : side}`, bare ? ['the picture of another pair'] : quote('wrong')],
+      edited: ['with your edit', found.edited ? quote('edited') : ['change a word in your edit']] };
   }
   function verdict(name, found) {  // the numbers of a column in plain words
     const { without } = answer.shown.columns, own = found[name];
-    if (name === 'edited' && own?.moved) {
-      const r = own.moved[0] / own.moved[1];
-      return r > 1.1 ? `${times(r)} closer to the edited scene than before the edit` : 'no closer to the edited scene than before the edit';
-    }
+    const far = (r, near, same, off = same) => (r > 1.1 ? `${times(r)} ${near}` : r < 0.9 ? `${off}` : same);
+    const goal = 'closer to the edited scene than before the edit';
+    if (name === 'edited' && own?.moved) return far(own.moved[0] / own.moved[1], goal, `no ${goal}`);
     if (name === 'edited') return own?.change === undefined ? '' : `the edit repaints the hidden part by ${percent(own.change)}`;
     if (own?.error === null || own?.error === undefined) return '';
     if (name === 'without') return 'the guess to compare with';
-    const r = without.error / own.error;
-    return r > 1.1 ? `${times(r)} closer to the truth than without` : r < 0.9 ? `${times(1 / r)} further off than without` : 'as far off as without';
+    return far(without.error / own.error, 'closer to the truth than without', 'as far off as without',
+      `${times(own.error / without.error)} further off than without`);
   }
   function scored(name, value, base, digits) {  // a number, and its change against the column without
     const by = name === 'without' || name === 'edited' || base === null ? 0 : Number((value - base).toFixed(digits));
@@ -299,11 +290,22 @@ export function mount(el, first, emit, options = {}) {
     }
     paintColumns();
   }
-  function look(i) {  // what each column says of one patch
+  function look(i) {  // what each column says of one patch, and what the patch moves
     ring = i;
-    const found = answer.shown.columns, known = i >= 0 && found.with.errors?.[i] !== null && found.with.errors?.[i] !== undefined;
-    parts.read.textContent = known ? `${place(i)}: ${NAMES.filter((n) => found[n]?.errors).map((n) => `${n} ${found[n].errors[i].toFixed(2)}`).join(', ')}`
-      : 'Point at a hidden patch to read its error.';
+    const { columns: found } = answer.shown, told = shown.influence ? trace('words', i, i < 0 ? '' : place(i)) : '';
+    const known = i >= 0 && found.with.errors?.[i] !== null && found.with.errors?.[i] !== undefined, named = NAMES.filter((n) => found[n]?.errors);
+    const off = known ? `${place(i)}: ${named.map((n) => `${n} ${found[n].errors[i].toFixed(2)}`).join(', ')}` : 'Point at a hidden patch to read its error.';
+    parts.read.textContent = told ? `${told}${known && state.view.includes('numbers') ? `; ${off}` : ''}` : off;
+  }
+  function trace(side, i, name) {  // tint what is moved, on this side, by what is pointed at (-1 = nothing), and say it
+    const table = shown.influence[side], on = i >= 0 && table, found = side === 'patches';
+    const own = !on ? [] : found ? table[i] : table.map((row) => row[i]), best = own.indexOf(Math.max(...own));
+    const tint = (all, mine) => all.forEach((one, k) => one.style.setProperty('--tint', mine && on ? own[k] / Math.max(own[best], 20) : 0));
+    tint(cells, found);
+    tint([...parts.chips.children], !found);
+    root.classList.toggle('mb-tinted', Boolean(on));
+    if (!on) return 'Point at a word or a patch: what it moves most is tinted.';
+    return own[best] < 5 ? `${name}: moves next to nothing` : `${name}: strongest on ${found ? place(best) : shown.chips[best].text}`;
   }
 
   // ---- everything else ----------------------------------------------------------------------------------------------------
@@ -325,6 +327,7 @@ export function mount(el, first, emit, options = {}) {
     parts[name] = box;
     return make('label', { class: 'mb-toggle', title }, box, label);
   }
+  const keep = (text) => make('a', { download: 'board.ipynb', href: URL.createObjectURL(new Blob([text])) }).click();
   async function copy(text, what) {
     parts.copied.replaceChildren();
     try { await navigator.clipboard.writeText(text); parts.said.textContent = `${what} copied`; } catch {
@@ -348,7 +351,7 @@ export function mount(el, first, emit, options = {}) {
   const grow = (area) => { area.style.height = 'auto'; area.style.height = `${area.scrollHeight + 2}px`; };
   const parts = { live: make('span', { class: 'mb-live', 'aria-live': 'polite' }), story: make('p', { class: 'mb-story' }), notes: make('div', { class: 'mb-notes', role: 'status' }),
     grid: make('div', { class: 'mb-grid', role: 'grid', 'aria-label': 'the picture, in patches', 'aria-multiselectable': true }),
-    chips: make('div', { class: 'mb-chips', role: 'toolbar', 'aria-label': 'the caption, in words' }), read: make('p', { class: 'mb-number mb-read' }),
+    chips: make('div', { class: 'mb-chips', role: 'toolbar', 'aria-label': 'the caption, in words' }), read: make('p', { class: 'mb-read', role: 'status' }),
     columns: make('div', { class: 'mb-columns' }), honest: make('p', { class: 'mb-honest' }), scale: make('p', { class: 'mb-number mb-scale' }, 'error of each hidden patch: 0 ', make('i'), ' 0.5 and more'), said: make('span', { class: 'mb-copied', role: 'status' }), copied: make('div'),
     edit: options.edits ? make('select', { id: `${id}-edit`, onchange: (e) => change('edit', { edit: e.target.value }, { text: e.target.value }) })
       : make('textarea', { id: `${id}-edit`, rows: 1, maxlength: 2000, spellcheck: false, oninput: (e) => { grow(e.target); change('edit', { edit: e.target.value }, { text: e.target.value }); } }),
@@ -359,25 +362,26 @@ export function mount(el, first, emit, options = {}) {
     return make('figure', { class: `mb-column mb-${name}` }, make('figcaption', {}, title, beside), make('div', { class: 'mb-pic' }, canvas, line),
       make('div', { class: 'mb-number mb-hot' }, heat), said); }));
   const heading = (text) => make(options.heading ?? 'h3', { class: 'mb-heading' }, text);
-  const touch = matchMedia('(pointer: coarse)').matches;
   const root = make('div', { class: 'mb', id, 'data-lm-suppress-shortcuts': true }, parts.story, make('div', { class: 'mb-main' },
     make('section', { class: 'mb-left', 'aria-label': 'what is hidden' }, heading('Hide something'),
-      make('p', { class: 'mb-how' }, can.has('chance') ? (touch ? 'Tap a patch or a word to hide it; draw sideways to hide more.' : 'Click a patch or a word to hide it. Drag to hide more, Shift-drag to show again.')
+      make('p', { class: 'mb-how' }, can.has('chance') ? (matchMedia('(pointer: coarse)').matches ? 'Tap a patch or a word to hide it; draw sideways to hide more.' : 'Click a patch or a word to hide it. Drag to hide more, Shift-drag to show again.')
         : 'Click any one word, or choose a part of the picture below. This page holds stored answers: the nearest to your click is shown.'),
-      parts.grid, parts.chips,
+      parts.grid, parts.chips, parts.read,
       options.choices ? make('div', { class: 'mb-choices', role: 'group', 'aria-label': 'stored answers' }, options.choices.map((text, i) => text && button(text, () => ask('choice', { number: i }), { 'data-choice': i }))) : null,
       can.has('chance') ? make('div', { class: 'mb-tools' }, slider('picture', 'Picture hidden', PATTERNS.patches, 'patches'), slider('text', 'Words hidden', PATTERNS.words, 'words'),
-        make('div', { class: 'mb-row2' }, button('Other parts', () => ask('other')), button('Show all', () => ask('clear')))) : null, parts.read),
+        make('div', { class: 'mb-row2' }, button('Other parts', () => ask('other')), button('Show all', () => ask('clear')))) : null),
     make('section', { class: 'mb-right', 'aria-label': 'what the model fills in' }, heading('See what the model fills in'),
       make('div', { class: 'mb-edit' }, make('label', { for: `${id}-edit` }, 'Your edit of the caption ', make('span', {}, options.edits ? '– choose one and watch the last picture' : '– change a word and watch the last picture')), parts.edit),
       parts.notes, parts.columns, parts.scale, parts.honest,
       make('div', { class: 'mb-bar' }, toggle('numbers', 'numbers', 'errors, nats and the likeliest words'), toggle('raw', 'raw output', 'do not paste in what is visible'),
+        can.has('influence') ? toggle('influence', 'influence', 'point at a word or a patch: what it moves most is tinted') : null,
         can.has('untrained') ? toggle('untrained', 'untrained', 'the same model with random weights: what it says before it has learnt anything') : null, parts.model, make('span', { class: 'mb-space' }),
+        make('div', { class: 'mb-row2' }, can.has('card') ? button('Experiment card', () => ask('card'), { title: 'a notebook that repeats this board, with its numbers' }) : null,
         button('Copy as Python', () => copy(answer.shown.code, 'Python')), button('Copy link', () => {
           const base = options.base ?? location.href.split('#')[0];
           if (!options.base) history.replaceState(null, '', writeLink(state));
           copy(base + writeLink(state), 'link');
-        }), parts.said), parts.copied,
+        })), parts.said), parts.copied,
       options.examples ? [make('div', { class: 'mb-row2' }, heading('Try another'), can.has('another') ? button('Another scene', () => ask('another')) : null),
         make('div', { class: 'mb-cards' }, options.examples.map(([src, text], i) => make('button', { type: 'button', 'data-card': i, onclick: () => ask('example', { number: i }) }, make('img', { src, alt: '' }), make('span', {}, text))))] : null,
       can.has('bring') ? [heading('Bring your own'), make('div', { class: 'mb-own' }, button('Your picture', () => parts.file.click(), { class: 'mb-button mb-file' }), parts.file, parts.caption,
@@ -400,7 +404,7 @@ export function mount(el, first, emit, options = {}) {
     if (parts.edit.value !== state.edit) parts.edit.value = state.edit;
     if (parts.caption !== document.activeElement) parts.caption.value = state.caption;
     ['picture', 'text'].forEach((side, i) => { const part = parts[side]; if (!part || waiting) return; part.range.value = shown.shares[i]; part.told.textContent = `${shown.shares[i]} %`; part.how.value = state.pattern[i]; });
-    for (const name of ['numbers', 'raw', 'untrained']) { if (parts[name]) parts[name].checked = state.view.includes(name); root.classList.toggle(`mb-${name}`, state.view.includes(name)); }
+    for (const name of ['numbers', 'raw', 'influence', 'untrained']) { if (parts[name]) parts[name].checked = state.view.includes(name); root.classList.toggle(`mb-${name}`, state.view.includes(name)); }
     parts.notes.replaceChildren(...shown.notes.map((text) => make('p', {}, text)),
       ...(state.view.includes('untrained') ? [make('p', { class: 'mb-null' }, 'Random weights answer: this is what the same model says before it has learnt anything.')] : []));
     parts.honest.textContent = `${state.view.includes('raw') ? shown.honest.raw : shown.honest.pasted} ${shown.honest.statistics}`;
@@ -411,6 +415,7 @@ export function mount(el, first, emit, options = {}) {
     for (const one of root.querySelectorAll('[data-choice]')) one.setAttribute('aria-pressed', Number(one.dataset.choice) === shown.choice);
     drawColumns();
     look(ring);
+    ofWord({ target: document.activeElement });
     for (const area of [parts.edit, parts.caption]) if (area.tagName === 'TEXTAREA' && area.isConnected) grow(area);
   }
   el.replaceChildren(root);
@@ -459,8 +464,8 @@ export function page(el, { first, stored, options }) {  // answers that were sto
       notes = [same ? 'The link was opened: the nearest stored answer is shown.' : 'The link holds no board, or another pair than this page has answers for.'];
     }
     const { edits, ...one } = stored[now], chosen = Object.hasOwn(edits, edit) ? edit : Object.keys(edits)[0] ?? '';
-    view = (view ?? []).filter((name) => name === 'numbers' || name === 'raw');
-    const shown = { ...first.shown, ...one.shown, notes: [...first.shown.notes, ...notes], edits: Object.keys(edits), choice: now, code: one.shown.code.replace(/^edit = .*$/m, () => `edit = ${chosen ? JSON.stringify(chosen) : 'None'}`), columns: { ...one.shown.columns, edited: edits[chosen] ?? null } };
+    view = (view ?? []).filter((name) => ['numbers', 'raw', 'influence'].includes(name));
+    const shown = { ...first.shown, ...one.shown, influence: view.includes('influence') ? options.influence : null, notes: [...first.shown.notes, ...notes], edits: Object.keys(edits), choice: now, code: one.shown.code.replace(/^edit = .*$/m, () => `edit = ${chosen ? JSON.stringify(chosen) : 'None'}`), columns: { ...one.shown.columns, edited: edits[chosen] ?? null } };
     return { state: { ...one.state, edit: chosen, view }, shown, seq, source };
   }
   const start = reply({ state: first.state, kind: 'choice', given: { number: 0 } });
