@@ -3,6 +3,7 @@
 import pytest
 from boards import BOARD, answered, url
 from chromium import needs_chromium, tab
+from playwright.sync_api import expect
 
 pytestmark = needs_chromium
 __all__ = ["url"]  # a fixture
@@ -35,8 +36,9 @@ def test_a_race_goes_on_until_it_is_stopped(browser, url):
         page.locator(BOARD).wait_for()
         page.get_by_role("tab", name="Race").click()
         page.get_by_label("patches", exact=True).check()
+        expect(page.get_by_label("another")).to_have_value("block")  # the menus are those of patches
         page.get_by_label("another").click()
-        page.get_by_role("option", name="block").click()
+        page.get_by_role("option", name="grid").click()
         page.get_by_role("button", name="Race for a minute").click()
         seen = page.locator(".mb-view img:visible")
         seen.wait_for(timeout=60_000)
