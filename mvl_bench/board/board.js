@@ -39,7 +39,7 @@ function readLink(link) {  // only a page without a server reads it here
   return JSON.parse(new TextDecoder().decode(Uint8Array.from(letters, (c) => c.charCodeAt(0))));
 }
 const percent = (p) => (p > 0 && p < 0.005 ? '<1 %' : p < 1 && p >= 0.995 ? '>99 %' : `${Math.round(100 * p)} %`);
-const times = (r) => `${r < 9.95 ? r.toFixed(1) : Math.round(r)}×`;
+const times = (r) => (r > 99 ? 'over 99×' : `${r < 9.95 ? r.toFixed(1) : Math.round(r)}×`);
 const picture = (src) => new Promise((done) => { const made = new Image(); made.onload = made.onerror = () => done(made); made.src = src; });
 
 export function mount(el, first, emit, options = {}) {
