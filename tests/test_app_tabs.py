@@ -36,7 +36,9 @@ def test_a_race_goes_on_until_it_is_stopped(browser, url):
         page.locator(BOARD).wait_for()
         page.get_by_role("tab", name="Race").click()
         page.get_by_label("patches", exact=True).check()
-        expect(page.get_by_label("another")).to_have_value("block")  # the menus are those of patches
+        expect(page.get_by_label("another")).to_have_value(
+            "block"
+        )  # the menus are those of patches
         page.get_by_label("another").click()
         page.get_by_role("option", name="grid").click()
         page.get_by_role("button", name="Race for a minute").click()
