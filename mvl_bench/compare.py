@@ -45,12 +45,13 @@ def beside(
     if not board.patches and not board.words:
         raise UserError("nothing is hidden: hide some patches or words on the board first")
     first = board.model
-    asked = {first: own} | models | {"untrained": untrained(own)}
+    asked = {first: own} | models | {"untrained": None}
     answers, left = {}, []
     for name, model in asked.items():
-        seen = fit(board, model, name, own)
-        pair = Pair(seen.image, seen.caption, seen.seed, 0)
         try:
+            model = model or untrained(own)
+            seen = fit(board, model, name, own)
+            pair = Pair(seen.image, seen.caption, seen.seed, 0)
             made = reconstruct(model, pair, seen.patches, seen.words)
             row = line_up(answers | {name: made})
         except UserError as error:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from . import __version__
 from .board_state import Board, unpack
-from .checkpoints import load, untrained
+from .checkpoints import IDEALS, load, untrained
 from .core import Pair, UserError
 from .folders import find, write_file
 from .reconstruct import Reconstruction, nearby, reconstruct
@@ -30,7 +30,9 @@ WEIGHTS = "model.safetensors"
 def fingerprint(
     name: str | Path,  # shipped name, checkpoint or run folder, or Hub id
 ) -> str:
-    "SHA-256 of a checkpoint's weights."
+    "SHA-256 of a checkpoint's weights; raises `UserError` for an observer, which has none."
+    if str(name) in IDEALS:
+        raise UserError("the ideal observer has no weights to tell by: a card is of a checkpoint")
     with open(find(name) / WEIGHTS, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

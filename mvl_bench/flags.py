@@ -35,9 +35,11 @@ def _add_train(commands) -> None:
     "Training."
     train = commands.add_parser("train", help="train a model on scenes or on your own pairs")
     train.add_argument(
-        "--model", default="maskvlm", help="maskvlm, mlim, vitmae or vilt (default: maskvlm)"
+        "--model",
+        default="maskvlm",
+        help="maskvlm, mlim, vitmae, vilt or reader (default: maskvlm)",
     )
-    told = "tiny, small or base; maskvlm has mini too, mlim has paper, vitmae and vilt no small (default: tiny)"
+    told = "tiny, small or base; maskvlm has mini too, mlim has paper, vitmae and vilt no small, reader mini and tiny (default: tiny)"
     train.add_argument("--preset", default="tiny", help=told)
     train.add_argument("--steps", type=int, help="updates of the weights (default: 2000)")
     train.add_argument("--out", required=True, metavar="DIR", help="the run's folder")
@@ -116,7 +118,7 @@ def _add_health(commands) -> None:
 def _add_data(command, default: str | None) -> None:
     "Flags that name the data."
     told = (
-        "scenes, scenes:shapes, scenes:stickers, a folder, a CSV file, Parquet files or WebDataset"
+        "scenes, scenes:shapes, scenes:stickers, scenes:one, scenes:two, a folder, a CSV file, Parquet files or WebDataset"
         " tars (a name, a glob, or 'shards/train-{000..003}.tar'), or hf:owner/name"
     )
     command.add_argument(
@@ -148,7 +150,7 @@ def _add_task_data(command) -> None:
 
 def _add_checkpoint(command) -> None:
     "The flag that names a trained model."
-    told = "shipped name, folder, run or Hub id (default: maskvlm-tiny)"
+    told = "shipped name, folder, run, Hub id, or ideal (default: maskvlm-tiny)"
     command.add_argument("--checkpoint", default="maskvlm-tiny", metavar="C", help=told)
 
 

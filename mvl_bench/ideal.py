@@ -130,11 +130,12 @@ class IdealObserver(nn.Module):
         told += ["caption"] * any(text not in world.captions for text in words)
         if not told:
             return []
-        things = KNOWN[self.cfg.world].things
+        things = dict(one="one drawn thing", two="two drawn things")[self.cfg.world]
+        this = f"this {told[0]} is" if len(told) < 2 else "this picture and its caption are"
         return [
-            f"The ideal observer knows pictures of {things} drawn thing{'s' * (things > 1)} only, each in"
-            f" the middle of its place; this {' and '.join(told)} is none of them: it goes by what"
-            " contradicts the fewest visible parts. “Another scene” shows one that it knows."
+            f"The ideal observer knows pictures of {things} only, in the middle of their places;"
+            f" {this} none of them: it goes by what contradicts the fewest visible parts."
+            " “Another scene” shows one that it knows."
         ]
 
     def by_picture(self, chances: Tensor) -> Tensor:  # (b k) of pairs -> (b m) of pictures

@@ -52,6 +52,8 @@ def evaluate_probe(
     limit: int = 2000,  # examples of each at most
 ) -> dict:
     "How often a linear classifier on a picture's vector is right, with an interval and baselines."
+    if not hasattr(model, "features"):
+        raise UserError(f"a {model.kind} makes no vectors of pictures that a probe could read")
     sides = [(source, some_ids(source, limit)) for source in (train, test)]
     told = [[source.told(i) for i in ids] for source, ids in sides]
     classes = sorted({t.label for t in told[0]})

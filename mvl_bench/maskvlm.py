@@ -277,9 +277,9 @@ class MaskVLM(nn.Module, Saved):
         fused = self.fuse_image(nothing, image, text), self.fuse_text(image, text)
         both = torch.cat([side[:, 0] for side in fused], -1)
         vectors = self.contrast.vectors(image[0], text[0], batch.item)[:2] if self.contrast else ()
-        found = Features(image[0], text[0], *fused, *vectors)
         match = self.to_match(both).float().diff(dim=1)[:, 0] if self.to_match else None
-        return found._replace(match=match, fused_vector=both)
+        sides = image[0], text[0], *fused, *(vectors or (None, None))
+        return Features(*sides, match, both)
 
 
 def _head(dim: int, hidden: int, out: int) -> nn.Sequential:

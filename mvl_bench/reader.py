@@ -30,7 +30,9 @@ class ReaderConfig(MaskVLMConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.world not in KNOWN:
-            raise UserError(f"world {self.world!r} is not one of {', '.join(KNOWN)}")
+            raise UserError(
+                f"the patches of {self.world!r} cannot be named: the worlds are {', '.join(KNOWN)}"
+            )
         if self.blind_steps:
             raise UserError(
                 f"blind_steps {self.blind_steps}: squared errors need pixels, not names"

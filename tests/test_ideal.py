@@ -2,20 +2,24 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from math import log
 
 import numpy as np
 import pytest
 import torch
 
+from mvl_bench.answers import opening, react
 from mvl_bench.checkpoints import IDEALS, load
-from mvl_bench.core import view
+from mvl_bench.compare import beside
+from mvl_bench.core import UserError, view
 from mvl_bench.doctor import examine
 from mvl_bench.information import chain
+from mvl_bench.linear_probe import evaluate_probe
 from mvl_bench.masking import by_hand, without_image, without_text
 from mvl_bench.pairs import collate
 from mvl_bench.patches import patchify
-from mvl_bench.runs import train
+from mvl_bench.runs import new_model, open_source, train
 from mvl_bench.scenes import caption, draw
 from mvl_bench.settings import Run, with_settings
 from mvl_bench.shares import evaluate_shares
@@ -85,9 +89,9 @@ def test_no_model_beats_it(name):
     found = evaluate_shares(model, KnownWorld("one", "val"), 40)
     assert found
     for loss, rows in found.items():
-        for beside, row in rows.items():
+        for side, row in rows.items():
             low, high = row["above_ideal"]
-            assert high > 0, f"{name} {loss} {beside}: {low} to {high} above the ideal observer"
+            assert high > 0, f"{name} {loss} {side}: {low} to {high} above the ideal observer"
 
 
 def test_absent_sides_and_strangers(observer):
@@ -129,3 +133,30 @@ def test_a_run_on_a_known_world_knows_its_floor(tmp_path):
     told = {one.about: one.text for one in findings}
     assert "no model of this world comes under" in told["mlm floor"]
     assert set(KNOWN) == set(IDEALS.values())
+
+
+@pytest.mark.parametrize("event, given", [("view", {"on": ["untrained"]}), ("card", {})])
+def test_what_the_observer_has_not_is_one_sentence(event, given):
+    models = {name: load(name) for name in ("maskvlm-tiny", "ideal")}
+    state = react(
+        models, dict(state=opening(models)["state"], kind="model", given={"name": "ideal"})
+    )
+    assert "none of them" in state["shown"]["notes"][0]
+    said = react(models, dict(state=state["state"], kind=event, given=given))
+    assert "has no weights" in said["error"]
+    assert beside(models, dict(state=state["state"])).size[0] > 900  # the others are shown
+
+
+def test_a_reader_names_patches_of_its_data_only(tmp_path):
+    run = Run(str(tmp_path / "run"), "reader", "mini", data="scenes:shapes")
+    with pytest.raises(UserError, match="patches of 'shapes' cannot be named"):
+        train(run, quiet=True)
+    two = with_settings(replace(run, data="scenes:two"), ["steps=1"])
+    model, _ = new_model(two, open_source(two))
+    assert model.cfg.world == "two" and len(model.prototypes) == 98
+
+
+def test_a_probe_needs_vectors():
+    source = KnownWorld("one")
+    with pytest.raises(UserError, match="makes no vectors"):
+        evaluate_probe(load("ideal"), source, source)
