@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from . import __version__
 from .board_state import Board, unpack
-from .checkpoints import IDEALS, load, untrained
+from .checkpoints import load, untrained
 from .core import Pair, UserError
 from .folders import find, write_file
 from .reconstruct import Reconstruction, nearby, reconstruct
@@ -30,9 +30,7 @@ WEIGHTS = "model.safetensors"
 def fingerprint(
     name: str | Path,  # shipped name, checkpoint or run folder, or Hub id
 ) -> str:
-    "SHA-256 of a checkpoint's weights; raises `UserError` for an observer, which has none."
-    if str(name) in IDEALS:
-        raise UserError("the ideal observer has no weights to tell by: a card is of a checkpoint")
+    "SHA-256 of a checkpoint's weights."
     with open(find(name) / WEIGHTS, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -106,6 +104,8 @@ found""",
 def check_saved(model, name: str | Path) -> None:
     "Raises `UserError` where a model is not what the checkpoint of this name holds."
     own = model.state_dict()
+    if not own:
+        raise UserError(f"the {model.kind} observer has no weights: a card is of a checkpoint")
     for key, saved in load_file(find(name) / WEIGHTS).items():
         if key not in own or not own[key].cpu().equal(saved.to(own[key].dtype)):
             raise UserError(
