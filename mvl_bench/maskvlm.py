@@ -278,8 +278,7 @@ class MaskVLM(nn.Module, Saved):
         both = torch.cat([side[:, 0] for side in fused], -1)
         vectors = self.contrast.vectors(image[0], text[0], batch.item)[:2] if self.contrast else ()
         match = self.to_match(both).float().diff(dim=1)[:, 0] if self.to_match else None
-        sides = image[0], text[0], *fused, *(vectors or (None, None))
-        return Features(*sides, match, both)
+        return Features(image[0], text[0], *fused, *(vectors or (None, None)), match, both)
 
 
 def _head(dim: int, hidden: int, out: int) -> nn.Sequential:

@@ -62,9 +62,8 @@ def new_model(
     some = collate(some_pairs(source, 256), tokenizer, 32).images
     shades = dict(pixel_mean=some.mean(), pixel_std=some.std().clamp_min(0.05))
     shades = {name: round(value.item(), 3) for name, value in shades.items()}
+    shades["world"] = getattr(source, "world", run.data)  # for models that name its patches
     preset, given = presets[run.preset](), {"text_arch": "bert", **shades, **ids, **window}
-    if hasattr(preset, "world"):  # its patches are those of the data's world
-        given["world"] = getattr(source, "world", run.data)
     given = {name: value for name, value in given.items() if hasattr(preset, name)} | run.changes
     if published:
         given["text_config"] = read_text_config(published)
