@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 from chromium import needs_chromium, tab
 from jupyter import serving
+from playwright.sync_api import expect
 
 pytestmark = needs_chromium
 SHOTS = os.environ.get("SHOTS")  # a folder to keep pictures in, for people to look at
@@ -63,7 +64,7 @@ def redrawn(page, part):
 def drive_player(page, part, theme):
     "Forward, back, to the end; pin a word; another order."
     said = part.locator(".widget-html")
-    assert "The beginning." in said.inner_text()
+    expect(said).to_contain_text("The beginning.", timeout=60_000)  # it comes after the picture
     with redrawn(page, part):
         part.get_by_role("button", name="on", exact=True).click()
     with redrawn(page, part):
@@ -73,7 +74,7 @@ def drive_player(page, part, theme):
         part.get_by_role("button", name="back", exact=True).click()
     with redrawn(page, part):
         part.get_by_label("order").select_option(index=1)
-    assert "The beginning." in said.inner_text()
+    expect(said).to_contain_text("The beginning.", timeout=60_000)  # it comes after the picture
     part.get_by_placeholder("the word that stands there").fill("purple")
     with redrawn(page, part):  # at the first hidden word, which the menu shows
         part.get_by_role("button", name="pin", exact=True).click()
@@ -92,7 +93,7 @@ def drive_lab(page, part, theme):
     part.get_by_role("button", name="race for a minute").click()
     part.get_by_role("button", name="stop").wait_for()
     part.get_by_role("button", name="race for a minute").wait_for(timeout=120_000)
-    assert "nats a word" in part.locator(".widget-html").last.inner_text()
+    expect(part.locator(".widget-html").last).to_contain_text("nats a word", timeout=60_000)
     keep(part, f"race-{theme}")
 
 
