@@ -41,12 +41,32 @@ def do_finetune(asked) -> None:
     from mvl_bench.finetune import Finetune, finetune
     from mvl_bench.settings import with_settings
 
+    if asked.task == "retrieval":
+        _finetune_retrieval(asked)
+        return
     if asked.streaming:
         _no_stream()
     named = "task data split items image_column caption_column label_column checkpoint model preset"
     record = {name: getattr(asked, name) for name in [*named.split(), "apart_from"]}
     settings = asked.set + ([f"steps={asked.steps}"] if asked.steps is not None else [])
     print(f"checkpoint: {finetune(with_settings(Finetune(asked.out, **record), settings))}")
+
+
+def _finetune_retrieval(asked) -> None:
+    "Train on with contrast and matching alone."
+    from mvl_bench.core import UserError
+    from mvl_bench.runs import train
+    from mvl_bench.settings import for_retrieval, with_settings
+
+    for name in ("items", "label_column", "apart_from"):
+        if getattr(asked, name):
+            raise UserError(
+                f"--{name.replace('_', '-')} is for tasks with labels, not for retrieval"
+            )
+    named = "checkpoint model preset data split image_column caption_column streaming"
+    run = for_retrieval(asked.out, **{name: getattr(asked, name) for name in named.split()})
+    settings = asked.set + ([f"steps={asked.steps}"] if asked.steps is not None else [])
+    print(f"checkpoint: {train(with_settings(run, settings))}")
 
 
 def _no_stream() -> None:

@@ -60,10 +60,10 @@ def _add_set(command) -> None:
 
 def _add_finetune(commands) -> None:
     "Tasks."
-    told = "teach a model a task: questions, statements, entailment or item pairs"
+    told = "teach a model a task: retrieval, questions, statements, entailment or item pairs"
     finetune = commands.add_parser("finetune", help=told)
     add = finetune.add_argument
-    add("--task", required=True, choices=["vqa", "nlvr", "entailment", "pairs"])
+    add("--task", required=True, choices=["retrieval", "vqa", "nlvr", "entailment", "pairs"])
     told = "shipped name, folder, run or Hub id to begin with (default: a preset at random weights)"
     add("--checkpoint", default="", metavar="C", help=told)
     add("--model", default="maskvlm", help="without --checkpoint: the model (default: maskvlm)")

@@ -26,7 +26,7 @@ from .pairs import collate
 from .pretrained import begin_encoders, read_text_config
 from .replay import keep_failure
 from .saving import fit_some
-from .settings import Run, command
+from .settings import Run, command, image_size
 from mvl_bench.state import (
     check_same,
     code_fingerprint,
@@ -108,10 +108,9 @@ def _begin_copies(model) -> None:
 def open_source(run: Run, held_out: bool = False):
     "The data of a run, at the size of its model; of drawn data also what is not trained on."
     split = "val" if held_out and is_drawn(run.data) else run.split
-    img_size = run.changes.get("img_size", MODELS[run.model][1][run.preset]().img_size)
     columns = dict(image_column=run.image_column, caption_column=run.caption_column)
     options = dict(columns, seed=run.train.seed, streaming=run.streaming)
-    source = open_data(run.data, img_size, split, **options)
+    source = open_data(run.data, image_size(run), split, **options)
     source.by_length, source.window = run.by_length, run.window
     return source
 

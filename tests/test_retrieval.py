@@ -8,6 +8,7 @@ import torch
 from test_contract import TOKENIZER, one_thread, small  # noqa: F401
 from torch.nn.functional import cosine_similarity
 
+from mvl_bench.checkpoints import load
 from mvl_bench.cli import main
 from mvl_bench.core import Pair, UserError
 from mvl_bench.pairs import collate
@@ -137,3 +138,28 @@ def test_what_cannot_be_ranked(model):
         gallery(model, WORLD, 1)
     with pytest.raises(UserError, match="itc_weight"):
         evaluate_retrieval(small("mlim"), WORLD, 4)
+
+
+def test_fine_tuning_is_contrast_and_matching_alone(home, capfd):
+    begun = small("maskvlm", itc_weight=1.0, itm_weight=1.0, proj_dim=16)
+    save(begun, TOKENIZER, home / "begun", {})  # 24 x 32 pixels, which no preset has
+    words = "finetune --task retrieval --checkpoint begun --data photos --steps 2 --out tuned"
+    few = ["--set", "batch_size=5", "log_every=1", "probe_every=0", "workers=0"]
+    assert main([*words.split(), *few]) == 0
+    log = [json.loads(line) for line in (home / "tuned" / "log.jsonl").read_text().splitlines()]
+    assert all({"itc", "itm"} <= row.keys() and not {"mlm", "recon"} & row.keys() for row in log)
+    tuned = load(home / "tuned")
+    assert tuned.cfg.img_size == begun.cfg.img_size
+    moved = [n for n, x in begun.state_dict().items() if not x.equal(tuned.state_dict()[n])]
+    assert any("text_encoder" in name for name in moved)
+    assert not any("to_words" in name or "decoder" in name for name in moved)
+    ask = "evaluate --task retrieval --data photos --checkpoint tuned"
+    assert main(ask.split()) == 0 and "by ITC alone" in capfd.readouterr().out
+    for wrong, rule in (
+        ("--checkpoint mlim-tiny", "mlim makes none"),
+        ("--items a.csv", "--items is for tasks with labels"),
+        ("--set batch_size=64", "64"),
+    ):
+        assert main([*words.replace("tuned", "other").split(), *wrong.split()]) == 2
+        said = capfd.readouterr().err.strip().splitlines()[-1]
+        assert rule in said and not (home / "other").exists()
