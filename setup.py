@@ -43,7 +43,7 @@ setup(
     packages=find_packages(include=[settings["lib_name"], settings["lib_name"] + ".*"]),
     package_data={settings["lib_name"]: ["board/**"]},
     install_requires=words("requirements"),
-    extras_require={"dev": words("dev_requirements")},
+    extras_require={"dev": words("dev_requirements"), "easy-vqa": words("easy_vqa_requirements")},
     long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
     long_description_content_type="text/markdown",
     entry_points={

@@ -1,5 +1,9 @@
 "Data of tasks: other people's tables, a person's own, and that nothing scored was trained on."
 
+import json
+from importlib import invalidate_caches
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 from datasets import Dataset, Features, List, Value
@@ -8,6 +12,7 @@ from lookalikes import HUB, picture
 from samples import SHARED
 from test_contract import TOKENIZER, small
 
+from mvl_bench.core import UserError
 from mvl_bench.heads import TaskConfig, TaskModel
 from mvl_bench.pairs import open_pairs
 from mvl_bench.task_columns import user_columns
@@ -38,6 +43,29 @@ def test_a_known_data_set_by_its_columns(home, name):
     groups = [source.told(i).group for i in range(12)]
     if name in ("vqav2", "snli_ve", "easy"):  # questions about one picture stay together
         assert groups[0] == groups[1] and len(set(groups)) in (4, 6)
+
+
+def test_easy_vqa_comes_with_its_package(home, monkeypatch):
+    monkeypatch.syspath_prepend(home)
+    if find_spec("easy_vqa") is None:
+        with pytest.raises(UserError, match=r"pip install 'mvl_bench\[easy-vqa\]'"):
+            open_task("vqa", "easy-vqa", 16)
+    for split in ("train", "test"):  # as the package lies on disk
+        images = home / "easy_vqa" / "data" / split / "images"
+        images.mkdir(parents=True)
+        for i in range(3):
+            (images / f"{i}.png").write_bytes(picture(i)["bytes"])
+        asked = [[f"is it {i}", ["yes", "no"][i % 2], i // 2] for i in range(6)]
+        (images.parent / "questions.json").write_text(json.dumps(asked))
+    (home / "easy_vqa" / "__init__.py").touch()
+    invalidate_caches()
+    train, scored = (open_task("vqa", "easy-vqa", 16, split) for split in ("train", "test"))
+    assert len(train) == 6 and train.example(5).told.texts == ("is it 5",)
+    assert train.told(0).group == train.told(1).group != train.told(2).group
+    assert train.example(0).pictures[0].shape == (16, 16, 3) and train.report() == ""
+    assert not train.hashes(0) & scored.hashes(0)  # files of their own
+    with pytest.raises(UserError, match="neither train nor test"):
+        open_task("vqa", "easy-vqa", 16, "val")
 
 
 @pytest.mark.parametrize("columns", ["coco", "flickr30k"])
