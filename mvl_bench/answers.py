@@ -16,6 +16,7 @@ import torch
 from . import board_state as boards
 from .board_influence import board_influence
 from .board_state import Board
+from .board_story import board_story, edit_in_view
 from .checkpoints import untrained
 from .compact import read_number, read_text, taken, to_link, to_url
 from .core import Pair, UserError
@@ -128,16 +129,16 @@ def as_python(
 
 # %% ../nbs/52_answers.ipynb #235e1039
 HONEST = dict(
-    pasted="Visible patches are pasted in; hidden ones (dashed line) are the model's raw output.",
-    raw="All of it is the model's raw output; outside the dashed line it never learnt to paint.",
-    statistics="It paints plain pixels: no mean or spread of a hidden patch was used.",
+    pasted="Only what lies within the dashed line is painted by the model; the rest is the picture itself.",
+    raw="All of it is painted by the model; outside the dashed line it never learnt to.",
+    statistics="It was told nothing of a hidden patch, not even its mean colour.",
 )
 
 
 def describe(
     models: Mapping,  # name -> model; the first is the default
     board: Board,  # that fits its model
-    story: str = "",  # empty = what was said before still stands
+    story: str = "",  # empty = what is hidden
     notes: tuple[str, ...] = (),
 ) -> dict:
     "A board and its answer as JSON; raises `UserError` for what cannot be shown to the model."
@@ -147,8 +148,12 @@ def describe(
     found = [chip._asdict() for chip in words]
     state, lacks = boards.pack(board), getattr(model, "lacks", "")
     tables, why = board_influence(asked, board) if "influence" in board.view else (None, "")
-    notes = [*filter(None, [lacks, why]), *notes, *boards.warnings_about(model, board)]
-    shown = dict(influence=tables) | (dict(story=story) if story else {})
+    notes = [
+        *filter(None, [lacks, why, edit_in_view(model, board)]),
+        *notes,
+        *boards.warnings_about(model, board),
+    ]
+    shown = dict(influence=tables, story=story or board_story(model, board))
     shown |= dict(picture=to_url(board.image), chips=found, notes=notes, honest=HONEST)
     shown |= dict(shares=boards.shares_of(model, board), columns=columns(asked, board))
     shown |= dict(link=to_link(state), code=as_python(board), models=list(models))

@@ -45,6 +45,7 @@ STYLE = """.gradio-container { width: 100% !important; max-width: 1240px !import
 .gradio-container .tabitem { padding: 4px 0 0; border: 0; }
 .mb-view img { display: block; max-width: min(100%, 760px); margin: 0 auto; } .mb-quiz img { max-width: min(100%, 560px); } .mb-wide img { max-width: 100%; }
 #mb-head h1 { font-size: 24px; line-height: 1.25; font-weight: 650; margin: 0; letter-spacing: -.01em; }
+@media (max-width: 639px) { #mb-head h1 { font-size: 18px; } .gradio-container .main { padding-top: 8px; } }
 #mb-foot p { font-size: 12.5px; opacity: .75; margin: 8px 0 0; padding-top: 12px; }
 footer .divider { display: none; }
 footer .show-api { color: #626c7a !important; } .dark footer .show-api { color: #9aa3af !important; }"""

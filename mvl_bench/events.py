@@ -55,10 +55,10 @@ def scatter(
 
 # %% ../nbs/51_events.ipynb #bf511a34
 class Posed(NamedTuple):
-    "A board, the sentence that goes with it, and what was left out of a picture that was brought."
+    "A board, a sentence of its own, and what was left out of a picture that was brought."
 
     board: Board
-    story: str
+    story: str = ""  # empty = what is hidden (`board_story`)
     notes: tuple[str, ...] = ()
 
 
@@ -90,21 +90,17 @@ def pose(
     board = replace(board, grid=tuple(model.cfg.grid))
     if kind == "object":
         hidden = touched(box(it, size), size, model.cfg.patch_size).nonzero().flatten().tolist()
-        says = (
-            f"The caption says it is {it.colour}"
-            if it.colour
-            else "Only the caption still names it"
+        says = f"says that it is {it.colour}" if it.colour else "still names it"
+        story = (
+            f"The {it.name} is hidden. The caption {says}; as a first edit we wrote “{new}”."
+            " Change any word and see."
         )
-        story = f"The {it.name} is hidden. {says}; your edit says “{new}”. Change any word and see."
         return Posed(replace(board, patches=tuple(hidden)), story)
     place = word_position(model, scene, thing, "colour" if it.colour else "name")
     board = replace(board, words=() if place is None else (place,))
     if kind == "word":
-        return Posed(board, "One word is hidden. The picture still shows what it was.")
-    story = (
-        "Half of the picture and one word are hidden. What is left of each side helps the other."
-    )
-    return Posed(scatter(model, board, picture=0.5), story)
+        return Posed(board)
+    return Posed(scatter(model, board, picture=0.5))
 
 # %% ../nbs/51_events.ipynb #e0d479a5
 EXAMPLES = (  # scene, thing, what is hidden; the first one opens the page

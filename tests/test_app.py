@@ -96,7 +96,19 @@ def test_edit_shares_patterns_and_examples(browser, url):
             )
         assert page.locator(".mb-edited mark").inner_text() == "green"
         assert "redrawn" in page.locator(".mb-edited").inner_text()
-        assert "edited scene" in page.locator(".mb-edited .mb-verdict").inner_text()
+        assert "redrawn scene" in page.locator(".mb-edited .mb-verdict").inner_text()
+        story = page.locator(".mb-story")
+        assert "circle is hidden" in story.inner_text() and "blue" not in story.inner_text()
+        with answered(page):
+            page.locator("[data-word='5']").click()
+        assert story.inner_text().startswith("The circle and the word “red” are hidden.")
+        with answered(page):
+            page.locator("[data-word='5']").click()
+        with answered(page):
+            page.locator(".mb-edit textarea").fill(
+                "there is a big red circle left and a big dog top-right"
+            )
+        assert "about the cat, which nothing hides" in page.locator(".mb-notes").inner_text()
         share = page.get_by_label("Picture hidden", exact=True)
         share.focus()
         with answered(page):
@@ -133,17 +145,17 @@ def test_models_null_controls_and_honest_pictures(browser, url):
             page.get_by_label("the model that answers").select_option("maskvlm-tiny")
         assert pixels(page) == before
         with answered(page):
-            page.get_by_label("untrained").check()
+            page.get_by_label("before training").check()
         assert pixels(page) != before and "Random weights" in page.locator(".mb-null").inner_text()
         with answered(page):
-            page.get_by_label("untrained").uncheck()
-        assert "pasted in" in page.locator(".mb-honest").inner_text()
+            page.get_by_label("before training").uncheck()
+        assert "within the dashed line" in page.locator(".mb-honest").inner_text()
         with answered(page):
-            page.get_by_label("raw output").check()
+            page.get_by_label("whole output").check()
         told = page.locator(".mb-honest").inner_text()
         assert (
-            "never learnt to paint" in told
-            and "no mean or spread" in told
+            "never learnt to" in told
+            and "not even its mean colour" in told
             and pixels(page) != before
         )
 
@@ -177,7 +189,7 @@ def test_own_picture_and_caption(browser, url, tmp_path):
     with opened(browser, url) as page:
         bring, caption = (
             page.locator("input[type=file]"),
-            page.get_by_label("a caption of your own"),
+            page.get_by_label("The caption of your picture"),
         )
         with answered(page):
             bring.set_input_files(tmp_path / "mine.png")
@@ -229,12 +241,14 @@ def test_fits_a_phone_in_both_themes(browser, url):
     for theme in ("light", "dark"):
         with opened(browser, f"{url}?__theme={theme}", width=390, height=844, touch=True) as page:
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-            parts = ("grid", "chips", "edit", "columns", "tools", "own")
+            parts = ("grid", "chips", "columns", "edit", "tools", "own")
             tops = [page.locator(f".mb-{part}").bounding_box()["y"] for part in parts]
             assert tops == sorted(tops)
             with answered(page):
                 page.locator(".mb-cell").nth(6).tap()
             assert 6 in hidden(page)
+            seen = page.locator(".mb-with .mb-pic").bounding_box()  # what a tap does is in view
+            assert seen["y"] + seen["height"] <= 844
 
 
 def test_the_tabs_ask_more_about_the_pair_on_the_board(browser, url):

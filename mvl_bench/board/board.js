@@ -69,10 +69,8 @@ export function mount(el, first, emit, options = {}) {
     if (next.error) { tell(next.error); parts.model.value = state.model; }
     else {
       answer = next;
-      const { story } = shown;
       if (waiting && next.state.caption === state.caption) shown = { ...next.shown, shares: shown.shares };  // the board is ahead
       else ({ state, shown } = next);
-      shown.story ??= story;
       draw();
       if (next.source === source && next.shown.card) keep(next.shown.card);
     }
@@ -204,22 +202,20 @@ export function mount(el, first, emit, options = {}) {
   function titles({ state: { patches, words: gone }, shown: { columns: found } }) {  // of each column, and what the model sees there
     const blank = new Set(readPlaces(gone)), own = new Map(found.with.said), quote = (name) => (found[name]?.said ?? []).map(([i, text]) =>
       (blank.has(i) && name !== 'wrong' ? '▢▢▢' : name === 'edited' && own.get(i) !== text ? make('mark', {}, text) : text));
-    const side = !gone ? 'caption' : patches ? 'other side' : 'picture', bare = side === 'picture';
-    const rest = { caption: 'the picture', picture: 'the caption', 'other side': 'its own side' }[side];
-    return { with: [`with the ${side}`, bare ? ['the whole picture'] : quote('with')], without: ['without it', [`only the rest of ${rest}`]],
-      wrong: [`with a wrong ${side === 'other side' ? 'one' : side}`, bare ? ['the picture of another pair'] : quote('wrong')],
-      edited: ['with your edit', found.edited ? quote('edited') : ['change a word in your edit']] };
+    const side = !gone ? 'caption' : patches ? '' : 'picture', bare = side === 'picture', both = gone && patches;
+    const rest = both ? 'picture from picture, words from words' : `only the rest of the ${bare ? 'caption' : 'picture'}`;
+    return { with: [both ? 'together' : `with the ${side}`, bare ? ['the whole picture'] : quote('with')], without: [both ? 'each alone' : 'without it', [rest]],
+      wrong: [`with a wrong ${side || 'partner'}`, bare ? ['the picture of another pair'] : quote('wrong')],
+      edited: ['with your edit', found.edited ? quote('edited') : ['change a word of your edit']] };
   }
   function verdict(name, found) {  // the numbers of a column in plain words
-    const { without } = answer.shown.columns, own = found[name];
+    const { state: asked, shown: { columns: { without } } } = answer, own = found[name], bare = asked.words && asked.patches ? 'alone' : 'without';
     const far = (r, near, same, off = same) => (r > 1.1 ? `${times(r)} ${near}` : r < 0.9 ? `${off}` : same);
-    const goal = 'closer to the edited scene than before the edit';
-    if (name === 'edited' && own?.moved) return far(own.moved[0] / own.moved[1], goal, `no ${goal}`);
-    if (name === 'edited') return own?.change === undefined ? '' : `the edit repaints the hidden part by ${percent(own.change)}`;
+    if (name === 'edited' && own?.moved) return far(own.moved[0] / own.moved[1], 'nearer the redrawn scene than before the edit', 'no nearer the redrawn scene than before');
+    if (name === 'edited') return own?.change === undefined ? '' : `hidden part changed by ${percent(own.change)} (there is no true picture to compare with)`;
     if (own?.error === null || own?.error === undefined) return '';
     if (name === 'without') return 'the guess to compare with';
-    return far(without.error / own.error, 'closer to the truth than without', 'as far off as without',
-      `${times(own.error / without.error)} further off than without`);
+    return far(without.error / own.error, `less error than ${bare}`, `as much error as ${bare}`, `${times(own.error / without.error)} more error than ${bare}`);
   }
   function scored(name, value, base, digits) {  // a number, and its change against the column without
     const by = name === 'without' || name === 'edited' || base === null ? 0 : Number((value - base).toFixed(digits));
@@ -280,10 +276,10 @@ export function mount(el, first, emit, options = {}) {
       title.textContent = text;
       beside.replaceChildren(...seen.flatMap((part, i) => (i && (part.textContent ?? part) !== ',' ? [' ', part] : [part])));
       const sentence = verdict(name, found), far = own?.error ?? null;
-      if (far !== null) rows.push(make('div', { class: 'mb-far', style: { '--x': worst ? far / worst : 0 } }));
+      if (far !== null) rows.push(make('div', { class: 'mb-off', title: 'mean error of the hidden pixels: shorter is better' }, 'error', make('span', { style: { '--x': worst ? far / worst : 0 } })));
       if (sentence) rows.push(make('p', { class: 'mb-verdict' }, sentence));
       if (far !== null) rows.push(make('div', { class: 'mb-number mb-score' }, name === 'edited' ? 'off the edited scene' : 'mean error', ...scored(name, far, base.error, 3)));
-      rows.push(...(own?.guesses ?? []).map(guess));
+      if (own?.guesses.length) rows.push(make('p', { class: 'mb-asked' }, `its guess of the hidden word${own.guesses.length > 1 ? 's' : ''}:`), ...own.guesses.map(guess));
       if (own?.nats !== null && own?.nats !== undefined) rows.push(make('div', { class: 'mb-number mb-score' }, 'nats a word', ...scored(name, own.nats, base.nats, 2)));
       if (own?.truth) rows.push(make('div', { class: 'mb-truth' }, make('img', { src: own.truth, alt: '' }), name === 'edited' ? 'the scene, redrawn' : 'the truth'));
       said.replaceChildren(...rows);
@@ -327,7 +323,7 @@ export function mount(el, first, emit, options = {}) {
     parts[name] = box;
     return make('label', { class: 'mb-toggle', title }, box, label);
   }
-  const keep = (text) => make('a', { download: 'board.ipynb', href: URL.createObjectURL(new Blob([text])) }).click();
+  const keep = (text) => { parts.said.textContent = 'saved as board.ipynb'; return make('a', { download: 'board.ipynb', href: URL.createObjectURL(new Blob([text])) }).click(); };
   async function copy(text, what) {
     parts.copied.replaceChildren();
     try { await navigator.clipboard.writeText(text); parts.said.textContent = `${what} copied`; } catch {
@@ -355,7 +351,7 @@ export function mount(el, first, emit, options = {}) {
     columns: make('div', { class: 'mb-columns' }), honest: make('p', { class: 'mb-honest' }), scale: make('p', { class: 'mb-number mb-scale' }, 'error of each hidden patch: 0 ', make('i'), ' 0.5 and more'), said: make('span', { class: 'mb-copied', role: 'status' }), copied: make('div'),
     edit: options.edits ? make('select', { id: `${id}-edit`, onchange: (e) => change('edit', { edit: e.target.value }, { text: e.target.value }) })
       : make('textarea', { id: `${id}-edit`, rows: 1, maxlength: 2000, spellcheck: false, oninput: (e) => { grow(e.target); change('edit', { edit: e.target.value }, { text: e.target.value }); } }),
-    caption: make('textarea', { rows: 1, maxlength: 2000, 'aria-label': 'a caption of your own', oninput: (e) => grow(e.target) }),
+    caption: make('textarea', { rows: 1, maxlength: 2000, oninput: (e) => grow(e.target) }),
     model: menu('the model that answers', {}, (name) => ask('model', { name })), file: make('input', { type: 'file', accept: 'image/*', class: 'mb-live', tabindex: -1, 'aria-hidden': true, onchange: (e) => { bring(e.target.files[0]); e.target.value = ''; } }) };
   for (const [part, deeds] of [[parts.grid, onGrid], [parts.chips, onChips]]) for (const [name, deed] of Object.entries(deeds)) part.addEventListener(name, deed);
   parts.columns.append(...NAMES.map((name) => { const { title, beside, canvas, line, heat, said } = figures[name];
@@ -373,9 +369,9 @@ export function mount(el, first, emit, options = {}) {
     make('section', { class: 'mb-right', 'aria-label': 'what the model fills in' }, heading('See what the model fills in'),
       make('div', { class: 'mb-edit' }, make('label', { for: `${id}-edit` }, 'Your edit of the caption ', make('span', {}, options.edits ? '– choose one and watch the last picture' : '– change a word and watch the last picture')), parts.edit),
       parts.notes, parts.columns, parts.scale, parts.honest,
-      make('div', { class: 'mb-bar' }, toggle('numbers', 'numbers', 'errors, nats and the likeliest words'), toggle('raw', 'raw output', 'do not paste in what is visible'),
+      make('div', { class: 'mb-bar' }, toggle('numbers', 'numbers', 'errors, nats and the likeliest words'), toggle('raw', 'whole output', 'what the model paints everywhere, nothing pasted in'),
         can.has('influence') ? toggle('influence', 'influence', 'point at a word or a patch: what it moves most is tinted') : null,
-        can.has('untrained') ? toggle('untrained', 'untrained', 'the same model with random weights: what it says before it has learnt anything') : null, parts.model, make('span', { class: 'mb-space' }),
+        can.has('untrained') ? toggle('untrained', 'before training', 'the same model with random weights: what it says before it has learnt anything') : null, parts.model, make('span', { class: 'mb-space' }),
         make('div', { class: 'mb-row2' }, can.has('card') ? button('Experiment card', () => ask('card'), { title: 'a notebook that repeats this board, with its numbers' }) : null,
         button('Copy as Python', () => copy(answer.shown.code, 'Python')), button('Copy link', () => {
           const base = options.base ?? location.href.split('#')[0];
@@ -384,7 +380,7 @@ export function mount(el, first, emit, options = {}) {
         })), parts.said), parts.copied,
       options.examples ? [make('div', { class: 'mb-row2' }, heading('Try another'), can.has('another') ? button('Another scene', () => ask('another')) : null),
         make('div', { class: 'mb-cards' }, options.examples.map(([src, text], i) => make('button', { type: 'button', 'data-card': i, onclick: () => ask('example', { number: i }) }, make('img', { src, alt: '' }), make('span', {}, text))))] : null,
-      can.has('bring') ? [heading('Bring your own'), make('div', { class: 'mb-own' }, button('Your picture', () => parts.file.click(), { class: 'mb-button mb-file' }), parts.file, parts.caption,
+      can.has('bring') ? [heading('Bring your own'), make('div', { class: 'mb-own' }, button('Your picture', () => parts.file.click(), { class: 'mb-button mb-file' }), parts.file, make('label', {}, 'The caption of your picture', parts.caption),
         button('Use this caption', () => ask('caption', { text: parts.caption.value })))] : null)), parts.live);
 
   function draw() {
