@@ -8,11 +8,12 @@ __all__ = ['YouAgainstTheModel']
 # %% ../nbs/54_quiz_player.ipynb #c5a14a06
 import ipywidgets as widgets
 import traitlets
+from .themed import ThemedPicture
 
 from .checkpoints import load
 from .core import UserError
 from .game import Game, face, press, show_game
-from .plots import Drawing, to_png
+from .plots import Drawing
 
 # %% ../nbs/54_quiz_player.ipynb #1b966dfe
 class YouAgainstTheModel(widgets.VBox):
@@ -29,9 +30,7 @@ class YouAgainstTheModel(widgets.VBox):
         self.model = load(model) if isinstance(model, str) else model
         self.seed, self.game = seed, press(self.model, None, None, turn, seed)
         self.said, self.score = widgets.HTML(), widgets.HTML()
-        self.picture = widgets.Image(
-            format="png", layout=dict(width="560px", max_width="100%", align_self="flex-start")
-        )
+        self.picture = ThemedPicture(self.figure, wide=560)
         self.choice = widgets.ToggleButtons(description="", style=dict(button_width="auto"))
         self.button = widgets.Button(button_style="primary", layout=dict(width="220px"))
         self.button.on_click(lambda _: self._pressed())
@@ -66,7 +65,7 @@ class YouAgainstTheModel(widgets.VBox):
     def show(self) -> None:
         "Draw what stands."
         seen = face(self.model, self.game)
-        self.picture.value = to_png(self.figure())
+        self.picture.draw()
         self.said.value, self.score.value, self.button.description = (
             seen.said,
             seen.score,

@@ -10,9 +10,10 @@ from html import escape
 from threading import Event, Thread
 
 import ipywidgets as widgets
+from .themed import ThemedPicture
 
 from .core import UserError
-from .plots import Drawing, to_png
+from .plots import Drawing
 from .race import SIDES, Lap, outcome, race, show_race
 
 # %% ../nbs/53_race_box.ipynb #d020b6a9
@@ -33,12 +34,7 @@ class RaceBox(widgets.VBox):
             widgets.Dropdown(description=n, style=WHOLE) for n in ("one way", "another")
         )
         self.button = widgets.Button(description="race for a minute", layout=dict(width="160px"))
-        self.said, self.picture = (
-            widgets.HTML(),
-            widgets.Image(
-                format="png", layout=dict(max_width="100%", align_self="flex-start", display="none")
-            ),
-        )
+        self.said, self.picture = widgets.HTML(), ThemedPicture(self.figure)
         self.side.observe(lambda _: self._menus(), "value")
         self.button.on_click(lambda _: self._pressed())
         self._menus()
@@ -69,7 +65,7 @@ class RaceBox(widgets.VBox):
             for lap in race(self.side.value, (self.one.value, self.other.value), **self.how):
                 self.laps.append(lap)
                 self.said.value = escape(outcome(self.laps))
-                self.picture.value, self.picture.layout.display = to_png(self.figure()), None
+                self.picture.draw()
                 if self._ended.is_set():
                     break
         except UserError as error:
