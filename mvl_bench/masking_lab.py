@@ -193,14 +193,14 @@ ROWS = dict(  # of each side, what is drawn and what is written over it
         hole="size of the connected hole, in patches",
     ),
     words=dict(
-        word="how often each word is hidden",
+        word="how often each word is hidden (dashed: as asked for)",
         share="share of the words that is hidden",
         run="hidden words in a row",
     ),
     joint=dict(
         example="one example",
         patch="how often each block is hidden",
-        word="how often each word is hidden",
+        word="how often each word is hidden (dashed: as asked for)",
         share="share that is hidden: of the picture filled, of the words outlined",
     ),
 )

@@ -37,7 +37,7 @@ def live(
 
 # %% ../nbs/52_race_tab.ipynb #678656b1
 ABOUT = """Two ways of hiding train the same small model on drawn shapes: the same weights and data, the same seconds, step by step in turn.
-They do so twice, with two seeds. It takes about a minute. Both are scored on the same pairs that nobody trained on."""
+They do so twice, with two seeds. It takes a minute or a little more. Both are scored on the same pairs that nobody trained on."""
 
 
 def in_words(side: str, one: str, other: str) -> str:  # Markdown
