@@ -43,7 +43,11 @@ import(url).then((board) => board.gradio({ element, props, trigger, watch }, %s)
 STYLE = """.gradio-container { width: 100% !important; max-width: 1240px !important; margin: 0 auto !important; }
 .gradio-container .main { padding-top: 20px; } .gradio-container .html-container { padding: 0; }
 .gradio-container .tabitem { padding: 4px 0 0; border: 0; }
-.mb-view img { display: block; max-width: min(100%, 760px); margin: 0 auto; } .mb-quiz img { max-width: min(100%, 560px); } .mb-wide img { max-width: 100%; }
+.mb-view img { display: block; max-width: 100%; margin: 0 auto; } .mb-bench img { cursor: pointer; }
+.mb-pair img { width: 64px; outline: 1px solid var(--border-color-primary); border-radius: 4px; flex: none; } .mb-pair :has(> img) { display: flex; gap: 12px; align-items: center; }
+.mb-pair p { margin: 0; overflow-wrap: anywhere; } .mb-told { margin: 0; padding-left: 20px; list-style: disc; columns: 2 340px; column-gap: 32px; }
+@media (min-width: 1600px) { .mb-view img { width: calc(1.3 * var(--wide, 900px)); } }
+@media (max-width: 700px) { .mb-view { overflow-x: auto; } .mb-view img { max-width: none; width: calc(.72 * var(--wide, 900px)); } .mb-quiz img { width: calc(.6 * var(--wide, 900px)); } }
 #mb-head h1 { font-size: 24px; line-height: 1.25; font-weight: 650; margin: 0; letter-spacing: -.01em; }
 @media (max-width: 639px) { #mb-head h1 { font-size: 18px; } .gradio-container .main { padding-top: 8px; } }
 #mb-foot p { font-size: 12.5px; opacity: .75; margin: 8px 0 0; padding-top: 12px; }

@@ -136,7 +136,7 @@ def draw_curves(ax: Axes, scores: PairScores, threshold: float, shown: str, ink:
     for name, given in scores.given.items():
         precision, recall, _ = precision_recall_curve(scores.labels, given)
         area = average_precision_score(scores.labels, given)
-        bold = dict(lw=2.2) if name == shown else dict(lw=1.1, alpha=0.7)
+        bold = dict(lw=3.2) if name == shown else dict(lw=2.0)
         ax.step(
             recall, precision, where="post", color=COLOURS[name], label=f"{name} {area:.2f}", **bold
         )

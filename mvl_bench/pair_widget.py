@@ -8,11 +8,11 @@ __all__ = ['PairBench']
 # %% ../nbs/53_pair_widget.ipynb #bde91377
 import ipywidgets as widgets
 import traitlets
-from .themed import ThemedPicture
 
 from .core import UserError
 from .pair_bench import SHOWN, PairScores, clicked, show_bench
 from .plots import Drawing
+from .themed import ThemedPicture
 
 # %% ../nbs/53_pair_widget.ipynb #fcf5c876
 class PairBench(widgets.VBox):

@@ -14,7 +14,6 @@ from threading import Event, Thread
 
 import ipywidgets as widgets
 import traitlets
-from .themed import ThemedPicture
 
 from .checkpoints import load
 from .core import Pair, UserError
@@ -27,6 +26,7 @@ from .plots import Drawing
 from .race_box import WHOLE, RaceBox
 from .scenes import Scenes
 from .steps import begin, pin, to_trace
+from .themed import ThemedPicture
 from .watch import read_looks
 
 # %% ../nbs/54_players.ipynb #55ff5557

@@ -77,14 +77,32 @@ def chosen(count: int, most: int) -> list[int]:
     return sorted({round(i) for i in np.linspace(0, count - 1, min(count, most))})
 
 
+def _titles(step) -> tuple[str, str]:
+    "Which step a frame is, and what is left."
+    counts = len(step.hidden_patches), len(step.hidden_words)
+    names = ("patch", "patches"), ("word", "words")
+    rest = ", ".join(f"{n} {name[n != 1]}" for n, name in zip(counts, names) if n)
+    rest = f"{rest} hidden" if rest else "nothing is hidden"
+    return (f"step {step.index}" if step.index else "begin"), rest
+
+
+def _legend(shown: Sequence) -> str:
+    "What the lines mean that are there."
+    pinned = any(step.pinned_patches or step.pinned_words for step in shown)
+    new = any(step.new_patches or step.new_words for step in shown)
+    told = "Line around it: filled in this step, by the model.", "Dotted: pinned."
+    return " ".join(["Grey: hidden."] + [text for text, there in zip(told, (new, pinned)) if there])
+
+
 def show_steps(
     steps: Sequence,  # like `decode.Step`
     patch_size: int,  # side p of a patch, in pixels
     most: int = 8,  # frames
+    truth=None,  # like the first of the steps, with nothing hidden; None = it is not shown
     dark: bool | None = None,  # None = as the theme around it
 ) -> Drawing:  # shows itself in a notebook; `to_png` makes a file of it
     "Draw a pair as it is filled in: some frames, the words under each, and what is left."
-    shown = [steps[i] for i in chosen(len(steps), most)]
+    shown = [steps[i] for i in chosen(len(steps), most)] + [truth] * (truth is not None)
     high = CELL * shown[0].picture.shape[0] / shown[0].picture.shape[1]
     with theme(dark) as ink:
         across = min(ABREAST, len(shown))
@@ -97,20 +115,13 @@ def show_steps(
         for i, step in enumerate(shown):
             y = under if i % across == 0 else y
             left = 14 + i % across * (CELL + BETWEEN)
-            name = f"step {step.index}" if step.index else "begin"
+            name, rest = ("the truth", "what was hidden") if step is truth else _titles(step)
             ax.text(left, y + 9, name, fontsize=9, fontweight="bold", color=ink.text)
-            counts = len(step.hidden_patches), len(step.hidden_words)
-            names = ("patch", "patches"), ("word", "words")
-            rest = ", ".join(f"{n} {name[n != 1]}" for n, name in zip(counts, names) if n)
-            rest = f"{rest} hidden" if rest else "nothing is hidden"
             ax.text(left, y + 20, rest, fontsize=7.5, color=ink.muted)
             draw_frame(ax, step, patch_size, (left, y + 26, CELL, high), ink)
             below = y + 33 + high
             under = max(under, below + draw_words(ax, step, (left, below, CELL), ink) + 16)
-        lines = (
-            "Hatched: hidden. Line around it: filled in this step, by the model. Dotted: pinned."
-        )
-        for line in wrap_text(lines, wide - 28, 7.5):
+        for line in wrap_text(_legend(shown), wide - 28, 7.5):
             ax.text(14, under + 4, line, fontsize=7.5, color=ink.muted)
             under += 11
         page.set_figheight((under + 4) / 72)

@@ -72,12 +72,18 @@ class Riddle:
 
 # %% ../nbs/49_quiz.ipynb #53c91ed9
 def _word(model, scene: Scene, number: int, share: float, chance: Random) -> dict:
-    "Hide one word, and a share of the picture by chance."
+    "Hide one word, most of its thing, and a share of the picture by chance."
     attribute = list(ASKED)[number // 2 % len(ASKED)]
     thing = chance.randrange(len(scene.things))
     place = word_position(model, scene, thing, attribute)
     value = getattr(scene.things[thing], attribute)
-    hidden = chance.sample(range(model.num_patches), round(share * model.num_patches))
+    own = touched(
+        box(scene.things[thing], model.cfg.img_size), model.cfg.img_size, model.cfg.patch_size
+    )
+    own, rest = (part.nonzero().flatten().tolist() for part in (own, ~own))
+    hidden = chance.sample(own, len(own) - max(1, len(own) // 4))  # a part of it is left to see
+    more = round(share * model.num_patches) - len(hidden)
+    hidden += chance.sample(rest, min(max(0, more), len(rest)))
     found = dict(kind="word", thing=thing, spot=(), place=place, words=(place,))
     truth = PLACES[value] if attribute == "place" else value
     return found | dict(patches=tuple(sorted(hidden)), choices=ASKED[attribute], truth=truth)

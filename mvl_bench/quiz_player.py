@@ -8,12 +8,12 @@ __all__ = ['YouAgainstTheModel']
 # %% ../nbs/54_quiz_player.ipynb #c5a14a06
 import ipywidgets as widgets
 import traitlets
-from .themed import ThemedPicture
 
 from .checkpoints import load
 from .core import UserError
 from .game import Game, face, press, show_game
 from .plots import Drawing
+from .themed import ThemedPicture
 
 # %% ../nbs/54_quiz_player.ipynb #1b966dfe
 class YouAgainstTheModel(widgets.VBox):

@@ -31,6 +31,15 @@ def _answer(models: Mapping, name: str, game: Game | None, choice: str | None, t
     return seen.said, picture, ask, gr.Button(seen.button), seen.score, after, turn
 
 
+def _round(players: list[str]) -> tuple[gr.Dropdown, gr.Number]:
+    "Against which model, and which round."
+    many = len(players) > 1
+    name = gr.Dropdown(players, value=players[0], label="the model", visible=many)
+    about = "The same round number brings the same questions."
+    span = dict(minimum=1, maximum=10_000, precision=0)
+    return name, gr.Number(1, **span, label="Round", info=about)
+
+
 def add_quiz(
     models: Mapping,  # name -> model
     dark: gr.Checkbox,  # filled in by the page itself
@@ -43,19 +52,13 @@ def add_quiz(
             "your guess comes first, then the model answers, live."
         )
         with gr.Row():
-            name = gr.Dropdown(
-                players, value=players[0], label="the model", visible=len(players) > 1
-            )
-            turn = gr.Number(
-                1,
-                minimum=1,
-                maximum=10_000,
-                precision=0,
-                label="round (the same number, the same questions)",
-            )
-        said, picture = gr.HTML(), gr.HTML(elem_classes="mb-view mb-quiz")
-        choice = gr.Radio([], label="your guess", visible=False)
-        button, score, game = gr.Button("Begin", variant="primary"), gr.HTML(), gr.State(None)
+            with gr.Column(scale=3, min_width=300):
+                picture = gr.HTML(elem_classes="mb-view mb-quiz")
+            with gr.Column(scale=2, min_width=300):
+                said, choice = gr.HTML(), gr.Radio([], label="your guess", visible=False)
+                button, score = gr.Button("Begin", variant="primary"), gr.HTML()
+                name, turn = _round(players)
+        game = gr.State(None)
         given, shows = (
             [name, game, choice, turn, dark],
             [said, picture, choice, button, score, game, turn],

@@ -10,11 +10,11 @@ from html import escape
 from threading import Event, Thread
 
 import ipywidgets as widgets
-from .themed import ThemedPicture
 
 from .core import UserError
 from .plots import Drawing
 from .race import SIDES, Lap, outcome, race, show_race
+from .themed import ThemedPicture
 
 # %% ../nbs/53_race_box.ipynb #d020b6a9
 WHOLE = dict(description_width="initial")  # of a label
