@@ -77,6 +77,14 @@ def _ask(models: Mapping, state: dict, kind: str, **given) -> dict:
     return found
 
 
+def _answer(models: Mapping, request: dict) -> dict:
+    "What the board is told; beside an error its state stays, which the other tabs ask about."
+    found = react(models, request)
+    if "error" in found and isinstance(request, dict) and "state" in request:
+        found["state"] = request["state"]
+    return found
+
+
 def _other_pairs(ask: Callable) -> tuple[Callable, ...]:
     "The calls that bring another pair to the board."
 
@@ -147,7 +155,7 @@ def build(
         )
         gr.HTML(f"<p>Models: {escape('; '.join(trained))}. {CREDIT}</p>", elem_id="mb-foot")
         one = dict(show_progress="hidden", trigger_mode="multiple")  # the board keeps one in flight
-        board.input(lambda request: react(models, request), board, board, api_name="board", **one)
+        board.input(partial(_answer, models), board, board, api_name="board", **one)
         _calls(models)
     return blocks.queue(max_size=64)
 

@@ -13,7 +13,7 @@ import ipywidgets as widgets
 
 from .core import UserError
 from .plots import Drawing
-from .race import SIDES, Lap, outcome, race, show_race
+from .race import SECONDS, SEEDS, SIDES, Lap, outcome, progress, race, show_race
 from .themed import ThemedPicture
 
 # %% ../nbs/53_race_box.ipynb #d020b6a9
@@ -31,7 +31,7 @@ class RaceBox(widgets.VBox):
             options=list(SIDES), value=side, description="what is hidden", style=WHOLE
         )
         self.one, self.other = (
-            widgets.Dropdown(description=n, style=WHOLE) for n in ("one way", "another")
+            widgets.Dropdown(description=n, style=WHOLE) for n in ("First way", "Second way")
         )
         self.button = widgets.Button(description="race for a minute", layout=dict(width="160px"))
         self.said, self.picture = widgets.HTML(), ThemedPicture(self.figure)
@@ -61,12 +61,14 @@ class RaceBox(widgets.VBox):
         "Run the race that the menus name until it is over or ended, or say why it cannot be run."
         self._ended.clear()
         self.laps, self.button.description = [], "stop"
+        asked = self.how.get("seconds", SECONDS), len(self.how.get("seeds", SEEDS))
         try:
             for lap in race(self.side.value, (self.one.value, self.other.value), **self.how):
                 self.laps.append(lap)
-                self.said.value = escape(outcome(self.laps))
+                self.said.value = escape(progress(self.laps, *asked) or outcome(self.laps))
                 self.picture.draw()
                 if self._ended.is_set():
+                    self.said.value = "Stopped before every seed had finished: no verdict."
                     break
         except UserError as error:
             self.said.value = escape(str(error))

@@ -105,6 +105,16 @@ def test_what_cannot_be_shown_is_said(browser, url):
             assert page.locator(".mb-view img:visible").count() == 0
 
 
+def test_a_tab_knows_the_board_after_a_mistake_there(browser, url):
+    with tab(browser) as page:
+        begin(page, url)
+        page.get_by_label("The caption of your picture").fill(" ")
+        page.get_by_role("button", name="Use this caption").click()
+        page.locator(".mb-error", has_text="the caption is empty").wait_for()
+        opened(page, "Steps")
+        expect(page.locator(".mb-pair.prose:visible")).to_contain_text("12 of 64")
+
+
 def test_steps_begin_at_the_beginning(browser, url):
     with tab(browser) as page:
         begin(page, url)
