@@ -52,6 +52,8 @@ STYLE = """.gradio-container { width: 100% !important; max-width: 1240px !import
 @media (max-width: 639px) { #mb-head h1 { font-size: 18px; } .gradio-container .main { padding-top: 8px; } }
 #mb-foot p { font-size: 12.5px; opacity: .75; margin: 8px 0 0; padding-top: 12px; }
 footer .divider { display: none; }
+button[role=tab].selected { color: #4338ca !important; } .dark button[role=tab].selected { color: #a5b4fc !important; }
+button.primary { background: #4f46e5 !important; } :is(.min_value, .max_value) { color: #626c7a !important; } .dark :is(.min_value, .max_value) { color: #9aa3af !important; }
 footer .show-api { color: #626c7a !important; } .dark footer .show-api { color: #9aa3af !important; }"""
 
 

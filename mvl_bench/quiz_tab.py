@@ -46,7 +46,7 @@ def add_quiz(
 ) -> None:
     "The tab `You against the model`, to be called within `gr.Tabs`."
     players = [name for name, model in models.items() if model.offers >= {"pixels", "words"}]
-    with gr.Tab("You against the model"):
+    with gr.Tab("You against the model") as quiz:
         gr.Markdown(
             f"{ROUND} questions about drawn scenes. You see what the model is given and no more; "
             "your guess comes first, then the model answers, live."
@@ -67,9 +67,14 @@ def add_quiz(
         def go(name, game, choice, turn, dark):
             return _answer(models, name, game, choice, turn, dark)
 
-        def again():
-            return "", "", gr.Radio([], value=None, visible=False), gr.Button("Begin"), "", None
+        def begin(name, game, choice, turn, dark):
+            return _answer(models, name, None, None, turn, dark)[:-1]
 
-        button.click(go, given, shows, js=DARK, api_name=False)
+        def open_first(name, game, *given):  # a round that was begun goes on
+            return [gr.skip()] * 6 if game else begin(name, game, *given)
+
+        quick = dict(js=DARK, api_name=False)
+        button.click(go, given, shows, **quick)
+        quiz.select(open_first, given, shows[:-1], **quick)
         for part in (name, turn):
-            part.input(again, None, shows[:-1], api_name=False, show_progress="hidden")
+            part.input(begin, given, shows[:-1], **quick)
