@@ -62,7 +62,7 @@ def _go(side: str, one: str, other: str, dark) -> Iterator[tuple]:
     yield "", "The race begins.", *_buttons(True)
     picture = said = ""
     for picture, said in live(side, (one, other), bool(dark)):
-        yield picture, said, *_buttons(True)
+        yield picture, said, gr.skip(), gr.skip()  # a late lap must not bring Stop back
     yield picture, said, *_buttons(False)
 
 
