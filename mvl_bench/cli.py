@@ -15,9 +15,6 @@ from .flags import parser
 # %% ../nbs/54_cli.ipynb #e0512f9f
 def do_train(asked) -> None:
     "Train and say where the checkpoint is."
-    from mvl_bench.checkpoints import MODELS
-    from mvl_bench.distributed import processes
-    from mvl_bench.runs import train
     from mvl_bench.settings import Run, with_settings
 
     data = dict(
@@ -29,9 +26,18 @@ def do_train(asked) -> None:
     )
     settings = asked.set + ([f"steps={asked.steps}"] if asked.steps is not None else [])
     run = with_settings(Run(asked.out, asked.model, asked.preset, **data), settings)
+    _train(run, asked.resume, asked.allow_changes)
+
+
+def _train(run, resume: bool = False, changed: bool = False) -> None:
+    "Train a run; the first of several processes says what its model lacks and where the checkpoint is."
+    from mvl_bench.checkpoints import MODELS
+    from mvl_bench.distributed import processes
+    from mvl_bench.runs import train
+
     if processes()[0] == 0:
         _note(getattr(MODELS[run.model][0], "lacks", ""))
-    path = train(run, asked.resume, changed=asked.allow_changes)
+    path = train(run, resume, changed=changed)
     if processes()[0] == 0:
         print(f"checkpoint: {path}")
 
@@ -55,7 +61,6 @@ def do_finetune(asked) -> None:
 def _finetune_retrieval(asked) -> None:
     "Train on with contrast and matching alone."
     from mvl_bench.core import UserError
-    from mvl_bench.runs import train
     from mvl_bench.settings import for_retrieval, with_settings
 
     for name in ("items", "label_column", "apart_from"):
@@ -66,7 +71,7 @@ def _finetune_retrieval(asked) -> None:
     named = "checkpoint model preset data split image_column caption_column streaming"
     run = for_retrieval(asked.out, **{name: getattr(asked, name) for name in named.split()})
     settings = asked.set + ([f"steps={asked.steps}"] if asked.steps is not None else [])
-    print(f"checkpoint: {train(with_settings(run, settings))}")
+    _train(with_settings(run, settings))
 
 
 def _no_stream() -> None:

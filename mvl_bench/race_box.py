@@ -13,7 +13,7 @@ import ipywidgets as widgets
 
 from .core import UserError
 from .plots import Drawing
-from .race import SECONDS, SEEDS, SIDES, Lap, outcome, progress, race, show_race
+from .race import SECONDS, SEEDS, SIDES, STOPPED, Lap, outcome, progress, race, show_race
 from .themed import ThemedPicture
 
 # %% ../nbs/53_race_box.ipynb #d020b6a9
@@ -68,7 +68,7 @@ class RaceBox(widgets.VBox):
                 self.said.value = escape(progress(self.laps, *asked) or outcome(self.laps))
                 self.picture.draw()
                 if self._ended.is_set():
-                    self.said.value = "Stopped before every seed had finished: no verdict."
+                    self.said.value = STOPPED
                     break
         except UserError as error:
             self.said.value = escape(str(error))

@@ -12,7 +12,7 @@ from html import escape
 import gradio as gr
 
 from .core import UserError
-from .race import SECONDS, SEEDS, SIDES, Lap, outcome, progress, race, show_race
+from .race import SECONDS, SEEDS, SIDES, STOPPED, Lap, outcome, progress, race, show_race
 from .strategies import TOLD
 from .tabs import DARK, drawn, shown
 
@@ -88,5 +88,4 @@ def add_race(
     for menu in (one, other):
         menu.input(in_words, [side, one, other], told, **quick)
     running = start.click(_go, [side, one, other, dark], shows, js=DARK, **quick)
-    halt = "Stopped before every seed had finished: no verdict."
-    stop.click(lambda: (halt, *_buttons(False)), None, shows[1:], cancels=[running], **quick)
+    stop.click(lambda: (STOPPED, *_buttons(False)), None, shows[1:], cancels=[running], **quick)

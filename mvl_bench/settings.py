@@ -8,11 +8,12 @@ __all__ = ['PAIR_LOSSES', 'Run', 'image_size', 'parse', 'with_settings', 'comman
 # %% ../nbs/42_settings.ipynb #2283d989
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
+from pathlib import Path
 from shlex import quote
 
 from .checkpoints import MODELS
 from .core import UserError
-from .folders import find
+from .folders import find, newest
 from .optim import TrainConfig
 from .saving import read_about
 from .training import check_queue
@@ -62,8 +63,10 @@ class Run:
 
 # %% ../nbs/42_settings.ipynb #549fe317
 def image_size(run: Run) -> tuple[int, int]:  # (height, width) in pixels
-    "Of a run's pictures: what is asked for, else what its checkpoint has seen, else the preset's."
-    begun = read_about(find(run.init))["config"] if run.init else {}
+    "Of a run's pictures: what is asked for, else what it or its `init` has seen, else the preset's."
+    begun = {}
+    if run.init:  # which may be gone when the run goes on
+        begun = read_about(newest(Path(run.out)) or find(run.init))["config"]
     preset = MODELS[run.model][1][run.preset]()
     return tuple(run.changes.get("img_size") or begun.get("img_size") or preset.img_size)
 

@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,8 +24,10 @@ from mvl_bench.retrieval import (
     reordered,
     vectors_of,
 )
+from mvl_bench.runs import train
 from mvl_bench.saving import save
 from mvl_bench.scenes import Scenes
+from mvl_bench.state import read_run
 
 WORLD = Scenes("shapes", "val", img_size=(24, 32))
 
@@ -153,6 +157,11 @@ def test_fine_tuning_is_contrast_and_matching_alone(home, capfd):
     moved = [n for n, x in begun.state_dict().items() if not x.equal(tuned.state_dict()[n])]
     assert any("text_encoder" in name for name in moved)
     assert not any("to_words" in name or "decoder" in name for name in moved)
+    shutil.rmtree(home / "begun")  # a run goes on without what it began with
+    run = read_run(home / "tuned")
+    train(replace(run, train=replace(run.train, steps=3)), resume=True, quiet=True, changed=True)
+    assert load(home / "tuned").facts["steps"] == 3
+    assert load(home / "tuned").cfg.img_size == begun.cfg.img_size
     ask = "evaluate --task retrieval --data photos --checkpoint tuned"
     assert main(ask.split()) == 0 and "by ITC alone" in capfd.readouterr().out
     for wrong, rule in (
@@ -160,6 +169,14 @@ def test_fine_tuning_is_contrast_and_matching_alone(home, capfd):
         ("--items a.csv", "--items is for tasks with labels"),
         ("--set batch_size=64", "64"),
     ):
-        assert main([*words.replace("tuned", "other").split(), *wrong.split()]) == 2
+        assert (
+            main(
+                [
+                    *words.replace("begun", "tuned").replace("--out tuned", "--out other").split(),
+                    *wrong.split(),
+                ]
+            )
+            == 2
+        )
         said = capfd.readouterr().err.strip().splitlines()[-1]
         assert rule in said and not (home / "other").exists()
