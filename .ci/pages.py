@@ -1,6 +1,7 @@
 "From a notebook to the source of its page: API entries in, hidden cells out, nothing run again."
 
 import ast
+import atexit
 import inspect
 import re
 import textwrap
@@ -104,6 +105,9 @@ class ShowExports(Processor):
         self.shell.cell(cell)
         if self.shell.exc:
             raise self.shell.exc
+
+    def end(self):
+        atexit.unregister(self.shell.atexit_operations)  # takes half a second a page as we leave
 
 
 class Pages(FilterDefaults):

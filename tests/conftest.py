@@ -18,6 +18,26 @@ os.environ |= dict(
     no_proxy="localhost,127.0.0.1",
 )
 sys.path.insert(0, str(Path(__file__).parent.parent / ".ci"))
+# what takes longest comes first, so that at the end no worker is alone with it
+LONG = [
+    "processes",
+    "import",
+    "players_lab",
+    "scale",
+    "resume",
+    "app_tabs",
+    "app",
+    "docs",
+    "ideal",
+    "board_lab",
+    "lab",
+]
+
+
+def pytest_collection_modifyitems(items):
+    "Files that take long before the others, which keep their order."
+    places = {f"test_{name}.py": i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
 
 
 @pytest.fixture

@@ -22,10 +22,14 @@ import json
 print(json.dumps([seconds, sorted({{name.split(".")[0] for name in sys.modules}})]))
 """
 # a process with the heavy libraries in it forks for each module: as fresh as one of its own, and forty times as quick
+HEAVY = ["accelerate", "datasets", "matplotlib.pyplot", "sklearn.metrics", "timm", "torch"]
+HEAVY += [f"transformers.models.{name}.modeling_{name}" for name in ("bert", "vilt")]
 FORKS = """
 import importlib, json, os, sys, traceback
-import timm, torch, transformers
-for module in sys.argv[1:]:
+names = sys.argv[1:]
+for library in names[: names.index("--")]:
+    importlib.import_module(library)
+for module in names[names.index("--") + 1 :]:
     sys.stdout.flush()
     if os.fork() == 0:
         try:
@@ -62,17 +66,21 @@ def imported(module, path=notebooks.ROOT):
     return seconds, set(packages)
 
 
-def each_imported(modules, path=notebooks.ROOT):
-    "Packages that each module loads in a process of its own, or what went wrong."
-    command = [sys.executable, "-c", FORKS, *modules]
+def each_imported(modules, path=notebooks.ROOT, there=HEAVY):
+    "Packages that each module loads in a process of its own that has some, or what went wrong."
+    command = [sys.executable, "-c", FORKS, *there, "--", *modules]
     done = subprocess.run(command, cwd=path, capture_output=True, text=True, check=True)
     return dict(map(json.loads, done.stdout.splitlines()))
 
 
 @pytest.fixture(scope="module")
 def every():
-    "Every module, each imported in a process of its own."
-    return each_imported([f"{PACKAGE}.{name}" for name in MODULES])
+    "Every module, each imported in a process of its own; those of the apps may find UI packages there."
+    apps = [name for name in MODULES if ORDER.get(name, 0) >= UI_FROM]
+    names = [f"{PACKAGE}.{name}" for name in MODULES if name not in apps]
+    return each_imported(names) | each_imported(
+        [f"{PACKAGE}.{name}" for name in apps], there=[*HEAVY, *sorted(UI)]
+    )
 
 
 @pytest.mark.parametrize("module", MODULES)
