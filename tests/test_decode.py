@@ -11,7 +11,8 @@ from captions import KINDS, PIECES, config, pieces_batch
 from mvl_bench.checkpoints import load
 from mvl_bench.core import Pair, UserError
 from mvl_bench.decode import ORDERS, Plan, advance, alternate, decode
-from mvl_bench.masking_lab import draw_many, hole_sizes, lab, run_lengths
+from mvl_bench.holes import hole_sizes, run_lengths
+from mvl_bench.masking_lab import draw_many, lab
 from mvl_bench.reconstruct import reconstruct
 from mvl_bench.scenes import Scenes
 from mvl_bench.steps import _cells, begin, from_trace, hide_again, pin, to_trace
