@@ -140,26 +140,24 @@ def flava(
     views: tuple[Masks, Masks],  # patches hidden, words hidden
 ) -> Learner:
     "transformers' FLAVA of MaskVLM's size; half of its pairs are wrong, its picture words are drawn."
-    d = dict(
-        hidden_size=cfg.embed_dim,
-        intermediate_size=4 * cfg.embed_dim,
-        num_attention_heads=cfg.num_heads,
-    )
+    wide = cfg.embed_dim
+    d = dict(hidden_size=wide, intermediate_size=4 * wide, num_attention_heads=cfg.num_heads)
     words = dict(
         vocab_size=cfg.vocab_size, max_position_embeddings=cfg.max_words, pad_token_id=cfg.pad_id
     )
     tokens = dict(
         image_size=cfg.img_size[0], patch_size=cfg.patch_size, vocab_size=CODES, mask_token=True
     )
-    config = FlavaConfig(
-        image_config=dict(d, **tokens, num_hidden_layers=cfg.image_depth),
-        text_config=dict(d, **words, num_hidden_layers=cfg.text_depth),
-        multimodal_config=dict(d, num_hidden_layers=cfg.cross_depth),
-        hidden_size=cfg.embed_dim,
-        projection_dim=cfg.proj_dim,
-        init_codebook=False,
+    net = FlavaForPreTraining(
+        FlavaConfig(
+            image_config=dict(d, **tokens, num_hidden_layers=cfg.image_depth),
+            text_config=dict(d, **words, num_hidden_layers=cfg.text_depth),
+            multimodal_config=dict(d, num_hidden_layers=cfg.cross_depth),
+            hidden_size=wide,
+            projection_dim=cfg.proj_dim,
+            init_codebook=False,
+        )
     )
-    net = FlavaForPreTraining(config)
     hidden, masked = views[0].image_mask, views[1].text_mask
     codes = torch.arange(hidden.numel()).view_as(hidden) * 31 % CODES
     right = torch.arange(len(batch)) % 2

@@ -21,9 +21,10 @@ from .data import is_drawn, make_tokenizer, open_data
 from .distributed import check_alike, processes, together
 from .folders import newest, write_file
 from .log import Log
+from .named_text import read_text_config
 from .optim import make_optimizer
 from .pairs import collate
-from .pretrained import begin_encoders, read_text_config
+from .pretrained import begin_encoders
 from .replay import keep_failure
 from .saving import fit_some
 from .settings import Run, command, image_size
@@ -72,8 +73,8 @@ def new_model(
     model = cls(cfg)
     unused = begin_encoders(model)
     _begin_copies(model)
-    if unused and not processes()[0]:
-        print(f"not used of {published}: {', '.join(unused)}", file=sys.stderr)
+    if unused:
+        _tell(f"not used of {published}: {', '.join(unused)}")
     return model, tokenizer
 
 
@@ -89,8 +90,7 @@ def _from_checkpoint(run: Run, cls: type):
     model.facts = dict(began_from=begun.facts)
     if fresh:
         model.facts["began_at_random"] = fresh
-        if not processes()[0]:
-            print(f"begun at random, not from {run.init}: {', '.join(fresh)}", file=sys.stderr)
+        _tell(f"begun at random, not from {run.init}: {', '.join(fresh)}")
     return model, begun.tokenizer
 
 

@@ -13,7 +13,7 @@ from mvl_bench.contrast import MomentumCopy
 from mvl_bench.core import view
 from mvl_bench.frozen import CHUNK, in_chunks, is_frozen, see
 from mvl_bench.maskvlm import MaskVLM, maskvlm_tiny
-from mvl_bench.pretrained import GridEncoder
+from mvl_bench.named_images import GridEncoder
 from mvl_bench.saving import save
 
 PHOTOS = dict(

@@ -18,17 +18,11 @@ from mvl_bench.checkpoints import load
 from mvl_bench.cli import main
 from mvl_bench.core import UserError
 from mvl_bench.maskvlm import MaskVLM, maskvlm_tiny
+from mvl_bench.named_images import GridEncoder, NamedViT, begin_with, timm_model
+from mvl_bench.named_text import NamedText, read_text_config
 from mvl_bench.optim import TrainConfig, make_optimizer
 from mvl_bench.pairs import collate
-from mvl_bench.pretrained import (
-    GridEncoder,
-    NamedText,
-    NamedViT,
-    begin_encoders,
-    begin_with,
-    read_text_config,
-    timm_model,
-)
+from mvl_bench.pretrained import begin_encoders
 from mvl_bench.saving import fit
 from mvl_bench.weights import read_weights, under_names_of
 
