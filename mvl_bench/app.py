@@ -191,6 +191,7 @@ def open_page(
     "Serve a page and return at once; raises `UserError` where the port is taken."
     fonts = dict(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # none is fetched
     theme = gr.themes.Default(primary_hue="indigo", neutral_hue="slate", **fonts)
+    theme.set(block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300")
     style = (FRONT / "board.css").read_text()  # in the head: gradio drops what it does not know
     look = dict(theme=theme, css=STYLE, head=f"<style>{style}</style>")
     safe = dict(share=False, max_file_size="1kb", ssr_mode=False, quiet=True, footer_links=["api"])

@@ -266,7 +266,9 @@ def score_table(
 ) -> str:  # HTML
     "Who was right on which question."
     look = 'style="border:0;text-align:center;padding:2px 4px;font-weight:{}"'.format
-    head = "".join(f"<th {look(400)}>{part}</th>" for part in ("", *range(1, ROUND + 1), "right"))
+    head = "".join(
+        f"<th {look(400)}>{part}</th>" for part in ("question", *range(1, ROUND + 1), "right")
+    )
     rows = [f"<tr {look(400)}>{head}</tr>"]
     for name, who in (("you", "guess"), ("model", "said")):
         right = [getattr(m, who) == m.truth for m in marks]

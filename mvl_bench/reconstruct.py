@@ -108,7 +108,8 @@ def reconstruct(
     if not (pair.caption or "").strip():
         raise UserError("the caption is empty: write at least one word")
     note = _lacking(model, patches, words)
-    rows = _rows(pair, wrong, edit)
+    asked = {"both", "pixels"} | ({"words"} if len(words) else set())
+    rows = [row for row in _rows(pair, wrong, edit) if row[2] in asked]
     batch = collate([row for _, row, _ in rows], model.tokenizer, model.cfg.max_words)
     masks = _hide(model, batch, rows, patches, words)
     output = model(batch, masks)

@@ -4,6 +4,7 @@ import os
 import sys
 
 import nbformat
+from accessible import objections
 from boards import BOARD, answered, drag, hidden, pixels
 from chromium import needs_chromium, tab
 from jupyter import serving
@@ -52,6 +53,7 @@ def drive(page):
         run(page, cell)
     page.locator(BOARD).nth(2).wait_for(timeout=60_000)
     first, second, other = (page.locator(".mb").nth(i) for i in range(3))
+    assert not objections(page, ".mb")
     selected = "[aria-selected=true]"
     assert first.locator(selected).count() == 12
     before = pixels(page)

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from accessible import objections
 from boards import BOARD, answered, drag, hidden, pixels, shipped
 from chromium import needs_chromium, tab
 
@@ -31,6 +32,7 @@ def test_the_page_answers_without_a_server(browser, made):
     with tab(browser) as page:
         page.goto(url)
         page.locator(BOARD).wait_for()
+        assert not objections(page)
         assert hidden(page) == list(board.patches) and "stored answers" in page.inner_text("main")
         assert f"holds {len(stored)} answers" in page.locator("footer").inner_text()
         with answered(page):

@@ -359,14 +359,14 @@ export function mount(el, first, emit, options = {}) {
       make('div', { class: 'mb-number mb-hot' }, heat), said); }));
   const heading = (text) => make(options.heading ?? 'h3', { class: 'mb-heading' }, text);
   const root = make('div', { class: 'mb', id, 'data-lm-suppress-shortcuts': true }, parts.story, make('div', { class: 'mb-main' },
-    make('section', { class: 'mb-left', 'aria-label': 'what is hidden' }, heading('Hide something'),
+    make('div', { class: 'mb-left', role: 'group', 'aria-label': 'what is hidden' }, heading('Hide something'),
       make('p', { class: 'mb-how' }, can.has('chance') ? (matchMedia('(pointer: coarse)').matches ? 'Tap a patch or a word to hide it; draw sideways to hide more.' : 'Click a patch or a word to hide it. Drag to hide more, Shift-drag to show again.')
         : 'Click any one word, or choose a part of the picture below. This page holds stored answers: the nearest to your click is shown.'),
       parts.grid, parts.chips, parts.read,
       options.choices ? make('div', { class: 'mb-choices', role: 'group', 'aria-label': 'stored answers' }, options.choices.map((text, i) => text && button(text, () => ask('choice', { number: i }), { 'data-choice': i }))) : null,
       can.has('chance') ? make('div', { class: 'mb-tools' }, slider('picture', 'Picture hidden', PATTERNS.patches, 'patches'), slider('text', 'Words hidden', PATTERNS.words, 'words'),
         make('div', { class: 'mb-row2' }, button('Other parts', () => ask('other')), button('Show all', () => ask('clear')))) : null),
-    make('section', { class: 'mb-right', 'aria-label': 'what the model fills in' }, heading('See what the model fills in'),
+    make('div', { class: 'mb-right', role: 'group', 'aria-label': 'what the model fills in' }, heading('See what the model fills in'),
       make('div', { class: 'mb-edit' }, make('label', { for: `${id}-edit` }, 'Your edit of the caption ', make('span', {}, options.edits ? '– choose one and watch the last picture' : '– change a word and watch the last picture')), parts.edit),
       parts.notes, parts.columns, parts.scale, parts.honest,
       make('div', { class: 'mb-bar' }, toggle('numbers', 'numbers', 'errors, nats and the likeliest words'), toggle('raw', 'whole output', 'what the model paints everywhere, nothing pasted in'),
