@@ -16,7 +16,7 @@ import torch
 from . import board_state as boards
 from .board_influence import board_influence
 from .board_state import Board
-from .board_story import board_story, edit_in_view
+from .board_story import board_story, edit_in_view, edit_of_hidden
 from .checkpoints import untrained
 from .compact import read_number, read_text, taken, to_link, to_url
 from .core import Pair, UserError
@@ -149,7 +149,7 @@ def describe(
     state, lacks = boards.pack(board), getattr(model, "lacks", "")
     tables, why = board_influence(asked, board) if "influence" in board.view else (None, "")
     notes = [
-        *filter(None, [lacks, why, edit_in_view(model, board)]),
+        *filter(None, [lacks, why, edit_in_view(model, board) or edit_of_hidden(model, board)]),
         *notes,
         *boards.warnings_about(model, board),
     ]

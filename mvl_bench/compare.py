@@ -186,8 +186,8 @@ def add_comparisons(
             "has learnt nothing."),
         "How sure": (how_sure, "The model does not say how sure it is. We hide a little more and see "
             "whether its answer changes: a patch that changes a lot (**spread**) should be a patch it "
-            "gets wrong (**error**). The curve checks that on pictures that the model was not trained "
-            "on; the bars around its points say how far their means can be trusted."),
+            "gets wrong (**error**). It is not always so: a model can be sure and wrong. The curve "
+            "checks it on many pictures that the model was not trained on; the bars around its points say how far their means can be trusted."),
     }  # fmt: skip
     for name, (answer, about) in tabs.items():
         with gr.Tab(name) as tab:

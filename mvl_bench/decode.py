@@ -133,7 +133,7 @@ def _sentence(step: Step, grid, blanks: list[int]) -> str:
     filled += [f"the word {told[place]!r}" for place in step.new_words]
     rest = (step.hidden_patches, "patch"), (step.hidden_words, "word")
     left = " and ".join(_count(len(parts), name) for parts, name in rest if parts) or "nothing"
-    said = f"Filled in: {', '.join(filled)}. Left: {left}."
+    said = f"Filled in now: {', '.join(filled)}. Left: {left}."
     if blanks:
         names = ", ".join(f"row {i // grid[1] + 1} column {i % grid[1] + 1}" for i in blanks[:3])
         more = f" and {len(blanks) - 3} more" if len(blanks) > 3 else ""

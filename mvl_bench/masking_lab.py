@@ -171,7 +171,7 @@ ROWS = dict(  # of each side, what is drawn and what is written over it
         run="hidden words in a row",
     ),
     joint=dict(
-        example="one example",
+        example="one example (with turns: each side in its own)",
         patch="how often each block is hidden",
         word="how often each word is hidden (dashed: as asked for)",
         share="share that is hidden: of the picture filled, of the words outlined",

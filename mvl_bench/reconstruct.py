@@ -135,7 +135,7 @@ def _lacking(model, patches, words) -> str:
     hidden = {name for name, places in asked.items() if len(places)}
     if hidden and not hidden & model.offers:
         (rest,) = asked.keys() - hidden
-        raise UserError(f"{note} Nothing that is hidden can be filled in: hide some {rest}")
+        raise UserError(f"{note} It has nothing to fill in here: hide some {rest}, then ask it.")
     return note
 
 

@@ -121,7 +121,7 @@ TOLD = dict(  # of each way, in plain words
         content="words that carry meaning first; small ones such as “a” and “on” last",
     ),
     joint=dict(
-        one="hide in the picture or in the caption",
+        one="hide in the picture and, in another turn, in the caption",
         both="hide in both",
         mam="by lot: in the picture, in the caption, or lightly in both",
         uniform="blocks and words in one lot, each as likely",

@@ -129,7 +129,7 @@ def test_steps_begin_at_the_beginning(browser, url):
         expect(step).to_be_enabled()
         assert step.input_value() == "0" and step.get_attribute("max") == "8"
         step.fill("1")
-        page.get_by_text("Filled in: ").wait_for()
+        page.get_by_text("Filled in now: ").wait_for()
         assert seen.get_attribute("src") != first
         page.get_by_role("tab", name="Board").click()
         with answered(page):
@@ -161,7 +161,7 @@ def test_a_race_goes_on_until_it_is_stopped(browser, url):
         begin(page, url)
         page.get_by_role("tab", name="Race").click()
         page.get_by_text(
-            "one: hide in the picture or in the caption; both: hide in both"
+            "one: hide in the picture and, in another turn, in the caption; both: hide in both"
         ).wait_for()
         page.get_by_label("patches", exact=True).locator("visible=true").check()
         second = page.get_by_label("Second way")

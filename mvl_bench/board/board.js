@@ -239,7 +239,7 @@ export function mount(el, first, emit, options = {}) {
     const mine = ++drawn, { state: asked, shown: { columns: found, picture: truth } } = answer, raw = asked.view.includes('raw');
     const gone = readPlaces(asked.patches), own = await picture(truth), side = own.naturalWidth / columns, path = outline(gone);
     const images = await Promise.all(NAMES.map((name) => {
-      const src = found[name] && (gone.length ? found[name].raw : { with: truth, edited: truth, wrong: found.wrong.shown }[name]);
+      const src = found[name] && (gone.length ? found[name].raw : asked.words ? { with: truth, edited: truth, wrong: found.wrong.shown }[name] : truth);
       return src ? picture(src) : null;
     }));
     if (mine !== drawn) return;
