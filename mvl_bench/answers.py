@@ -149,7 +149,7 @@ def describe(
     state, lacks = boards.pack(board), getattr(model, "lacks", "")
     tables, why = board_influence(asked, board) if "influence" in board.view else (None, "")
     notes = [
-        *filter(None, [lacks, why, edit_in_view(model, board) or edit_of_hidden(model, board)]),
+        *filter(None, [lacks, why, edit_in_view(model, board), edit_of_hidden(model, board)]),
         *notes,
         *boards.warnings_about(model, board),
     ]

@@ -103,14 +103,13 @@ def edit_in_view(model, board: Board) -> str:
 
 # %% ../nbs/51_board_story.ipynb #7fd0dab5
 def edit_of_hidden(model, board: Board) -> str:
-    "Why an edit cannot be seen, if all words that it changes are hidden; else nothing."
+    "Which words of an edit the model cannot see, because they are hidden; nothing where it sees all."
     texts = board.caption, board.edit.strip()
     old, new = (spelled(model.tokenizer, text, model.cfg.max_words) for text in texts)
     changed = [a for a, b in zip(old, new) if a.text.lower() != b.text.lower()]
-    places = {chip.position for chip in changed}
-    if len(old) != len(new) or not places or places - {*board.words}:
+    names = [f"“{chip.text}”" for chip in changed if chip.position in board.words]
+    if len(old) != len(new) or not names:
         return ""
-    names = listed([f"“{chip.text}”" for chip in changed])
-    are, them = ("are", "them") if len(changed) > 1 else ("is", "it")
-    told = f"Your edit is about {names}, which {are} hidden, so the model sees no change"
-    return f"{told}: click {them} to show {them}."
+    are, them = ("are", "them") if len(names) > 1 else ("is", "it")
+    told = f"You changed {listed(names)}, which {are} hidden: the model sees no change there"
+    return f"{told}. Click {them} to show {them}."

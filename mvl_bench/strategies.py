@@ -126,7 +126,7 @@ TOLD = dict(  # of each way, in plain words
         mam="by lot: in the picture, in the caption, or lightly in both",
         uniform="blocks and words in one lot, each as likely",
         dirichlet="a fixed amount, divided by lot between picture and caption",
-        any="any amount of the picture, or any amount of the caption",
+        any="any amount of the picture and, in another turn, any amount of the caption",
     ),
 )
 

@@ -205,7 +205,7 @@ export function mount(el, first, emit, options = {}) {
     const side = !gone ? 'caption' : patches ? '' : 'picture', bare = side === 'picture', both = gone && patches;
     const rest = both ? 'picture from picture, words from words' : `only the rest of the ${bare ? 'caption' : 'picture'}`;
     return { with: [both ? 'together' : `with the ${side}`, bare ? ['the whole picture'] : quote('with')], without: [both ? 'each alone' : 'without it', [rest]],
-      wrong: [`with a wrong ${side || 'partner'}`, bare ? ['the picture of another pair'] : quote('wrong')],
+      wrong: [`with a wrong ${side || 'partner'}`, bare ? ['the picture of another pair'] : both ? ['words beside another picture, the picture beside:', ...quote('wrong')] : quote('wrong')],
       edited: ['with your edit', found.edited ? quote('edited') : ['change a word of your edit']] };
   }
   function verdict(name, found) {  // the numbers of a column in plain words
@@ -221,7 +221,8 @@ export function mount(el, first, emit, options = {}) {
     const by = name === 'without' || name === 'edited' || base === null ? 0 : Number((value - base).toFixed(digits));
     return [make('b', {}, value.toFixed(digits)), by ? make('span', { class: by < 0 ? 'mb-good' : 'mb-bad' }, `${by < 0 ? '▼' : '▲'} ${Math.abs(by).toFixed(digits)}`) : null];
   }
-  function guess({ truth, top, probability }) {
+  function guess({ truth, top, probability }, own) {  // own: the true word, where an edit of a hidden one asks for another
+    if (own && own !== truth) return make('div', { class: 'mb-guess' }, make('span', { class: 'mb-chip' }, `${top[0][0]} ${percent(top[0][1])}`), make('span', { class: 'mb-asked' }, ` you wrote “${truth}”`));
     const right = truth.toLowerCase(), best = top[0][0] === right;
     const rows = top.some(([text]) => text === right) ? top : [...top, [right, probability]];
     const bars = rows.map(([text, p], i) => make('li', { class: text === right ? 'mb-good' : i ? '' : 'mb-bad', style: { '--p': p } },
@@ -279,7 +280,7 @@ export function mount(el, first, emit, options = {}) {
       if (far !== null) rows.push(make('div', { class: 'mb-off', title: 'mean error of the hidden pixels: shorter is better' }, 'error', make('span', { style: { '--x': worst ? far / worst : 0 } })));
       if (sentence) rows.push(make('p', { class: 'mb-verdict' }, sentence));
       if (far !== null) rows.push(make('div', { class: 'mb-number mb-score' }, name === 'edited' ? 'off the edited scene' : 'mean error', ...scored(name, far, base.error, 3)));
-      if (own?.guesses.length) rows.push(make('p', { class: 'mb-asked' }, `its guess of the hidden word${own.guesses.length > 1 ? 's' : ''}:`), ...own.guesses.map(guess));
+      if (own?.guesses.length) rows.push(make('p', { class: 'mb-asked' }, `its guess of the hidden word${own.guesses.length > 1 ? 's' : ''}:`), ...own.guesses.map((one, i) => guess(one, name === 'edited' && found.with.guesses[i]?.truth)));
       if (own?.nats !== null && own?.nats !== undefined) rows.push(make('div', { class: 'mb-number mb-score' }, 'nats a word', ...scored(name, own.nats, base.nats, 2)));
       if (own?.truth) rows.push(make('div', { class: 'mb-truth' }, make('img', { src: own.truth, alt: '' }), name === 'edited' ? 'the scene, redrawn' : 'the truth'));
       said.replaceChildren(...rows);
