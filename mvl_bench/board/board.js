@@ -222,13 +222,12 @@ export function mount(el, first, emit, options = {}) {
     return [make('b', {}, value.toFixed(digits)), by ? make('span', { class: by < 0 ? 'mb-good' : 'mb-bad' }, `${by < 0 ? '▼' : '▲'} ${Math.abs(by).toFixed(digits)}`) : null];
   }
   function guess({ truth, top, probability }, own) {  // own: the true word, where an edit of a hidden one asks for another
-    if (own && own !== truth) return make('div', { class: 'mb-guess' }, make('span', { class: 'mb-chip' }, `${top[0][0]} ${percent(top[0][1])}`), make('span', { class: 'mb-asked' }, ` you wrote “${truth}”`));
-    const right = truth.toLowerCase(), best = top[0][0] === right;
-    const rows = top.some(([text]) => text === right) ? top : [...top, [right, probability]];
+    const other = own && own !== truth, right = (other ? own : truth).toLowerCase(), best = top[0][0] === right;
+    const rows = other || top.some(([text]) => text === right) ? top : [...top, [right, probability]];
     const bars = rows.map(([text, p], i) => make('li', { class: text === right ? 'mb-good' : i ? '' : 'mb-bad', style: { '--p': p } },
       make('span', {}, `${text === right ? '✓ ' : ''}${text}`), make('span', {}, percent(p))));
-    return make('div', { class: 'mb-guess' }, make('span', { class: `mb-chip ${best ? 'mb-good' : 'mb-bad'}` }, `${best ? '✓' : '✗'} ${top[0][0]} ${percent(top[0][1])}`),
-      make('ol', { class: 'mb-bars mb-number' }, bars));
+    return make('div', { class: 'mb-guess' }, make('span', { class: `mb-chip ${other ? '' : best ? 'mb-good' : 'mb-bad'}` }, `${other ? '' : best ? '✓ ' : '✗ '}${top[0][0]} ${percent(top[0][1])}`),
+      other ? make('span', { class: 'mb-asked' }, ` you wrote “${truth}”`) : null, make('ol', { class: 'mb-bars mb-number' }, bars));
   }
   function outline(patches) {  // a line around what was hidden, in patches
     const has = new Set(patches), edge = (i, next, wall, path) => (wall || !has.has(next) ? path : '');
