@@ -48,7 +48,7 @@ STYLE = """.gradio-container { width: 100% !important; max-width: 1240px !import
 .mb-pair p { margin: 0; overflow-wrap: anywhere; } .mb-told { margin: 0; padding-left: 20px; list-style: disc; columns: 2 340px; column-gap: 32px; }
 @media (min-width: 1600px) { .mb-view img { width: calc(1.3 * var(--wide, 900px)); } }
 .mb-view { min-height: 160px; } input[type=radio]:checked:hover { background-color: var(--checkbox-background-color-selected) !important; background-image: var(--radio-circle) !important; }
-@media (max-width: 700px) { .mb-view:has(img)::before { content: "swipe sideways to see all of it \\2192"; position: sticky; left: 0; font-size: 12.5px; color: var(--body-text-color-subdued); } .mb-view { overflow-x: auto; } .mb-view img { max-width: none; width: calc(.72 * var(--wide, 900px)); } .mb-quiz img { width: calc(.6 * var(--wide, 900px)); } }
+@media (max-width: 700px) { .mb-view:not(.mb-view .mb-view):has(img)::before { content: "swipe sideways to see all of it \\2192"; position: sticky; left: 0; font-size: 12.5px; color: var(--body-text-color); } .mb-view { overflow-x: auto; } .mb-view img { max-width: none; width: calc(.72 * var(--wide, 900px)); } .mb-quiz img { width: calc(.6 * var(--wide, 900px)); } }
 #mb-head h1 { font-size: 24px; line-height: 1.25; font-weight: 650; margin: 0; letter-spacing: -.01em; }
 @media (max-width: 639px) { #mb-head h1 { font-size: 18px; } .gradio-container .main { padding-top: 8px; } }
 #mb-foot p { font-size: 12.5px; opacity: .75; margin: 8px 0 0; padding-top: 12px; }
