@@ -52,6 +52,12 @@ BOARD = ".mb[data-answered]"
 COUNT = "() => [...document.querySelectorAll('.mb')].map(e => e.dataset.answered).join()"
 
 
+def begin(page, url, theme="light"):
+    "The page with its board."
+    page.goto(f"{url}?__theme={theme}")
+    page.locator(BOARD).wait_for()
+
+
 @contextmanager
 def answered(page):
     "Wait until every picture of an answer is painted."

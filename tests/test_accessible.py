@@ -2,18 +2,12 @@
 
 import pytest
 from accessible import objections
-from boards import BOARD, url
+from boards import begin, url
 from chromium import needs_chromium, tab
 
 pytestmark = needs_chromium
 __all__ = ["url"]  # a fixture
 BUSY = ".mb[aria-busy], .progress-text, .eta-bar, .generating"
-
-
-def begin(page, url, theme="light"):
-    "The page with its board."
-    page.goto(f"{url}?__theme={theme}")
-    page.locator(BOARD).wait_for()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

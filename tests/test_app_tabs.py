@@ -5,7 +5,7 @@ from base64 import b64decode
 from io import BytesIO
 
 import pytest
-from boards import BOARD, answered, url
+from boards import answered, begin, url
 from chromium import needs_chromium, tab
 from PIL import Image
 from playwright.sync_api import expect
@@ -20,12 +20,6 @@ NOTHING = {
     "Models": "nothing is hidden",
     "How sure": "no patch is hidden",
 }
-
-
-def begin(page, url, theme="light"):
-    "The page with its board."
-    page.goto(f"{url}?__theme={theme}")
-    page.locator(BOARD).wait_for()
 
 
 def opened(page, name):
