@@ -28,6 +28,7 @@ from .pretrained import begin_encoders
 from .replay import keep_failure
 from .saving import fit_some
 from .settings import Run, command, image_size
+from .shrink import shrunk
 from mvl_bench.state import (
     check_same,
     code_fingerprint,
@@ -57,9 +58,8 @@ def new_model(
     published = run.changes.get("text_encoder", "")
     tokenizer = load_tokenizer(published) if published else make_tokenizer(source)
     window = {} if is_drawn(run.data) else dict(max_words=max(40, presets[run.preset]().max_words))
-    ids = dict(
-        vocab_size=len(tokenizer), pad_id=tokenizer.pad_token_id, mask_id=tokenizer.mask_token_id
-    )
+    ids = dict(pad_id=tokenizer.pad_token_id, mask_id=tokenizer.mask_token_id)
+    ids["vocab_size"] = len(tokenizer)
     some = collate(some_pairs(source, 256), tokenizer, 32).images
     shades = dict(pixel_mean=some.mean(), pixel_std=some.std().clamp_min(0.05))
     shades = {name: round(value.item(), 3) for name, value in shades.items()}
@@ -194,8 +194,8 @@ def facts_of(run: Run, model, source) -> dict:
 
 def commit() -> str:
     "The commit of the checkout that trains, `+` if it differs from it; empty where there is none."
-    asked = ["git", "-C", str(data_path().parent)]
-    asked += ["describe", "--always", "--dirty=+", "--abbrev=12"]
+    asked = ["git", "-C", str(data_path().parent), "describe"]
+    asked += ["--always", "--dirty=+", "--abbrev=12"]
     try:
         return subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
@@ -260,6 +260,7 @@ def train(
     cfg, words, passed = run.train, model.cfg.max_words, step * run.train.accumulate
     stream = batches(source, tokenizer, cfg.batch_size, passed, words, run.workers, part)
     stream = ((mismatched(b), epoch) for b, epoch in stream) if run.mismatched else stream
+    stream = ((shrunk(b, (cfg.seed, epoch), run.shrink), epoch) for b, epoch in stream)
     first, desk = next(stream), None  # a mistake in the data shows before anything is written
     try:
         desk = None if part[0] else Desk(run, begun, quiet)

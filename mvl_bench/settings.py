@@ -32,6 +32,7 @@ class Run:
     caption_column: str | None = None
     init: str = ""  # a checkpoint to begin from; "" = random weights
     mismatched: bool = False  # a control: every picture with another's caption
+    shrink: float = 0.0  # largest share of its side that a picture loses, in half of the rows
     streaming: bool = False  # read Parquet files, WebDataset shards or a Hub's data set as a stream
     window: int = 512  # rows of a stream that are shuffled together; twice as many are in memory
     by_length: bool = False  # captions of like length share a batch, which leaves less padding
@@ -51,6 +52,8 @@ class Run:
         for name in ("save_every", "keep", "log_every", "window"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} {getattr(self, name)} is under 1")
+        if not 0 <= self.shrink < 1:
+            raise UserError(f"shrink {self.shrink} is not between 0 and 1")
         for name in ("workers", "probe_every"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} {getattr(self, name)} is under 0")
@@ -142,7 +145,7 @@ def command(run: Run) -> str:
     }
     changed |= {
         n: getattr(run, n)
-        for n in ("init", "mismatched", "window", "by_length", "save_every", "workers")
+        for n in ("init", "mismatched", "shrink", "window", "by_length", "save_every", "workers")
         if getattr(run, n) != getattr(default, n)
     }
     changed["precision"] = run.train.precision  # its default is this machine's
