@@ -40,7 +40,7 @@ CREDIT = "Stickers: OpenMoji (openmoji.org), CC BY-SA 4.0."
 TITLE = "What do a picture and its caption know about each other?"
 MOUNT = """const url = URL.createObjectURL(new Blob([%s], { type: 'text/javascript' }));
 import(url).then((board) => board.gradio({ element, props, trigger, watch }, %s));"""
-STYLE = """.gradio-container { width: 100% !important; max-width: 1240px !important; margin: 0 auto !important; }
+STYLE = """.gradio-container { width: 100% !important; max-width: clamp(1240px, 78vw, 1500px) !important; margin: 0 auto !important; }
 .gradio-container .main { padding-top: 20px; } .gradio-container .html-container { padding: 0; }
 .gradio-container .tabitem { padding: 4px 0 0; border: 0; }
 .mb-view img { display: block; max-width: 100%; margin: 0 auto; } .mb-bench img { cursor: pointer; }

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import Batch, Pair, UserError, noise, view
+from .core import ONLY_WORDS, Batch, Pair, UserError, noise, view
 from .influence import answers, one_row, views_of
 from .patches import patchify
 from .text import Chip
@@ -112,7 +112,11 @@ def deletion(
     patches = torch.cat([place < gone for place in places])
     hidden = torch.zeros(len(patches), row.input_ids.shape[1], dtype=torch.bool)
     hidden[:, word] = True
-    chance = answers(model, row, patches, hidden)[1][:, word].exp().reshape(len(orders), levels)
+    chance = (
+        answers(model, row, patches, hidden, ONLY_WORDS)[1][:, word]
+        .exp()
+        .reshape(len(orders), levels)
+    )
     return dict(zip(orders, chance.double().numpy()))
 
 

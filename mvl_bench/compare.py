@@ -20,7 +20,7 @@ from PIL import Image
 
 from .board_state import fit
 from .checkpoints import untrained
-from .core import Pair, UserError, view
+from .core import ONLY_PIXELS, Pair, UserError, view
 from .data import is_drawn, open_data
 from .masking import by_hand, random_squares
 from .pairs import collate
@@ -92,7 +92,7 @@ class Checked(NamedTuple):
 def _spread_and_error(model, batch, masks) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     "Of each hidden patch (b n), nan elsewhere; and what is painted (b n p*p*c)."
     with torch.inference_mode():
-        painted = model(batch, masks).pixels.float().clamp(0, 1)
+        painted = model(batch, masks, asked=ONLY_PIXELS).pixels.float().clamp(0, 1)
     off = (painted - patchify(batch.images, model.cfg.patch_size)).abs().mean(-1)
     return spread(model, batch, masks), off.masked_fill(~masks.image_mask, torch.nan), painted
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import noise, view
+from .core import ONLY_PIXELS, noise, view
 from .decode import Plan, decode
 from .influence_scores import with_interval
 from .masking import random_squares
@@ -155,7 +155,7 @@ def score_spread(
         batch = collate(pairs, model.tokenizer, model.cfg.max_words)
         hidden = random_squares(batch.ids, model.cfg.grid, 0.6, (0, "spread"), 2)
         masks = view(batch, model.num_patches, hidden)
-        pixels = model(batch, masks).pixels.clamp(0, 1)
+        pixels = model(batch, masks, asked=ONLY_PIXELS).pixels.clamp(0, 1)
         errors.append(
             (pixels - patchify(batch.images, model.cfg.patch_size)).abs().mean(-1)[hidden]
         )

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .core import Batch, Masks, Output, UserError
+from .core import BOTH, Batch, Masks, Output, UserError
 from .losses import mlm, recon
 from .masking import Masking
 from .patches import grid_of, patchify
@@ -169,10 +169,13 @@ class IdealObserver(nn.Module):
         return _log(found.scatter_add_(1, self.captions.T[at], texts))
 
     @torch.no_grad()
-    def forward(self, batch: Batch, masks: Masks, attention: bool = False) -> Output:
+    def forward(
+        self, batch: Batch, masks: Masks, attention: bool = False, asked: dict | None = None
+    ) -> Output:
         "What follows from the visible parts: every patch, and the scores of every word."
-        chances = self.posterior(batch, masks)
-        return Output(self._pixels(chances, batch, masks), self._words(chances, batch))
+        chances, names = self.posterior(batch, masks), BOTH if asked is None else asked
+        pixels = self._pixels(chances, batch, masks) if "pixels" in names else None
+        return Output(pixels, self._words(chances, batch) if "words" in names else None).only(asked)
 
     def _pixels(self, chances: Tensor, batch: Batch, masks: Masks) -> Tensor:  # (b n p*p*3)
         "Hidden patches as the mean or the median of what they may be; the others as they are shown."

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import Batch, Pair, UserError, view
+from .core import ONLY_PIXELS, ONLY_WORDS, Batch, Pair, UserError, view
 from .masking import by_hand
 from .pairs import collate
 from .patches import patchify
@@ -69,15 +69,21 @@ def answers(
     batch: Batch,  # one row
     patches: Tensor,  # (r n) bool, True = hidden: r ways to hide
     words: Tensor,  # (r t) bool, True = hidden
+    asked: dict
+    | None = None,  # what is wanted of all rows, `ONLY_PIXELS` or `ONLY_WORDS`; None = both
 ) -> tuple[Tensor | None, Tensor | None]:  # (r n p*p*c) pixels in 0..1, (r t) nats
     "Rebuilt pixels, and ln of the chance of each true word, of one pair hidden in many ways."
     found = []
     for some in torch.arange(len(patches), device=patches.device).split(ROWS):
         rows = batch.rows(torch.zeros_like(some))
-        made = model(rows, view(rows, model.num_patches, patches[some], words[some]))
-        pixels = None if made.pixels is None else made.pixels.float().clamp(0, 1)
-        said = made.word_logits.float().log_softmax(-1)
-        found.append((pixels, said.gather(2, rows.input_ids[..., None])[..., 0]))
+        hidden = view(rows, model.num_patches, patches[some], words[some])
+        made = model(rows, hidden, asked=asked)
+        pixels, said = made.pixels, made.word_logits
+        if pixels is not None:
+            pixels = pixels.float().clamp(0, 1)
+        if said is not None:
+            said = said.float().log_softmax(-1).gather(2, rows.input_ids[..., None])[..., 0]
+        found.append((pixels, said))
     return tuple(None if part[0] is None else torch.cat(part) for part in zip(*found))
 
 # %% ../nbs/43_influence.ipynb #24f99ff5
@@ -86,9 +92,8 @@ def _words_away(model, batch: Batch, places: list[int], patches: Tensor, words: 
     which, word = (~words[:, places]).nonzero(as_tuple=True)
     away = words[which]
     away[torch.arange(len(which)), torch.tensor(places)[word]] = True
-    pixels, _ = answers(
-        model, batch, torch.cat([patches, patches[which]]), torch.cat([words, away])
-    )
+    both = torch.cat([patches, patches[which]]), torch.cat([words, away])
+    pixels, _ = answers(model, batch, *both, ONLY_PIXELS)
     before, after = pixels[: len(words)][which], pixels[len(words) :]
     truth = patchify(batch.images, model.cfg.patch_size)
     moved = (after - before).abs().mean(-1)
@@ -123,7 +128,8 @@ def _patches_away(model, batch: Batch, places: list[int], patches: Tensor, words
     which, patch = (~patches).nonzero(as_tuple=True)
     away = patches[which]
     away[torch.arange(len(which)), patch] = True
-    _, said = answers(model, batch, torch.cat([patches, away]), torch.cat([words, words[which]]))
+    both = torch.cat([patches, away]), torch.cat([words, words[which]])
+    _, said = answers(model, batch, *both, ONLY_WORDS)
     said = said[:, places]
     helped = torch.zeros(len(words), len(places), patches.shape[1])
     helped[which, :, patch] = said[: len(words)][which] - said[len(words) :]

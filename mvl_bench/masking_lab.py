@@ -19,7 +19,17 @@ from .holes import hole_sizes, run_lengths
 from .pairs import collate
 from .plot_influence import heat
 from .plot_words import bare, fit_text
-from .plots import LOSS_COLOURS, Drawing, Ink, frame, hide_patches, on_grid, theme
+from mvl_bench.plots import (
+    HIDDEN,
+    LIGHT,
+    LOSS_COLOURS,
+    Drawing,
+    Ink,
+    frame,
+    hide_patches,
+    on_grid,
+    theme,
+)
 from .strategies import JOINT, PATCHES, WORDS, masking_of, with_kinds
 
 # %% ../nbs/19_masking_lab.ipynb #3496bffc
@@ -146,7 +156,7 @@ def _chance_of_patches(ax: Axes, habit: Habit, ink: Ink) -> None:
 
 
 def _chance_of_words(ax: Axes, habit: Habit, tokens, ratio: float, ink: Ink) -> None:
-    "How often each word is hidden, a bar each, in the order of the caption."
+    "How often each word is hidden, a bar each, in the order of the caption; those of one example are boxed."
     chance = habit.word_chance.numpy()
     ax.barh(np.arange(len(chance)), chance, color=LOSS_COLOURS["mlm"], height=0.7)
     ax.axvline(ratio, color=ink.text, linestyle=(0, (3, 2)), linewidth=0.8)
@@ -154,8 +164,12 @@ def _chance_of_words(ax: Axes, habit: Habit, tokens, ratio: float, ink: Ink) -> 
     ax.set(
         xlim=(0, 1), ylim=(len(chance) - 0.4, -0.6), xticks=[0, 1], yticks=np.arange(len(chance))
     )
-    ax.set_yticklabels(names, fontsize=7.5)
+    labels = ax.set_yticklabels(names, fontsize=7.5)
     ax.tick_params(length=0, labelsize=7.5)
+    box = dict(boxstyle="round,pad=0.18", facecolor=HIDDEN, linewidth=0)
+    for label, hidden in zip(labels, habit.words[0].tolist()):
+        if hidden:
+            label.set(color=LIGHT.text, bbox=box)
 
 
 ROWS = dict(  # of each side, what is drawn and what is written over it
@@ -166,12 +180,12 @@ ROWS = dict(  # of each side, what is drawn and what is written over it
         hole="size of the connected hole, in patches",
     ),
     words=dict(
-        word="how often each word is hidden (dashed: as asked for)",
+        word="how often each word is hidden (dashed: as asked for), and one example (boxed)",
         share="share of the words that is hidden",
         run="hidden words in a row",
     ),
     joint=dict(
-        example="one example (with turns: each side in its own)",
+        example="one example, its words boxed below (with turns: each side in its own)",
         patch="how often each block is hidden",
         word="how often each word is hidden (dashed: as asked for)",
         share="share that is hidden: of the picture filled, of the words outlined",

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .contrast import Contrast, itm, match_pairs, similarity
-from .core import Batch, Features, Losses, Masks, Output, noise, view
+from .core import BOTH, Batch, Features, Losses, Masks, Output, noise, view
 from .distributed import gather_rows, processes
 from .layers import CrossEncoder, DecoderBlock, or_absent
 from .losses import mlm, recon
@@ -141,13 +141,21 @@ class MaskVLM(nn.Module, Saved):
             x = block(x, *text)
         return self.to_pixels(x).float() + 0.5
 
-    def forward(self, batch: Batch, masks: Masks, attention: bool = False) -> Output:
-        "Fill in one view: every patch and the scores of every word."
-        image, text = self.encode_image(batch, masks), self.encode_text(batch, masks)
+    def forward(
+        self, batch: Batch, masks: Masks, attention: bool = False, asked: dict | None = None
+    ) -> Output:
+        "Fill in one view: every patch and the scores of every word, or those of the rows that are asked for."
+        sides = self.encode_image(batch, masks), self.encode_text(batch, masks)
         looks = dict(image_to_text=[], text_to_image=[]) if attention else {}
-        fused = self.fuse_image(masks, image, text, looks.get("image_to_text"))[:, 1:]
-        pixels = self.decode_image(fused, text)
-        logits = self.to_words(self.fuse_text(image, text, looks.get("text_to_image")))
+        asked, pixels, logits = BOTH if asked is None else asked, None, None
+        if "pixels" in asked:
+            image, text = ([part[asked["pixels"]] for part in side] for side in sides)
+            own = masks.rows(asked["pixels"])
+            fused = self.fuse_image(own, image, text, looks.get("image_to_text"))[:, 1:]
+            pixels = self.decode_image(fused, text)
+        if "words" in asked:
+            image, text = ([part[asked["words"]] for part in side] for side in sides)
+            logits = self.to_words(self.fuse_text(image, text, looks.get("text_to_image")))
         shown = {f"{name}_{i}": w for name, ws in looks.items() for i, w in enumerate(ws)}
         return Output(pixels, logits, shown if attention else None)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .contrast import itm, match_pairs
 from .convs import DeconvDecoder, PatchEmbedder, halvings
-from .core import Batch, Features, Losses, Masks, Output, UserError, noise, view
+from .core import BOTH, Batch, Features, Losses, Masks, Output, UserError, noise, view
 from .distributed import gather_rows
 from .encoders import TextEncoder
 from .layers import in_bf16
@@ -220,12 +220,19 @@ class MLIM(nn.Module, Saved):
         "The two-layer head: transform, then compare with the embedding of every word, as BERT does."
         return F.linear(self.to_words(x), self.words, self.word_bias)
 
-    def forward(self, batch: Batch, masks: Masks, attention: bool = False) -> Output:
+    def forward(
+        self, batch: Batch, masks: Masks, attention: bool = False, asked: dict | None = None
+    ) -> Output:
         "Fill in one view: every patch and the scores of every word; attention is over patches and words together."
         weights: list | None = [] if attention else None
         image, text = self.fuse(batch, masks, weights)
         shown = {f"joint_{i}": w for i, w in enumerate(weights)} if attention else None
-        return Output(self.decoder(image, self.cfg.grid), self.score_words(text), shown)
+        asked, pixels, logits = BOTH if asked is None else asked, None, None
+        if "pixels" in asked:
+            pixels = self.decoder(image[asked["pixels"]], self.cfg.grid)
+        if "words" in asked:
+            logits = self.score_words(text[asked["words"]])
+        return Output(pixels, logits, shown)
 
     def losses(self, batch: Batch, views: tuple[Masks, ...], key: tuple = ()) -> Losses:
         "Mean losses over all views; with `recon_area` whole, a view with hidden patches scores every patch; changes nothing."

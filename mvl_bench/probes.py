@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .baselines import background, count_baselines, mean_colour
-from .core import Batch, Masks, Pair, view
+from .core import ONLY_PIXELS, ONLY_WORDS, Batch, Masks, Pair, view
 from .masking import without_text
 from .metrics import partners, ratio_intervals
 from .pairs import collate
@@ -93,7 +93,8 @@ def paint(
 
     def run(batch: Batch, rows):
         masks = view(batch, model.num_patches, image_mask=patches[rows])
-        filled = model(batch, without_text(masks) if alone else masks).pixels.clamp(0, 1)
+        seen = without_text(masks) if alone else masks
+        filled = model(batch, seen, asked=ONLY_PIXELS).pixels.clamp(0, 1)
         true = patchify(batch.images, model.cfg.patch_size)
         return unpatchify(torch.where(masks.image_mask[..., None], filled, true), model.cfg.grid)
 
@@ -202,7 +203,8 @@ def _read(pairs: list[Pair], model, where: Tensor) -> float:
         mask = torch.zeros_like(batch.maskable)
         mask[torch.arange(len(batch)), where[rows]] = True
         masks: Masks = view(batch, model.num_patches, text_mask=mask)
-        return (model(batch, masks).word_logits.argmax(-1) == batch.input_ids)[mask]
+        logits = model(batch, masks, asked=ONLY_WORDS).word_logits
+        return (logits.argmax(-1) == batch.input_ids)[mask]
 
     return _share(torch.cat(_batched(model, pairs, run)))
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from .batches import batches, first_pairs
-from .core import Batch, Masks, UserError, seed_torch, view
+from .core import ONLY_PIXELS, ONLY_WORDS, Batch, Masks, UserError, seed_torch, view
 from .data import make_tokenizer
 from .masking import random_squares, random_words
 from .maskvlm import MaskVLM, MaskVLMConfig, maskvlm_mini
@@ -87,9 +87,9 @@ def score(model, held: Held) -> tuple[float, float]:  # nats a hidden word, erro
     "What a model makes of the held-out questions; it is left in the mode that it was in."
     was, batch = model.training, held.batch
     model.eval()
-    said = model(batch, held.words).word_logits.float().log_softmax(-1)
+    said = model(batch, held.words, asked=ONLY_WORDS).word_logits.float().log_softmax(-1)
     said = said.gather(2, batch.input_ids[..., None])[..., 0][held.words.text_mask]
-    made = model(batch, held.squares).pixels.float().clamp(0, 1)
+    made = model(batch, held.squares, asked=ONLY_PIXELS).pixels.float().clamp(0, 1)
     off = (made - patchify(batch.images, model.cfg.patch_size)).abs().mean(-1)
     model.train(was)
     return -said.mean().item(), off[held.squares.image_mask].mean().item()

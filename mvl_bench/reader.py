@@ -102,9 +102,13 @@ class PatchReader(MaskVLM):
         image, text = self.encode_image(batch, masks), self.encode_text(batch, masks)
         return self.to_words(self.fuse_text(image, text)[torch.arange(len(at)), at])
 
-    def forward(self, batch: Batch, masks: Masks, attention: bool = False) -> Output:
+    def forward(
+        self, batch: Batch, masks: Masks, attention: bool = False, asked: dict | None = None
+    ) -> Output:
         "Fill in one view: the mean of what each patch may be, and the scores of every word."
-        found = super().forward(batch, masks, attention)
+        found = super().forward(batch, masks, attention, asked)
+        if found.pixels is None:
+            return found
         return found._replace(pixels=found.pixels.softmax(-1) @ self.prototypes)
 
 # %% ../nbs/32_reader.ipynb #0c9f05f0

@@ -112,17 +112,20 @@ def reconstruct(
     rows = [row for row in _rows(pair, wrong, edit) if row[2] in asked]
     batch = collate([row for _, row, _ in rows], model.tokenizer, model.cfg.max_words)
     masks = _hide(model, batch, rows, patches, words)
-    output = model(batch, masks)
-    columns: dict[str, dict] = {}
-    for i, (name, seen, counts) in enumerate(rows):
-        found = columns.setdefault(name, dict(name=name, beside=_beside(name, wrong, edit)))
-        if counts != "words":
-            pixels = None if output.pixels is None else output.pixels[i]
-            found.update(_pixels(model, pair, pixels, patches))
-        if counts != "pixels" and output.word_logits is not None:
-            truth = edit if name == "edited" else pair.caption
-            found["guesses"] = _guesses(
-                model, truth, batch.input_ids[i], output.word_logits[i], masks.text_mask[i]
+    columns = {name: dict(name=name, beside=_beside(name, wrong, edit)) for name, _, _ in rows}
+    sides = ("pixels", "words") if len(words) else ("pixels",)
+    asked = {s: [i for i, row in enumerate(rows) if row[2] in ("both", s)] for s in sides}
+    output = model(batch, masks, asked=asked)
+    truth = patchify(torch.tensor(pair.image).permute(2, 0, 1)[None] / 255.0, model.cfg.patch_size)
+    for at, i in enumerate(asked["pixels"]):
+        pixels = None if output.pixels is None else output.pixels[at]
+        columns[rows[i][0]].update(_pixels(model, truth[0], pixels, patches))
+    if output.word_logits is not None:
+        letters = {text: _letters(model, text) for text in {pair.caption, edit} - {None}}
+        for at, i in enumerate(asked["words"]):
+            said = letters[edit if rows[i][0] == "edited" else pair.caption]
+            columns[rows[i][0]]["guesses"] = _guesses(
+                model, said, batch.input_ids[i], output.word_logits[at], masks.text_mask[i]
             )
     hidden = np.isin(np.arange(model.num_patches), list(patches))
     built = {name: Column(**found) for name, found in columns.items()}
@@ -157,13 +160,10 @@ def _beside(name: str, wrong: Pair | None, edit: str | None) -> str:
     )[name]
 
 
-def _pixels(model, pair: Pair, pixels, patches) -> dict:
+def _pixels(model, truth, pixels, patches) -> dict:
     "A column's picture, its raw output and its error a patch; none of a model that paints none."
     if pixels is None:
         return dict(picture=None, raw=None, errors=np.full(model.num_patches, np.nan))
-    truth = patchify(torch.tensor(pair.image).permute(2, 0, 1)[None] / 255.0, model.cfg.patch_size)[
-        0
-    ]
     painted, chosen = pixels.clamp(0, 1), torch.tensor(sorted(patches), dtype=torch.long)
     pasted, errors = truth.clone(), torch.full((model.num_patches,), torch.nan)
     pasted[chosen] = painted[chosen]
@@ -174,11 +174,14 @@ def _pixels(model, pair: Pair, pixels, patches) -> dict:
     return dict(picture=shown[0], raw=shown[1], errors=errors.numpy())
 
 
-def _guesses(model, caption: str, ids, logits, mask, most: int = 5) -> tuple[Guess, ...]:
+def _letters(model, caption: str) -> dict[int, str]:
+    "What stands in a caption at each place that the model reads."
+    found = chips(model.tokenizer, caption, model.cfg.max_words)
+    return {chip.position: chip.text for chip in found}
+
+
+def _guesses(model, letters: dict, ids, logits, mask, most: int = 5) -> tuple[Guess, ...]:
     "What is said of each hidden word of a caption."
-    letters = {
-        chip.position: chip.text for chip in chips(model.tokenizer, caption, model.cfg.max_words)
-    }
     guesses = []
     for place in mask.nonzero().flatten().tolist():
         chances = logits[place].softmax(-1)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import Batch, Masks, UserError, noise
+from .core import ONLY_PIXELS, Batch, Masks, UserError, noise
 
 # %% ../nbs/41_uncertainty.ipynb #bf8b37da
 def parts_of(
@@ -54,7 +54,8 @@ def spread(
     rows, index = parts_of(batch, masks, parts, key), torch.arange(len(batch)).repeat(parts)
     patches, words = (torch.cat([getattr(m, s) for m in rows]) for s in ("image_mask", "text_mask"))
     there = masks.has_image.repeat(parts), masks.has_text.repeat(parts)
-    pixels = model(batch.rows(index), Masks(patches, words, *there)).pixels.float().clamp(0, 1)
+    hidden = Masks(patches, words, *there)
+    pixels = model(batch.rows(index), hidden, asked=ONLY_PIXELS).pixels.float().clamp(0, 1)
     answers = pixels.unflatten(0, (parts, len(batch)))
     return answers.std(0, correction=0).mean(-1).masked_fill(~masks.image_mask, torch.nan)
 

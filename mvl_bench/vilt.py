@@ -155,11 +155,13 @@ class ViLT(nn.Module, Saved):
         )
         return fused[:, t:], fused[:, :t]
 
-    def forward(self, batch: Batch, masks: Masks, attention: bool = False) -> Output:
+    def forward(
+        self, batch: Batch, masks: Masks, attention: bool = False, asked: dict | None = None
+    ) -> Output:
         "Fill in the words of one view; attention is over words, class token and patches together."
         found = self.net(**self.inputs(batch, masks), output_attentions=attention)
         looks = {f"joint_{i}": w for i, w in enumerate(found.attentions)} if attention else None
-        return Output(None, found.logits, looks)
+        return Output(None, found.logits, looks).only(asked)
 
     def losses(self, batch: Batch, views: tuple[Masks, ...], key: tuple = ()) -> Losses:
         "The mean loss of the hidden words of all views; changes nothing."

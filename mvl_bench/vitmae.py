@@ -167,9 +167,12 @@ class ViTMAE(nn.Module, Saved):
                 painted[rows] = logits.float() * self.cfg.pixel_std + self.cfg.pixel_mean
         return painted
 
-    def forward(self, batch: Batch, masks: Masks, attention: bool = False) -> Output:
+    def forward(
+        self, batch: Batch, masks: Masks, attention: bool = False, asked: dict | None = None
+    ) -> Output:
         "Fill in the picture of one view; the library keeps no attention."
-        return Output(self.paint(batch.images, masks.image_mask | ~masks.has_image[:, None]), None)
+        hidden = masks.image_mask | ~masks.has_image[:, None]
+        return Output(self.paint(batch.images, hidden), None).only(asked)
 
     def losses(self, batch: Batch, views: tuple[Masks, ...], key: tuple = ()) -> Losses:
         "The mean error of the hidden patches of all views; changes nothing."

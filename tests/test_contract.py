@@ -204,6 +204,20 @@ def check_finite(model, batch, views):
         assert all(g.isfinite().all() for g in grads)
 
 
+@torch.no_grad()
+def check_asked(model, batch, views):
+    "Rows that are asked for are answered as they are among all, in the order of asking; the rest is None."
+    rows = dict(pixels=[2, 0], words=[1])
+    for masks in views:
+        every = model(batch, masks)
+        for names in ({}, {"pixels"}, {"words"}, {"pixels", "words"}):
+            asked = {name: rows[name] for name in names}
+            for found, whole in zip(model(batch, masks, asked=asked)[:2], every.only(asked)[:2]):
+                assert (found is None) == (whole is None)
+                if found is not None:
+                    torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-5)
+
+
 def check_gradients(model, batch, views, idle):
     "A gradient reaches every parameter but those that the options make idle."
     model.zero_grad()
@@ -416,6 +430,11 @@ def test_one_batch_is_learnt_by_heart(case):
     check_learns(model.train(), batch, views, **pace)
 
 
+def test_rows_that_are_asked_for_are_answered(model):
+    batch = some_batch()
+    check_asked(model, batch, odd_views(model, batch))
+
+
 def test_what_is_hidden_changes_nothing(model):
     batch = some_batch()
     check_hidden_is_hidden(
@@ -490,8 +509,8 @@ class Cut(MaskVLM):
 class Blind(MaskVLM):
     "No number where everything is hidden: what an empty set of keys gives."
 
-    def forward(self, batch, masks, attention=False):
-        found = super().forward(batch, masks, attention)
+    def forward(self, batch, masks, *more, **asked):
+        found = super().forward(batch, masks, *more, **asked)
         blind = masks.image_mask.all(1)[:, None, None]
         return found._replace(pixels=found.pixels.masked_fill(blind, torch.nan))
 
@@ -514,23 +533,31 @@ class Frozen(MaskVLM):
 
 
 class LeaksPixels(MaskVLM):
-    def forward(self, batch, masks, attention=False):
-        found = super().forward(batch, masks, attention)
+    def forward(self, batch, masks, *more, **asked):
+        found = super().forward(batch, masks, *more, **asked)
         return found._replace(pixels=found.pixels + batch.images.mean((1, 2, 3))[:, None, None])
 
 
 class LeaksWords(MaskVLM):
-    def forward(self, batch, masks, attention=False):
-        found = super().forward(batch, masks, attention)
+    def forward(self, batch, masks, *more, **asked):
+        found = super().forward(batch, masks, *more, **asked)
         return found._replace(word_logits=found.word_logits + batch.input_ids.sum(1)[:, None, None])
 
 
 class LeaksLength(MaskVLM):
     "Looks at how long an absent caption is."
 
-    def forward(self, batch, masks, attention=False):
-        found = super().forward(batch, masks, attention)
+    def forward(self, batch, masks, *more, **asked):
+        found = super().forward(batch, masks, *more, **asked)
         return found._replace(pixels=found.pixels + batch.attention_mask.sum(1)[:, None, None])
+
+
+class Forgetful(MaskVLM):
+    "Answers for the first rows, whichever are asked for."
+
+    def forward(self, batch, masks, attention=False, asked=None):
+        found = super().forward(batch, masks, attention)
+        return found.only({name: slice(len(rows)) for name, rows in (asked or {}).items()} or None)
 
 
 class Deaf(MaskVLM):
@@ -542,8 +569,8 @@ class Deaf(MaskVLM):
 
 
 class MixesRows(MaskVLM):
-    def forward(self, batch, masks, attention=False):
-        found = super().forward(batch, masks, attention)
+    def forward(self, batch, masks, *more, **asked):
+        found = super().forward(batch, masks, *more, **asked)
         return found._replace(pixels=found.pixels - found.pixels.mean(0))
 
 
@@ -597,6 +624,7 @@ class Peeks(ImageEncoder):
 FAULTS = [
     (Cut, check_shapes),
     (Blind, check_finite),
+    (Forgetful, check_asked),
     (BlindLoss, check_finite),
     (LeaksPixels, check_hidden_is_hidden),
     (LeaksWords, check_hidden_is_hidden),

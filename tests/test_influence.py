@@ -9,7 +9,7 @@ import torch
 from mvl_bench import layers
 from mvl_bench.attention import _across, _score, attention_gradient, deletion
 from mvl_bench.checkpoints import load
-from mvl_bench.core import view
+from mvl_bench.core import Output, view
 from mvl_bench.influence import influence, patch_to_words, quarters, views_of, word_to_patches
 from mvl_bench.influence_scores import score_influence
 from mvl_bench.masking import without_image, without_text
@@ -86,10 +86,11 @@ def test_what_cannot_be_seen_has_no_influence(maskvlm):
     class Blind(type(maskvlm)):
         "A MaskVLM to which each side is shown alone."
 
-        def forward(self, batch, masks, attention=False):
+        def forward(self, batch, masks, attention=False, asked=None):
             "Pixels without the caption, words without the picture."
             pixels = super().forward(batch, without_text(masks)).pixels
-            return super().forward(batch, without_image(masks))._replace(pixels=pixels)
+            words = super().forward(batch, without_image(masks)).word_logits
+            return Output(pixels, words).only(asked)
 
     blind = load("maskvlm-tiny")
     blind.__class__ = Blind
