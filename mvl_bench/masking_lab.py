@@ -18,18 +18,8 @@ from .core import Batch, Pair, UserError
 from .holes import hole_sizes, run_lengths
 from .pairs import collate
 from .plot_influence import heat
-from .plot_words import bare, fit_text
-from mvl_bench.plots import (
-    HIDDEN,
-    LIGHT,
-    LOSS_COLOURS,
-    Drawing,
-    Ink,
-    frame,
-    hide_patches,
-    on_grid,
-    theme,
-)
+from .plot_words import bare, box_hidden, fit_text
+from .plots import LOSS_COLOURS, Drawing, Ink, frame, hide_patches, on_grid, theme
 from .strategies import JOINT, PATCHES, WORDS, masking_of, with_kinds
 
 # %% ../nbs/19_masking_lab.ipynb #3496bffc
@@ -166,10 +156,9 @@ def _chance_of_words(ax: Axes, habit: Habit, tokens, ratio: float, ink: Ink) -> 
     )
     labels = ax.set_yticklabels(names, fontsize=7.5)
     ax.tick_params(length=0, labelsize=7.5)
-    box = dict(boxstyle="round,pad=0.18", facecolor=HIDDEN, linewidth=0)
     for label, hidden in zip(labels, habit.words[0].tolist()):
         if hidden:
-            label.set(color=LIGHT.text, bbox=box)
+            box_hidden(label)
 
 
 ROWS = dict(  # of each side, what is drawn and what is written over it

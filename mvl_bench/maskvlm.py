@@ -32,13 +32,8 @@ from .pretrained import encoders_of
 from .saving import Saved
 
 _all_ = [
-    "PRESETS",
-    "MaskVLMConfig",
-    "maskvlm_mini",
-    "maskvlm_tiny",
-    "maskvlm_small",
-    "maskvlm_base",
-]
+    "PRESETS", "MaskVLMConfig", "maskvlm_mini", "maskvlm_tiny", "maskvlm_small", "maskvlm_base",
+]  # fmt: skip
 
 # %% ../nbs/31_maskvlm.ipynb #5c7bba83
 class MaskVLM(nn.Module, Saved):
@@ -55,9 +50,8 @@ class MaskVLM(nn.Module, Saved):
         self.image_decoder = nn.ModuleList(DecoderBlock(d, heads) for _ in range(cfg.decoder_depth))
         self.to_pixels = _head(d, cfg.pixel_hidden, 3 * cfg.patch_size**2)
         self.to_words = _head(d, d, cfg.vocab_size)
-        self.absent_image, self.absent_text = (
-            nn.Parameter(0.02 * torch.randn(d)) for _ in range(2)
-        )
+        absent = [nn.Parameter(0.02 * torch.randn(d)) for _ in range(2)]
+        self.absent_image, self.absent_text = absent
         self.mask_vector = nn.Parameter(0.02 * torch.randn(d))
         self.mask_position = nn.Parameter(sincos_positions(cfg.grid, d))
         self.contrast = self.to_match = None
@@ -94,9 +88,7 @@ class MaskVLM(nn.Module, Saved):
         hidden = masks.image_mask if masks.image_mask.any() else None
         way = "gather" if self.cfg.mask_at == "cross" else "mask"
         tokens = self.image_encoder(batch.images, hidden, way)
-        keys = (
-            ~masks.image_mask if self.cfg.mask_at == "cross" else torch.ones_like(masks.image_mask)
-        )
+        keys = ~masks.image_mask if way == "gather" else torch.ones_like(masks.image_mask)
         return or_absent(
             tokens,
             torch.cat([torch.ones_like(keys[:, :1]), keys], 1),

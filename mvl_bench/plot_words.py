@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['text_width', 'fit_text', 'wrap_text', 'Word', 'as_words', 'split_words', 'percent', 'bare', 'same_word', 'top_word',
-           'draw_chip', 'chip_style', 'draw_chips', 'show_chips', 'draw_bars', 'show_guesses']
+           'draw_chip', 'box_hidden', 'chip_style', 'draw_chips', 'show_chips', 'draw_bars', 'show_guesses']
 
 # %% ../nbs/12_plot_words.ipynb #df621dbf
 import re
@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.colors import to_rgb
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.text import Text
 
 from .plots import HATCH, HIDDEN, LIGHT, Ink, lock, sheet
 
@@ -114,6 +115,11 @@ def draw_chip(ax: Axes, x: float, y: float, text: str, **style) -> None:
     box = FancyBboxPatch((x, y), wide, 18, boxstyle=shape, **{"linewidth": 0.8, **style})
     ax.add_artist(box)
     ax.text(x + 6, y + 12.4, text, fontsize=9, color=colour)
+
+
+def box_hidden(label: Text) -> None:
+    "Show a label of an axis as a hidden word."
+    label.set(color=LIGHT.text, bbox=dict(boxstyle="round,pad=0.18", fc=HIDDEN, lw=0))
 
 
 def chip_style(word, hidden: bool, guess, ink: Ink) -> tuple[str, dict]:

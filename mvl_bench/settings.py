@@ -53,7 +53,7 @@ class Run:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} {getattr(self, name)} is under 1")
         if not 0 <= self.shrink < 1:
-            raise UserError(f"shrink {self.shrink} is not between 0 and 1")
+            raise UserError(f"shrink {self.shrink} is not from 0 to under 1")
         for name in ("workers", "probe_every"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} {getattr(self, name)} is under 0")

@@ -43,12 +43,12 @@ def shrunk(
     most: float,  # largest share of its side that a picture loses, 0..1; 0 = as it is
 ) -> Batch:
     "The batch with the pictures of half of its rows made smaller; same key and samples, same pictures."
-    if not most:
-        return batch
     lots = noise((*key, "shrink"), batch.ids, 3).to(batch.images.device, torch.float32)
     size = 1 - most * (2 * lots[:, 0] - 1).clamp_min(0)
     corner = (1 - size)[:, None] * lots[:, 1:]
     small = size < 1
+    if not small.any():
+        return batch
     images = batch.images.clone()
     images[small] = placed(batch.images[small], size[small], corner[small])
     if batch.boxes is None:

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['STATE', 'MARK', 'FREE', 'BAD', 'save_state', 'read_mark', 'load_state', 'read_run', 'differences', 'check_same',
-           'fingerprint', 'code_fingerprint', 'share_bad', 'write_bad']
+           'fingerprint', 'code_fingerprint', 'commit', 'share_bad', 'write_bad']
 
 # %% ../nbs/45_state.ipynb #78635c48
 import hashlib
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 import mvl_bench
 from .batches import some_pairs
-from .core import UserError
+from .core import UserError, data_path
 from .distributed import from_all
 from .folders import remove_folder, write_file
 from .optim import Together, TrainConfig
@@ -149,6 +150,16 @@ def code_fingerprint() -> str:  # 12 letters
     for path in sorted(Path(mvl_bench.__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def commit() -> str:
+    "The commit of the checkout that trains, `+` if it differs from it; empty where there is none."
+    asked = ["git", "-C", str(data_path().parent), "describe"]
+    asked += ["--always", "--dirty=+", "--abbrev=12"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
 
 # %% ../nbs/45_state.ipynb #99ee6cad
 BAD = "bad_rows.txt"  # in the run's folder, one row a line

@@ -168,6 +168,7 @@ MISTAKES = [
     bad(TRAIN, "mask_size=12", "mask_size 12"),
     bad(TRAIN, "num_heads=5", "embed_dim 32", "num_heads 5"),
     bad(TRAIN, "image_ratio=1.5", "image_ratio 1.5"),
+    bad(TRAIN, "shrink=1", "shrink 1.0", "under 1"),
     bad(TRAIN, "text_ratio=-1", "text_ratio -1"),
     bad(TRAIN, "absent_ratio=nan", "absent_ratio nan"),
     bad(TRAIN, "mask_at=x", "'x'"),
@@ -345,6 +346,23 @@ def test_a_run_with_mismatched_captions_learns_from_others(home, run):
     assert "mismatched=True" in model.facts["command"]
     true = load(run / "checkpoints" / f"step-{model.facts['steps']:08}")
     assert not model.to_words[-1].weight.equal(true.to_words[-1].weight)
+
+
+def test_a_run_with_shrunken_pictures_sees_others(home, run):
+    words = changed(TRAIN, ["--out=shrunk", "shrink=0.25"])
+    assert main(words) == 0
+    model = load(home / "shrunk")
+    assert "shrink=0.25" in model.facts["command"]
+    true = load(run / "checkpoints" / f"step-{model.facts['steps']:08}")
+    assert not model.to_pixels[-1].weight.equal(true.to_pixels[-1].weight)
+
+
+def test_bf16_where_there_is_none_in_hardware_is_said(home, capfd, monkeypatch):
+    monkeypatch.setattr("mvl_bench.runs.fastest", lambda: "fp32")
+    assert main(changed(TRAIN, ["--out=slow", "--steps=1", "precision=bf16"])) == 0
+    assert "note: this machine has no bf16 in hardware" in capfd.readouterr().err
+    assert main(changed(TRAIN, ["--out=quick", "--steps=1", "precision=fp32"])) == 0
+    assert "note" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("data", ["scenes", "scenes:shapes:2", "pics"])
