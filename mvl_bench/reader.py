@@ -125,7 +125,8 @@ def reader_tiny() -> ReaderConfig:
 def _reader(cfg: MaskVLMConfig) -> ReaderConfig:
     "The same sizes, read out as prototypes, and every share hidden."
     hides = dict(joint_masking="any", mask_size=8, absent_ratio=0.3, vary=0.0, box_ratio=0.0)
-    sizes = dict(vars(cfg), img_size=(48, 48), pixel_hidden=0, blind_steps=0, recon_weight=1.0)
+    begin = dict(blind_steps=0, squared_steps=0)
+    sizes = dict(vars(cfg), img_size=(48, 48), pixel_hidden=0, recon_weight=1.0) | begin
     return ReaderConfig(**sizes | hides | dict(recon_kind="nats"))
 
 
