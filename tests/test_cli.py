@@ -339,22 +339,15 @@ def check_scores(scores, drawn):
     assert ("recon_object" in scores) == drawn
 
 
-def test_a_run_with_mismatched_captions_learns_from_others(home, run):
-    words = changed(TRAIN, ["--out=control", "mismatched=true"])
-    assert main(words) == 0
-    model = load(home / "control")
-    assert "mismatched=True" in model.facts["command"]
+@pytest.mark.parametrize(
+    "setting, part", [("mismatched=True", "to_words"), ("shrink=0.25", "to_pixels")]
+)
+def test_a_run_that_is_shown_other_pairs_learns_other_weights(home, run, setting, part):
+    assert main(changed(TRAIN, ["--out=other", setting])) == 0
+    model = load(home / "other")
+    assert setting in model.facts["command"]
     true = load(run / "checkpoints" / f"step-{model.facts['steps']:08}")
-    assert not model.to_words[-1].weight.equal(true.to_words[-1].weight)
-
-
-def test_a_run_with_shrunken_pictures_sees_others(home, run):
-    words = changed(TRAIN, ["--out=shrunk", "shrink=0.25"])
-    assert main(words) == 0
-    model = load(home / "shrunk")
-    assert "shrink=0.25" in model.facts["command"]
-    true = load(run / "checkpoints" / f"step-{model.facts['steps']:08}")
-    assert not model.to_pixels[-1].weight.equal(true.to_pixels[-1].weight)
+    assert not getattr(model, part)[-1].weight.equal(getattr(true, part)[-1].weight)
 
 
 def test_bf16_where_there_is_none_in_hardware_is_said(home, capfd, monkeypatch):
