@@ -343,8 +343,8 @@ def check_scores(scores, drawn):
     "setting, part", [("mismatched=True", "to_words"), ("shrink=0.25", "to_pixels")]
 )
 def test_a_run_that_is_shown_other_pairs_learns_other_weights(home, run, setting, part):
-    assert main(changed(TRAIN, ["--out=other", setting])) == 0
-    model = load(home / "other")
+    assert main(changed(TRAIN, [f"--out={part}", setting])) == 0
+    model = load(home / part)
     assert setting in model.facts["command"]
     true = load(run / "checkpoints" / f"step-{model.facts['steps']:08}")
     assert not getattr(model, part)[-1].weight.equal(getattr(true, part)[-1].weight)
