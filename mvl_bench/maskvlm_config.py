@@ -142,7 +142,8 @@ def maskvlm_tiny() -> MaskVLMConfig:
 def maskvlm_mini() -> MaskVLMConfig:
     "64 px, one block a modality: learns drawn shapes in minutes."
     sizes = dict(image_depth=1, text_depth=1)
-    return replace(maskvlm_tiny(), **sizes, blind_steps=0, squared_steps=200, box_ratio=1.0)
+    begin = dict(blind_steps=0, squared_steps=200, recon_weight=30.0)
+    return replace(maskvlm_tiny(), **sizes, **begin, box_ratio=1.0)
 
 
 def maskvlm_small() -> MaskVLMConfig:
