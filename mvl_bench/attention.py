@@ -112,11 +112,8 @@ def deletion(
     patches = torch.cat([place < gone for place in places])
     hidden = torch.zeros(len(patches), row.input_ids.shape[1], dtype=torch.bool)
     hidden[:, word] = True
-    chance = (
-        answers(model, row, patches, hidden, ONLY_WORDS)[1][:, word]
-        .exp()
-        .reshape(len(orders), levels)
-    )
+    _, said = answers(model, row, patches, hidden, ONLY_WORDS)
+    chance = said[:, word].exp().reshape(len(orders), levels)
     return dict(zip(orders, chance.double().numpy()))
 
 

@@ -107,10 +107,8 @@ def view(
     )
 
 # %% ../nbs/00_core.ipynb #5a4cfbdf
-ONLY_PIXELS, ONLY_WORDS = (
-    dict(pixels=slice(None)),
-    dict(words=slice(None)),
-)  # may be asked of all rows
+ONLY_PIXELS = dict(pixels=slice(None))  # may be asked of all rows
+ONLY_WORDS = dict(words=slice(None))
 BOTH = ONLY_PIXELS | ONLY_WORDS
 
 

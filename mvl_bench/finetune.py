@@ -24,7 +24,7 @@ from .batches import ahead, sample_ids
 from .core import UserError, noise, seed_torch
 from .heads import TaskModel, save_task
 from .optim import Together, TrainConfig, learning_rate, make_optimizer
-from .runs import commit
+from .state import commit
 from .stops import Stopped, stops
 from .task_data import TaskBatch, collate_examples
 from .task_scores import answers, metric_of

@@ -58,8 +58,9 @@ def new_model(
     published = run.changes.get("text_encoder", "")
     tokenizer = load_tokenizer(published) if published else make_tokenizer(source)
     window = {} if is_drawn(run.data) else dict(max_words=max(40, presets[run.preset]().max_words))
-    ids = dict(pad_id=tokenizer.pad_token_id, mask_id=tokenizer.mask_token_id)
-    ids["vocab_size"] = len(tokenizer)
+    ids = dict(
+        vocab_size=len(tokenizer), pad_id=tokenizer.pad_token_id, mask_id=tokenizer.mask_token_id
+    )
     some = collate(some_pairs(source, 256), tokenizer, 32).images
     shades = dict(pixel_mean=some.mean(), pixel_std=some.std().clamp_min(0.05))
     shades = {name: round(value.item(), 3) for name, value in shades.items()}
@@ -198,6 +199,10 @@ class Desk:
     def __init__(self, run: Run, begun: tuple, quiet: bool):  # begun: what `begin` returns
         self.run, (self.source, self.model, self.tokenizer, self.optimizer, start) = run, begun
         cfg, source = run.train, self.source
+        if cfg.precision == "bf16" != fastest():
+            _tell(
+                "this machine has no bf16 in hardware, so precision=fp32 is many times as fast here"
+            )
         open_folder(run, None if start else baselines_of(self.model, source, self.tokenizer, cfg))
         self.facts, self.saved = facts_of(run, self.model, source), start
         self.model.tokenizer, self.probes = self.tokenizer, []
@@ -248,8 +253,6 @@ def train(
     begun = source, model, tokenizer, optimizer, step = begin(run, resume, changed)
     check_alike(model)  # and nobody writes before all have looked
     cfg, words, passed = run.train, model.cfg.max_words, step * run.train.accumulate
-    if cfg.precision == "bf16" != fastest():
-        _tell("this machine has no bf16 in hardware, so precision=fp32 is many times as fast here")
     stream = batches(source, tokenizer, cfg.batch_size, passed, words, run.workers, part)
     stream = ((mismatched(b), epoch) for b, epoch in stream) if run.mismatched else stream
     stream = ((shrunk(b, (cfg.seed, epoch), run.shrink), epoch) for b, epoch in stream)

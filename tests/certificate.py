@@ -19,9 +19,10 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 
-from mvl_bench.runs import commit, train
+from mvl_bench.runs import train
 from mvl_bench.scenes import Scenes
 from mvl_bench.settings import Run, with_settings
+from mvl_bench.state import commit
 
 SIZES = ["embed_dim=24", "num_heads=2", "precision=fp32", "batch_size=6", "warmup=2", "lr=3e-3"]
 MASKVLM = ["image_depth=1", "text_depth=1", "cross_depth=1", "blind_steps=4", "accumulate=2"]

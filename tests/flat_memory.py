@@ -16,7 +16,7 @@ from datasets import Dataset
 from PIL import Image
 from samples import ROOT, encoded
 
-from mvl_bench.runs import commit
+from mvl_bench.state import commit
 
 ALLOWED = 40  # MB that a longer set may take more: what an allocator keeps, and no more
 # VmHWM and not getrusage: the latter begins with what the process had that this one was forked from

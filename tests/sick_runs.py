@@ -17,9 +17,10 @@ from mvl_bench.contrast import Contrast
 from mvl_bench.core import view
 from mvl_bench.doctor import examine
 from mvl_bench.maskvlm import MaskVLM
-from mvl_bench.runs import commit, train
+from mvl_bench.runs import train
 from mvl_bench.scenes import Scenes
 from mvl_bench.settings import Run, with_settings
+from mvl_bench.state import commit
 
 SMALL = ["precision=fp32", "batch_size=32", "warmup=20", "embed_dim=48", "lr=4e-3", "steps=260"]
 PAIRS = ["itc_weight=1", "itm_weight=1"]
