@@ -12,6 +12,7 @@ import atexit
 import csv
 import gc
 import re
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -74,10 +75,11 @@ def one_line(error: Exception) -> str:
 
 
 def _close_streams() -> None:
-    "Close what is half read, and let pyarrow's threads end."
+    "Close what is half read, and let pyarrow's threads end: they need Python once more, and abort without it."
     for stream in list(_streams):
         stream.close()
     gc.collect()
+    time.sleep(0.2)  # Python is theirs meanwhile
 
 
 def streamed(

@@ -60,7 +60,8 @@ def reading(spec: str, window: int, keep: bool = False) -> dict:  # rows, peak_m
     "What a fresh process needs to read a set once; one that keeps its batches, up to 10,000 rows, is a control."
     most = 10_000 if keep else 10**9
     words = [sys.executable, "-c", READ, spec, str(window), str(most), "keep" if keep else ""]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
