@@ -7,11 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
-from PIL import Image
 from samples import COLOURS, ROOT, drawing, encoded, one_sentence, rows_of, write_tar
 
 from mvl_bench.core import UserError
@@ -281,28 +279,3 @@ def test_an_unknown_name_is_told_fast_without_a_network():
         "UserError: the Hub cannot be reached for 'no-one/no-such-set'"
     )
     assert "Retrying" not in done.stderr and time.perf_counter() - begun < 20
-
-
-def test_a_process_that_stops_within_a_parquet_stream_ends_well(home):
-    noise = np.random.default_rng(0).integers(0, 255, (10, 48, 48, 3), np.uint8)
-    told = dict(image=[encoded(Image.fromarray(n)) for n in noise], caption=["noise"] * 10)
-    Dataset.from_dict(told).to_parquet("half.parquet")
-
-    code = """
-import os, sys
-from datasets import load_dataset
-from mvl_bench import tables
-waits = tables.time.sleep
-for how in [waits, id] * 6:
-    if not os.fork():
-        tables.time.sleep = how
-        rows = load_dataset("parquet", data_files="half.parquet", split="train", streaming=True)
-        sys.setswitchinterval(0.3)  # waiting threads get Python's lock late
-        next(rows := tables.streamed(rows, "half"))
-        sys.exit()
-    print(how.__name__, os.waitstatus_to_exitcode(os.wait()[1]))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    lines = done.stdout.splitlines()
-    assert lines.count("sleep 0") == 6, lines
-    assert lines.count("id -6") > 0, lines  # it can fail
