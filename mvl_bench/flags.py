@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     _add_finetune(commands)
     _add_evaluate(commands)
     _add_health(commands)
+    _add_study(commands)
     return top
 
 
@@ -113,6 +114,16 @@ def _add_health(commands) -> None:
     bench.add_argument(
         "--quick", action="store_true", help="fewer rounds, and only the preset tiny"
     )
+
+
+def _add_study(commands) -> None:
+    "Studies of the project."
+    study = commands.add_parser("study", help="repeat a study; without a name, what there is")
+    study.add_argument("name", nargs="?", metavar="NAME", help="a notebook of nbs/studies")
+    told = "draw saved results again, measure nothing"
+    study.add_argument("--quick", action="store_true", help=told)
+    told = "the executed copy (default: runs/studies/NAME.ipynb)"
+    study.add_argument("--out", metavar="FILE.ipynb", help=told)
 
 
 def _add_data(command, default: str | None) -> None:
