@@ -173,7 +173,8 @@ class GridEncoder(nn.Module):
             p, gone = self.patch_size, hidden.unflatten(1, self.grid)
             spread = gone.repeat_interleave(p, 1).repeat_interleave(p, 2)
             x = x.masked_fill(spread[:, None], 0.0)
-        cells = see(self.net, self._cells, x, again=hidden is None)
+        again = hidden is None or torch.is_inference_mode_enabled()  # beside other captions, too
+        cells = see(self.net, self._cells, x, again)
         tokens = self.to_width(cells) + self.positions
         if hidden is None:
             return torch.cat([tokens.mean(1, keepdim=True) + self.class_token, tokens], 1)

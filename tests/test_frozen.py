@@ -65,6 +65,21 @@ def test_a_whole_picture_is_seen_once(seen):
     assert len(seen) == 6
 
 
+@torch.no_grad()
+def test_a_picture_with_holes_is_seen_once_beside_all_captions(seen):
+    model, batch = photos(frozen="image"), some_batch()
+    masks = model.cfg.masking()(batch, (0, 0))[0]
+    plain = model(batch, masks).pixels  # as in training, where holes do not come again
+    model(batch, masks)
+    assert len(seen) == 2
+    seen.clear()
+    with torch.inference_mode():
+        asked = [model(batch, masks).pixels for _ in range(3)]
+    assert len(seen) == 1 and all(pixels.equal(plain) for pixels in asked)
+    with torch.enable_grad():
+        assert a_step(model, 0)  # what was kept then is of use in training
+
+
 def test_nothing_changes_but_the_time(monkeypatch):
     model, plain = photos(frozen="image"), photos(frozen="image")
     kept = [a_step(model, epoch) for epoch in range(3)]
