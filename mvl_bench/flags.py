@@ -120,7 +120,7 @@ def _add_study(commands) -> None:
     "Studies of the project."
     study = commands.add_parser("study", help="repeat a study; without a name, what there is")
     study.add_argument("name", nargs="?", metavar="NAME", help="a notebook of nbs/studies")
-    told = "draw saved results again, measure nothing"
+    told = "draw saved results again: leave out the cells that measure"
     study.add_argument("--quick", action="store_true", help=told)
     told = "the executed copy (default: runs/studies/NAME.ipynb)"
     study.add_argument("--out", metavar="FILE.ipynb", help=told)

@@ -38,6 +38,31 @@ def does(source: str) -> str:
     return next(iter(calls or lines), "")
 
 
+def _run(nb, name: str, root: Path, tell: Callable[[str], None]) -> None:
+    "Run the cells of a notebook in place, from the top of the project."
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+    last = "its first cell"
+
+    def starts(cell, cell_index):
+        nonlocal last
+        if cell.cell_type == "code" and "skip-execution" not in cell.metadata.get("tags", []):
+            last = f"cell {cell_index + 1} of {len(nb.cells)}"
+            tell(f"{last}: {does(cell.source)}")
+
+    where = {"metadata": {"path": str(root)}}
+    client = NotebookClient(nb, timeout=None, kernel_name="python3", resources=where)
+    client.on_cell_start, client.extra_arguments = starts, ["--log-level=ERROR"]
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        why = " ".join(f"{error.ename}: {error.evalue}".split())
+        raise UserError(f"study {name} broke off in {last}: {why}") from error
+    except DeadKernelError as error:
+        raise UserError(f"study {name} broke off in {last}: its process ended") from error
+
+
 def repeat(
     name: str,  # as `study_names` has it
     out: str | Path,  # the executed copy, .ipynb
@@ -46,8 +71,6 @@ def repeat(
 ) -> list[Path]:  # results that were written
     "Run a study from the top; raises `UserError` for an unknown name and where a cell fails."
     import nbformat
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
 
     if name not in study_names():
         raise UserError(f"no study {name!r}: there are {', '.join(study_names())}")
@@ -60,23 +83,8 @@ def repeat(
     for cell in nb.cells:
         if cell.cell_type == "code" and quick and SLOW.search(cell.source):
             cell.metadata["tags"] = ["skip-execution"]
-    last = ""
-
-    def starts(cell, cell_index):
-        nonlocal last
-        skipped = cell.cell_type != "code" or "skip-execution" in cell.metadata.get("tags", [])
-        if not skipped:
-            last = f"cell {cell_index + 1} of {len(nb.cells)}"
-            tell(f"{last}: {does(cell.source)}")
-
-    begun, where = time.time(), {"metadata": {"path": str(root)}}
-    client = NotebookClient(nb, timeout=None, kernel_name="python3", resources=where)
-    client.on_cell_start, client.extra_arguments = starts, ["--log-level=ERROR"]
-    try:
-        client.execute()
-    except CellExecutionError as error:
-        why = " ".join(f"{error.ename}: {error.evalue}".split())
-        raise UserError(f"study {name} broke off in {last}: {why}") from error
+    begun = time.time()
+    _run(nb, name, root, tell)
     write_file(out, nbformat.writes(nb))
     results = data_path("results")
     return sorted(path for path in results.iterdir() if path.stat().st_mtime >= begun)

@@ -68,5 +68,10 @@ def test_mistakes_are_one_line_and_leave_nothing(checkout, capsys):
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1 and "Traceback" not in error
     assert not Path("new.ipynb").exists()
+    nb = nbformat.read(study := checkout / "nbs/studies/small.ipynb", 4)
+    nb.cells[1].source = "import os\nos._exit(1)"
+    nbformat.write(nb, study)
+    assert main(["study", "small", "--quick"]) == 2
+    assert "broke off in cell 2 of 4: its process ended" in capsys.readouterr().err
     (checkout / "nbs/studies/small.ipynb").unlink()
     assert main(["study"]) == 2 and "no studies here" in capsys.readouterr().err
