@@ -26,7 +26,7 @@ lab: setup ## open JupyterLab at the tutorials
 
 test: setup ## check notebooks and library, run every notebook, run the tests
 	$(BIN)/python -m pytest -q tests/test_notebooks.py
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
+	OMP_NUM_THREADS=1 $(BIN)/python .ci/notebooks.py test
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests --ignore=tests/test_notebooks.py $(ARGS)
 
 notebooks: setup ## export, run and clean notebooks in place: make notebooks NB=nbs/10_masking.ipynb (default: all)

@@ -2,6 +2,7 @@
 
     python .ci/notebooks.py run [NOTEBOOK ...]      export, run, clean (default: every notebook)
     python .ci/notebooks.py clean [NOTEBOOK ...]    clean only
+    python .ci/notebooks.py test                    run every one and change none, as nbdev_test does
 
 Clean is what nbdev_clean makes of a notebook, with one thing kept: the run count beside each cell,
 because it is the only proof that a cell without output was run.
@@ -14,8 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
+import nbdev.test
 import nbformat
 from execnb.nbio import loads, nb2str
 from nbclient import NotebookClient
@@ -144,7 +147,15 @@ def out_of_step(root=ROOT):
         return sorted((theirs.keys() | ours.keys()) - same)
 
 
+def test():
+    "What nbdev_test does, two at a time; figures have a quarter of its dots, and are thrown away as quickly."
+    nbdev.test.CaptureShell = partial(nbdev.test.CaptureShell, mpl_format="png")
+    nbdev.test.nbdev_test(n_workers=2, timing=True)
+
+
 def main(command, *names):
+    if command == "test":
+        return test()
     paths = [Path(name).resolve() for name in names] or notebooks()
     if command == "run":
         export(ROOT)
@@ -156,6 +167,6 @@ def main(command, *names):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] not in (["run"], ["clean"]):
+    if sys.argv[1:2] not in (["run"], ["clean"], ["test"]):
         sys.exit(__doc__)
     main(*sys.argv[1:])

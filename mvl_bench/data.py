@@ -41,14 +41,22 @@ def open_data(
     return Scenes(world or "all", split or "train", seed, img_size, things)
 
 
+_SAID: dict[tuple, tuple[str, ...]] = {}  # by drawn world; they never change
+
+
+def _first_said(source: Scenes) -> tuple[str, ...]:
+    "The first captions of a drawn world, made up once."
+    world = type(source), source.world, source.split, source.seed, source.things
+    if world not in _SAID:
+        _SAID[world] = tuple(source.captions(6_000))
+    return _SAID[world]
+
+
 def make_tokenizer(
     source,  # a source of pairs, with `captions`
     vocab_size: int = 4096,  # tokens at most, for data that is not drawn
 ):
     "The tokenizer that fits: every word of a drawn world, word pieces for written captions."
-    captions = islice(source.captions(), 6_000 if isinstance(source, Scenes) else 200_000)
-    return (
-        word_tokenizer(captions)
-        if isinstance(source, Scenes)
-        else piece_tokenizer(captions, vocab_size)
-    )
+    if isinstance(source, Scenes):
+        return word_tokenizer(_first_said(source))
+    return piece_tokenizer(islice(source.captions(), 200_000), vocab_size)

@@ -108,8 +108,7 @@ class GridEncoder(nn.Module):
     def __init__(self, name: str, img_size: tuple[int, int], patch_size: int, dim: int):
         super().__init__()
         self.name, self.img_size, self.patch_size = name, img_size, patch_size
-        net = self._pruned(timm_model(name, img_size))
-        self.net = net.to(memory_format=torch.channels_last)  # convolutions are quicker so
+        self.net = self._pruned(timm_model(name, img_size))
         for key, value in zip(("mean", "spread"), _shades(self.net)):
             self.register_buffer(key, value, persistent=False)
         self.grid = tuple(side // patch_size for side in img_size)
@@ -157,7 +156,7 @@ class GridEncoder(nn.Module):
 
     def _cells(self, x: Tensor) -> Tensor:  # (b c h w) in the network's units -> (b n channels)
         "Its features, cell by cell."
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=torch.channels_last)  # convolutions are quicker so
         (found,) = self.net.forward_intermediates(x, [self.level], intermediates_only=True)
         return found.flatten(2).transpose(1, 2)
 

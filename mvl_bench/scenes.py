@@ -172,18 +172,13 @@ def _draw_thing(chance: Random, world: str, novel: bool, taken: list[Thing]) -> 
     while True:
         sticker = chance.random() < WORLDS[world]
         name = chance.choice(tuple(stickers()) if sticker else SHAPES)
-        thing = Thing(
-            name,
-            None if sticker else chance.choice(tuple(COLOURS)),
-            chance.choice(tuple(SIZES)),
-            chance.choice(tuple(PLACES)),
-            (2 * chance.random() - 1, 2 * chance.random() - 1),
-        )
-        clash = any(
-            t.name == name or t.place == thing.place or (t.colour and t.colour == thing.colour)
-            for t in taken
-        )
-        if not clash and kept_out(thing) == novel:
+        colour = None if sticker else chance.choice(tuple(COLOURS))
+        size, place = chance.choice(tuple(SIZES)), chance.choice(tuple(PLACES))
+        shift = 2 * chance.random() - 1, 2 * chance.random() - 1
+        if any(t.name == name or t.place == place or t.colour == colour is not None for t in taken):
+            continue
+        thing = Thing(name, colour, size, place, shift)
+        if kept_out(thing) == novel:
             return thing
 
 

@@ -33,6 +33,7 @@ class Run:
     init: str = ""  # a checkpoint to begin from; "" = random weights
     mismatched: bool = False  # a control: every picture with another's caption
     shrink: float = 0.0  # largest share of its side that a picture loses, in half of the rows
+    augment: bool = False  # photographs are cut anew in each epoch, to 60 to 100 % of their area
     streaming: bool = False  # read Parquet files, WebDataset shards or a Hub's data set as a stream
     window: int = 512  # rows of a stream that are shuffled together; twice as many are in memory
     by_length: bool = False  # captions of like length share a batch, which leaves less padding
@@ -145,7 +146,7 @@ def command(run: Run) -> str:
     }
     changed |= {
         n: getattr(run, n)
-        for n in ("init", "mismatched", "shrink", "window", "by_length", "save_every", "workers")
+        for n in "init mismatched shrink augment window by_length save_every workers".split()
         if getattr(run, n) != getattr(default, n)
     }
     changed["precision"] = run.train.precision  # its default is this machine's

@@ -65,22 +65,16 @@ class Thing:
 
     def __post_init__(self):
         drawn = self.name in SHAPES
-        rules = [
-            (drawn or self.name in stickers(), f"{self.name!r} is neither a shape nor a sticker"),
-            (
-                self.colour in COLOURS or not drawn,
-                f"colour {self.colour!r} is not one of {', '.join(COLOURS)}",
-            ),
-            (
-                self.colour is None or drawn,
-                f"a sticker ({self.name}) cannot be painted {self.colour}",
-            ),
-            (self.size in SIZES, f"size {self.size!r} is not one of {', '.join(SIZES)}"),
-            (self.place in PLACES, f"place {self.place} is not a row and a column in 0..2"),
-        ]
-        for holds, message in rules:
-            if not holds:
-                raise UserError(message)
+        if not drawn and self.name not in stickers():
+            raise UserError(f"{self.name!r} is neither a shape nor a sticker")
+        if drawn and self.colour not in COLOURS:
+            raise UserError(f"colour {self.colour!r} is not one of {', '.join(COLOURS)}")
+        if not drawn and self.colour is not None:
+            raise UserError(f"a sticker ({self.name}) cannot be painted {self.colour}")
+        if self.size not in SIZES:
+            raise UserError(f"size {self.size!r} is not one of {', '.join(SIZES)}")
+        if self.place not in PLACES:
+            raise UserError(f"place {self.place} is not a row and a column in 0..2")
 
 # %% ../nbs/03_things.ipynb #b4c23c82
 def _outline(shape: str, side: int) -> Image.Image:

@@ -184,8 +184,8 @@ def test_a_race_goes_on_until_it_is_stopped(browser, url):
         page.get_by_text("Stopped before every seed had finished: no verdict.").wait_for()
         expect(stop).to_be_disabled()
         expect(start).to_be_enabled()
-        page.wait_for_timeout(2000)
+        page.wait_for_timeout(1000)
         last = seen.get_attribute("src")
-        page.wait_for_timeout(3000)
+        page.wait_for_timeout(1500)
         assert seen.get_attribute("src") == last
         assert page.get_by_text("Stopped before").count() == 1

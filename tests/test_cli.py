@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,9 @@ from test_contract import TOKENIZER, small
 from mvl_bench.checkpoints import load
 from mvl_bench.cli import main
 from mvl_bench.metrics import CONDITIONS
+from mvl_bench.runs import open_source
 from mvl_bench.saving import save
+from mvl_bench.settings import Run, command
 
 ROOT = Path(__file__).parents[1]
 COMMAND = Path(sys.executable).with_name("mvl-bench")
@@ -169,6 +172,7 @@ MISTAKES = [
     bad(TRAIN, "num_heads=5", "embed_dim 32", "num_heads 5"),
     bad(TRAIN, "image_ratio=1.5", "image_ratio 1.5"),
     bad(TRAIN, "shrink=1", "shrink 1.0", "under 1"),
+    bad(TRAIN, "augment=True", "augment cuts photographs", "scenes:shapes"),
     bad(TRAIN, "text_ratio=-1", "text_ratio -1"),
     bad(TRAIN, "absent_ratio=nan", "absent_ratio nan"),
     bad(TRAIN, "mask_at=x", "'x'"),
@@ -350,6 +354,16 @@ def test_a_run_that_is_shown_other_pairs_learns_other_weights(home, run, setting
     assert not getattr(model, part)[-1].weight.equal(getattr(true, part)[-1].weight)
 
 
+def test_photographs_are_cut_anew_in_each_epoch_where_asked(home):
+    asked = Run("run", data="pics")
+    plain, cut = (open_source(replace(asked, augment=way)) for way in (False, True))
+    seen = [[source.pair(0, epoch).image for epoch in (0, 1)] for source in (plain, cut)]
+    assert np.array_equal(*seen[0]) and not np.array_equal(*seen[1])
+    held = open_source(replace(asked, augment=True), held_out=True)
+    assert np.array_equal(held.pair(0, 1).image, seen[0][0])
+    assert "augment=True" in command(replace(asked, augment=True))
+
+
 def test_bf16_where_there_is_none_in_hardware_is_said(home, capfd, monkeypatch):
     monkeypatch.setattr("mvl_bench.runs.fastest", lambda: "fp32")
     assert main(changed(TRAIN, ["--out=slow", "--steps=1", "precision=bf16"])) == 0
@@ -510,8 +524,8 @@ def test_help_is_quick_and_loads_nothing_heavy():
         done, seconds = shell("--help")
         times.append(seconds)
         assert done.returncode == 0 and done.stderr == ""
-    for command in ("demo", "lab", "train", "evaluate", "reconstruct"):
-        assert command in done.stdout
+    for name in ("demo", "lab", "train", "evaluate", "reconstruct"):
+        assert name in done.stdout
     assert min(times) < 2, f"--help took {min(times):.1f} s"
     code = """
 import sys

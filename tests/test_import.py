@@ -22,7 +22,7 @@ import json
 print(json.dumps([seconds, sorted({{name.split(".")[0] for name in sys.modules}})]))
 """
 # a process with the heavy libraries in it forks for each module: as fresh as one of its own, and forty times as quick
-HEAVY = ["accelerate", "datasets", "matplotlib.pyplot", "sklearn.metrics", "timm", "torch"]
+HEAVY = "accelerate datasets matplotlib.pyplot nbformat sklearn.metrics timm torch".split()
 HEAVY += [f"transformers.models.{name}.modeling_{name}" for name in ("bert", "vilt")]
 FORKS = """
 import importlib, json, os, sys, traceback
@@ -30,6 +30,9 @@ names = sys.argv[1:]
 for library in names[: names.index("--")]:
     importlib.import_module(library)
 for module in names[names.index("--") + 1 :]:
+    if module.startswith("+"):
+        importlib.import_module(module[1:])
+        continue
     sys.stdout.flush()
     if os.fork() == 0:
         try:
@@ -67,7 +70,7 @@ def imported(module, path=notebooks.ROOT):
 
 
 def each_imported(modules, path=notebooks.ROOT, there=HEAVY):
-    "Packages that each module loads in a process of its own that has some, or what went wrong."
+    "Packages that each module loads in a process of its own that has some, or what went wrong; `+name` loads more from there on."
     command = [sys.executable, "-c", FORKS, *there, "--", *modules]
     done = subprocess.run(command, cwd=path, capture_output=True, text=True, check=True)
     return dict(map(json.loads, done.stdout.splitlines()))
@@ -77,10 +80,11 @@ def each_imported(modules, path=notebooks.ROOT, there=HEAVY):
 def every():
     "Every module, each imported in a process of its own; those of the apps may find UI packages there."
     apps = [name for name in MODULES if ORDER.get(name, 0) >= UI_FROM]
-    names = [f"{PACKAGE}.{name}" for name in MODULES if name not in apps]
-    return each_imported(names) | each_imported(
-        [f"{PACKAGE}.{name}" for name in apps], there=[*HEAVY, *sorted(UI)]
+    below, above = (
+        [f"{PACKAGE}.{name}" for name in MODULES if (name in apps) is there]
+        for there in (False, True)
     )
+    return each_imported(["timm", *below, *(f"+{name}" for name in sorted(UI)), *above])
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -144,6 +148,10 @@ def test_a_broken_or_heavy_module_is_found(tmp_path):
     (tmp_path / "broken.py").write_text("x = undefined")
     (tmp_path / "gradio.py").write_text("")
     (tmp_path / "heavy.py").write_text("import gradio")
-    found = each_imported(["broken", "heavy", "timm"], tmp_path)
+    found = each_imported(["broken", "heavy", "ast", "+gradio", "json"], tmp_path, there=["json"])
     assert "NameError" in found["broken"] and UI & {*found["heavy"]} == {"gradio"}
-    assert not UI & {*found["timm"]} and PACKAGE not in found["timm"]  # what forks holds neither
+    assert not UI & {*found["ast"]} and UI & {*found["json"]} == {"gradio"}
+
+
+def test_what_forks_holds_neither_a_ui_package_nor_ours(every):
+    assert not UI & {*every["timm"]} and PACKAGE not in every["timm"]

@@ -3,6 +3,7 @@
 import json
 import pickle
 import shlex
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -248,6 +249,22 @@ def test_trained_from_published_weights_and_loaded_without_them(
     assert json.loads(model.cfg.text_config)["model_type"] == "bert"
     code, said = run(capfd, TRAIN.replace("--steps 2", "--steps 2 --resume") + both)
     assert code == 0, said
+
+
+def test_a_published_cnn_that_learns_is_saved_and_goes_on(tmp_path, monkeypatch, capfd, sources):
+    "Stopped after two steps of four it ends with the same bytes as one that was not."
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.pth").symlink_to(sources.root / "net.pth")
+    asked = TRAIN.replace("--steps 2", "--steps 4 --resume") + (
+        "image_encoder=test_efficientnet image_weights=net.pth precision=fp32 save_every=2 warmup=0"
+    )
+    assert run(capfd, asked.replace("run", "straight").replace("--resume", ""))[0] == 0
+    shutil.copytree("straight", "run", ignore=shutil.ignore_patterns("step-00000004"))
+    assert run(capfd, asked)[0] == 0
+    ends = [read_weights(f"{out}/checkpoints/step-00000004/model.safetensors") for out in ("straight", "run")]  # fmt: skip
+    assert all(ends[0][k].equal(v) for k, v in ends[1].items())
+    begun = read_weights("net.pth")["their.0"]
+    assert not ends[1]["image_encoder.net.conv_stem.weight"].equal(begun)
 
 
 def test_slow_copies_begin_as_the_weights_that_were_put_in(tmp_path, monkeypatch, capfd, sources):

@@ -3,14 +3,19 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file
+
+from mvl_bench.cli import main
 
 SIZES = "embed_dim=24 num_heads=2 image_depth=1 text_depth=1 cross_depth=1 decoder_depth=1".split()
 ASKED = ["train", "--data", "scenes:shapes", "--steps", "6", "--set", *SIZES, "precision=fp32"]
@@ -21,21 +26,55 @@ MLIM += ["embed_dim=24", "num_heads=2", "depth=1", "precision=fp32", "batch_size
 MLIM += ["itm_weight=1", "warmup=1", "joint_masking=mam"]
 
 
-def begun(out, count: int, *more: str, asked=ASKED):
-    "The command in `count` processes on this machine, running."
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(count)] if count > 1 else []
-    words = [*torchrun, "-m", "mvl_bench", *asked, *more, "--out", str(out)]
+def with_torchrun(out, count: int, asked: list[str]):
+    "The command in `count` processes as a person starts them, running."
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(count), "-m", "mvl_bench"]
     said = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return subprocess.Popen(
-        [sys.executable, *words], env=dict(os.environ, OMP_NUM_THREADS="1"), **said
+        [sys.executable, *torchrun, *asked, "--out", str(out)],
+        env=dict(os.environ, OMP_NUM_THREADS="1"),
+        **said,
     )
 
 
+def forked(out, count: int, *more: str, asked=ASKED) -> list[int]:
+    "The command in `count` processes as `torchrun` starts them, but forked: all that they import is there already."
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = dict(WORLD_SIZE=f"{count}", MASTER_ADDR="127.0.0.1", MASTER_PORT=f"{port}")
+    return [
+        os.fork() or _be(out, where | dict(RANK=f"{rank}", LOCAL_RANK=f"{rank}"), [*asked, *more])
+        for rank in range(count)
+    ]
+
+
+def _be(out, where: dict, words: list[str]):
+    "What a forked process does: the command, with streams of its own; it does not come back."
+    try:
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(f"{out}.{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))
+        os.environ |= where
+        PartialState._reset_state()
+        torch.set_num_threads(1)
+        os._exit(main([*words, "--out", str(out)]))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def ended(pids: list[int], out):
+    "What processes said, when all have ended, and the code of one that failed."
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    said = (Path(f"{out}.{name}").read_text() for name in ("stdout", "stderr"))
+    return subprocess.CompletedProcess(pids, max(codes, key=abs), *said)
+
+
 def launched(out, count: int, *more: str, asked=ASKED):
-    "The command in `count` processes on this machine, when it has ended."
-    process = begun(out, count, *more, asked=asked)
-    stdout, stderr = process.communicate()
-    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+    "The command in `count` processes, when all have ended."
+    return ended(forked(out, count, *more, asked=asked), out)
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +147,12 @@ LONG = ["--steps", "100000", "--set", *SIZES, "batch_size=4", "log_every=1", "sa
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
     asked = ["train", "--data", "scenes:shapes", *LONG, "save_every=99999", "probe_every=0"]
-    run = begun(tmp_path / "run", 1, asked=asked)
+    (pid,) = forked(tmp_path / "run", 1, asked=asked)
     wait_for(tmp_path / "run", 4)
-    run.send_signal(number)
-    _, stderr = run.communicate(timeout=60)
-    last = stderr.strip().splitlines()[-1]
-    assert run.returncode == 128 + number and "Traceback" not in stderr
+    os.kill(pid, number)
+    done = ended([pid], tmp_path / "run")
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 128 + number and "Traceback" not in done.stderr
     assert "and saved; the same command with --resume goes on" in last
     (path,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert f"stopped at step {int(path.name.removeprefix('step-'))} and saved" in last
@@ -127,7 +166,7 @@ def children_of(pid: int) -> list[int]:
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
 def test_a_killed_process_ends_the_run_in_one_line_and_it_goes_on(tmp_path):
     asked = ["train", "--data", "scenes:shapes", *LONG]
-    run = begun(tmp_path / "run", 2, asked=asked)
+    run = with_torchrun(tmp_path / "run", 2, asked)
     wait_for(tmp_path / "run", 8)
     workers = children_of(run.pid)
     second = [p for p in workers if "\0RANK=1\0" in Path(f"/proc/{p}/environ").read_text()]
@@ -138,22 +177,19 @@ def test_a_killed_process_ends_the_run_in_one_line_and_it_goes_on(tmp_path):
     assert run.returncode and len(told) == 1, stderr[-3000:]
     assert "another process of this run is gone" in told[0] and "--resume goes on" in told[0]
     before = max((tmp_path / "run" / "checkpoints").glob("step-*")).name
-    again = begun(tmp_path / "run", 1, "--resume", asked=asked)
+    again = forked(tmp_path / "run", 1, "--resume", asked=asked)
     wait_for(tmp_path / "run", (tmp_path / "run" / "log.jsonl").read_text().count("\n") + 5)
-    again.send_signal(signal.SIGTERM)
-    again.communicate(timeout=60)
+    os.kill(again[0], signal.SIGTERM)
+    ended(again, tmp_path / "run")
     assert max((tmp_path / "run" / "checkpoints").glob("step-*")).name > before
 
 
-def test_a_loss_that_is_no_number_is_kept_and_gone_through_again(tmp_path):
+def test_a_loss_that_is_no_number_is_kept_and_gone_through_again(tmp_path, capsys):
     asked = ["train", "--data", "scenes:shapes", "--steps", "30", "--set", *SIZES, "batch_size=4"]
     asked += ["lr=1e30", "warmup=0", "precision=fp32", "optimizer=adamw", "probe_every=0"]
     done = launched(tmp_path / "run", 1, asked=asked)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert "stopped before the update" in last and "mvl-bench doctor" in last
-    told = subprocess.run(
-        [sys.executable, "-m", "mvl_bench", "doctor", str(tmp_path / "run")],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    assert "the first part whose answer is no number" in told
+    assert main(["doctor", str(tmp_path / "run")]) == 0
+    assert "the first part whose answer is no number" in capsys.readouterr().out
