@@ -8,13 +8,14 @@ __all__ = ['Finetune', 'Begun', 'apart', 'begin']
 # %% ../nbs/47_tuning.ipynb #5ab2a7a2
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from .checkpoints import MODELS, load
 from .core import Pair, UserError, pick_device, seed_torch
 from .heads import TaskConfig, TaskModel, unknown_words, with_words
 from .optim import TrainConfig
+from .pretrained import freeze
 from .runs import new_model
 from .settings import Run
 from .task_columns import Columns, user_columns
@@ -60,9 +61,9 @@ class Finetune:
                 f"look_every {self.look_every} is under 1 or choices {self.choices} under 2"
             )
         Run(self.out, self.model, self.preset)  # model and preset are known
-        if self.checkpoint and self.changes:
+        if self.checkpoint and (sizes := self.changes.keys() - {"frozen"}):
             raise UserError(
-                f"{', '.join(self.changes)} cannot change: --checkpoint has its own sizes"
+                f"{', '.join(sorted(sizes))} cannot change: --checkpoint has its own sizes"
             )
 
     @property
@@ -110,9 +111,21 @@ def apart(run: Finetune, source, ids: list[int]) -> list[int]:
     return [i for i in ids if not seen & source.hashes(i)]
 
 
+def _freeze(body, frozen: str) -> None:
+    "Say anew which encoders of a model do not learn."
+    if not hasattr(body.cfg, "frozen"):
+        raise UserError(
+            f"frozen {frozen!r}: {type(body).__name__} has no two encoders of which one could stay"
+        )
+    body.cfg = replace(body.cfg, frozen=frozen)
+    freeze(body.encoders, frozen)
+
+
 def begin(run: Finetune) -> Begun:
     "Data, model with a head, and the two parts of the training data."
     body = load(run.checkpoint) if run.checkpoint else None
+    if body and "frozen" in run.changes:
+        _freeze(body, run.changes["frozen"])
     if body and not any(p.requires_grad for p in body.parameters()):
         raise UserError(f"checkpoint {run.checkpoint!r} has no weights that could learn")
     preset = MODELS[run.model][1][run.preset]()
