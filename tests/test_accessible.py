@@ -19,7 +19,7 @@ def test_in_every_tab(browser, url, theme):
         found = {}
         for name in names:
             page.get_by_role("tab", name=name, exact=True).click()
-            page.wait_for_timeout(250)
+            page.wait_for_timeout(600)
             page.wait_for_function(
                 f"() => ![...document.querySelectorAll('{BUSY}')].some(e => e.checkVisibility())",
                 timeout=60_000,

@@ -45,6 +45,15 @@ def run(page, cell):
     return book.locator(".jp-OutputArea-output").last
 
 
+def typed(page, part, text):
+    "Type a word when Python is at rest, and until it has it: a click would overtake what waits for a busy kernel."
+    rest = page.get_by_text("| Idle").first
+    rest.wait_for()
+    part.get_by_placeholder("the word that stands there").fill(text)
+    page.wait_for_timeout(300)
+    rest.wait_for()
+
+
 def keep(part, name):
     "A picture for people to look at, where asked for."
     if SHOTS:
@@ -75,10 +84,10 @@ def drive_player(page, part, theme):
     with redrawn(page, part):
         part.get_by_label("order").select_option(index=1)
     expect(said).to_contain_text("The beginning.", timeout=60_000)  # it comes after the picture
-    part.get_by_placeholder("the word that stands there").fill("purple")
+    typed(page, part, "purple")
     with redrawn(page, part):  # at the first hidden word, which the menu shows
         part.get_by_role("button", name="pin", exact=True).click()
-    part.get_by_placeholder("the word that stands there").fill("zebra stripes")
+    typed(page, part, "zebra stripes")
     part.get_by_role("button", name="pin", exact=True).click()
     page.wait_for_function("e => /zebra/.test(e.textContent)", arg=said.element_handle())
 
