@@ -111,9 +111,8 @@ def open_source(run: Run, held_out: bool = False):
     if run.augment and is_drawn(run.data):
         raise UserError(f"augment cuts photographs; {run.data} draws a new scene each time")
     split = "val" if held_out and is_drawn(run.data) else run.split
-    columns = dict(image_column=run.image_column, caption_column=run.caption_column)
-    options = dict(columns, seed=run.train.seed, streaming=run.streaming)
-    source = open_data(run.data, image_size(run), split, **options)
+    columns = {n: getattr(run, n) for n in ("image_column", "caption_column", "streaming")}
+    source = open_data(run.data, image_size(run), split, run.train.seed, **columns)
     source.by_length, source.window = run.by_length, run.window
     source.augment = run.augment and not held_out
     return source
