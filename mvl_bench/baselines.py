@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .contrast import is_negative, match_pairs
 from .core import Batch, Masks, noise
-from .losses import recon
+from .losses import focus, recon
 from .patches import patchify
 
 # %% ../nbs/27_baselines.ipynb #1d91822a
@@ -135,10 +135,11 @@ def _pixels(baselines: Baselines, batch: Batch, views: tuple[Masks, ...], cfg) -
         return view.has_image[:, None].expand_as(view.image_mask) if whole else view.image_mask
 
     shown, found = [view for view in views if view.image_mask.any()], {}
+    counts = focus(truth, getattr(cfg, "recon_focus", 0.0))
     for name, paint in painters.items() if shown else ():
-        pairs = [(paint(view)[area(view)], truth[area(view)]) for view in shown]
-        guess, target = (torch.cat(part) for part in zip(*pairs))
-        found[f"recon {name}"] = recon(guess, target, cfg.recon_kind).item()
+        scored = [[x[area(view)] for x in (paint(view), truth, counts)] for view in shown]
+        guess, target, weights = (torch.cat(part) for part in zip(*scored))
+        found[f"recon {name}"] = recon(guess, target, cfg.recon_kind, weights=weights).item()
     return found
 
 

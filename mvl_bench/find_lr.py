@@ -39,8 +39,7 @@ def find_lr(
     state, model = torch.get_rng_state(), deepcopy(model)
     plain = replace(cfg, warmup=0, steps=10**9, accumulate=1)  # the rate is what it is told to be
     optimizer, tried, first, mean = make_optimizer(model, plain), [], {}, None
-    begin = ("blind_steps", "squared_steps")
-    after = max(getattr(model.cfg, n, 0) for n in begin)  # as it is trained for the most part
+    after = getattr(model.cfg, "blind_steps", 0)  # as it is trained for the most part
     masking = with_scores(model.cfg.at(after).masking(), model)
     for i, (batch, epoch) in zip(range(steps), batches):
         lr = lowest * (highest / lowest) ** (i / max(1, steps - 1))

@@ -7,14 +7,13 @@ __all__ = ['NEVER', 'IdealConfig', 'IdealObserver', 'floor_losses']
 
 # %% ../nbs/31_ideal.ipynb #f28d4807
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .core import BOTH, Batch, Masks, Output, UserError
-from .losses import mlm, recon
+from .losses import focus, mlm, recon
 from .masking import Masking
 from .patches import grid_of, patchify
 from .text import word_tokenizer
@@ -32,12 +31,15 @@ class IdealConfig:
     vocab_size: int = 0  # words of the tokenizer; 0 = of its own
     max_words: int = 24  # longest caption, special tokens included
     answer: str = "mean"  # pixels: the mean, best for squared errors, or the median, for absolute
+    focus: float = 0.0  # errors count more by this for lying 1 from their picture's mean colour
 
     def __post_init__(self):
         if self.world not in KNOWN:
             raise UserError(f"world {self.world!r} is not one of {', '.join(KNOWN)}")
         if self.answer not in ("mean", "median"):
             raise UserError(f"answer {self.answer!r} is neither mean nor median")
+        if self.focus < 0:
+            raise UserError(f"focus {self.focus} is not a number from 0 up")
         grid_of(self.img_size, self.patch_size)
 
     @property
@@ -184,17 +186,27 @@ class IdealObserver(nn.Module):
             some = chance.nonzero()[:, 0]
             for place in masks.image_mask[row].nonzero()[:, 0]:
                 kinds, which = self.of_picture[some, place].unique(return_inverse=True)
-                weight = chance.new_zeros(len(kinds)).index_add_(0, which, chance[some])
+                counts = self._counts(some, place) * chance[some][:, None]
+                weight = counts.new_zeros(len(kinds), counts.shape[1]).index_add_(0, which, counts)
                 painted[row, place] = self._middle(self.patches[kinds], weight)
         return painted
 
-    def _middle(self, patches: Tensor, weight: Tensor) -> Tensor:  # (k p*p*3), (k) -> (p*p*3)
-        "The mean or the median of some patches, in 0..1."
+    def _counts(self, pictures: Tensor, place: Tensor) -> Tensor:  # (k), () -> (k p*p*3) or (k 1)
+        "What an error of each value of a patch counts, in each of these pictures."
+        if not self.cfg.focus:
+            return torch.ones(len(pictures), 1, dtype=torch.float64, device=pictures.device)
+        patches = self.prototypes[self.of_picture[pictures, place]]
+        mean = self.pictures[pictures].float().mean((1, 2)) / 255
+        return focus(patches[:, None], self.cfg.focus, mean)[:, 0].double()
+
+    def _middle(self, patches: Tensor, weight: Tensor) -> Tensor:
+        "The mean or the median in 0..1 (p*p*3) of some patches (k p*p*3) by their weights (k p*p*3) or (k 1)."
+        whole = weight.sum(0)
         if self.cfg.answer == "mean":
-            return weight.float() @ patches.float() / 255
+            return (weight * patches).sum(0).div(whole * 255).float()
         share = weight.new_zeros(256, patches.shape[1])
-        share.scatter_add_(0, patches.long(), weight[:, None].expand(patches.shape))
-        return (share.cumsum(0) >= 0.5 - 1e-9).double().argmax(0).float() / 255
+        share.scatter_add_(0, patches.long(), weight.expand(patches.shape))
+        return (share.cumsum(0) >= whole / 2 - 1e-9).double().argmax(0).float() / 255
 
     def _words(self, chances: Tensor, batch: Batch) -> Tensor:  # (b k) of pairs -> (b t v)
         "Log chance of every word at every position."
@@ -225,8 +237,10 @@ def floor_losses(
     "What the ideal observer scores on each loss over what is hidden, by the names that a plot shows."
     sizes = dict(img_size=tuple(cfg.img_size), patch_size=cfg.patch_size)
     answer = "median" if cfg.recon_kind == "l1" else "mean"
-    ideal = IdealObserver(IdealConfig(world, **sizes, answer=answer), tokenizer)
+    strength = getattr(cfg, "recon_focus", 0.0)
+    ideal = IdealObserver(IdealConfig(world, **sizes, answer=answer, focus=strength), tokenizer)
     found, true = dict(mlm=[], recon=[]), patchify(batch.images, cfg.patch_size)
+    counts = focus(true, strength)
     for masks in views:
         if masks.text_mask.any():
             logits = ideal(batch, masks).word_logits[masks.text_mask]
@@ -236,8 +250,9 @@ def floor_losses(
             if cfg.recon_kind == "nats":
                 found["recon"].append((ideal.patch_nats(batch, masks)[hidden],))
             else:
-                found["recon"].append((ideal(batch, masks).pixels[hidden], true[hidden]))
-    score = dict(mlm=mlm, recon=partial(recon, kind=cfg.recon_kind))
+                painted = ideal(batch, masks).pixels
+                found["recon"].append([x[hidden] for x in (painted, true, counts)])
+    score = dict(mlm=mlm, recon=lambda *x: recon(*x[:2], cfg.recon_kind, weights=x[2]))
     if cfg.recon_kind == "nats":
         score["recon"] = torch.mean
     joined = {n: [torch.cat(x) for x in zip(*some)] for n, some in found.items() if some}

@@ -17,7 +17,7 @@ from .contrast import Contrast, itm, match_pairs, similarity
 from .core import BOTH, Batch, Features, Losses, Masks, Output, noise, view
 from .distributed import gather_rows, processes
 from .layers import CrossEncoder, DecoderBlock, or_absent
-from .losses import mlm, recon
+from .losses import focus, mlm, recon
 from mvl_bench.maskvlm_config import (  # noqa: F401, to be had from here too
     PRESETS,
     MaskVLMConfig,
@@ -247,17 +247,18 @@ class MaskVLM(nn.Module, Saved):
             encoded.append(or_absent(*whole[name], present, absent))
         return encoded
 
-    def _recon(self, batch: Batch, masks: Masks, image, text) -> tuple[Tensor, Tensor]:
-        "Rebuilt and true pixels of the hidden patches."
+    def _recon(self, batch: Batch, masks: Masks, image, text) -> tuple[Tensor, Tensor, Tensor]:
+        "Rebuilt and true pixels of the hidden patches, and what each counts."
         places, rows = asked = pieces(F.pad(masks.image_mask, (1, 0)))
         x = self.fuse_image(masks, image, text, None, asked)
         beside = text if rows is None else [part.index_select(0, rows) for part in text]
         rebuilt = kept(self.decode_image(x, beside), places)
-        return rebuilt, patchify(batch.images, self.cfg.patch_size)[masks.image_mask]
+        truth, hidden = patchify(batch.images, self.cfg.patch_size), masks.image_mask
+        return rebuilt, truth[hidden], focus(truth, self.cfg.recon_focus)[hidden]
 
-    def score_patches(self, rebuilt: Tensor, truth: Tensor, kind: str) -> Tensor:
+    def score_patches(self, rebuilt: Tensor, truth: Tensor, weights: Tensor, kind: str) -> Tensor:
         "The loss of hidden patches."
-        return recon(rebuilt, truth, kind)
+        return recon(rebuilt, truth, kind, weights=weights)
 
     def _mlm(self, batch: Batch, masks: Masks, image, text) -> tuple[Tensor, Tensor]:
         "Scores at the hidden words, and the words that were there."

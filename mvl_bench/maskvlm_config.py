@@ -17,7 +17,7 @@ from .strategies import blinded, hides, masking_of
 # %% ../nbs/30_maskvlm_config.ipynb #54667213
 LEAST = dict(  # smallest value of each number
     vocab_size=6, max_words=3, pad_id=0, mask_id=0, embed_dim=4, num_heads=1, image_depth=1, text_depth=1,
-    cross_depth=0, decoder_depth=0, pixel_hidden=0, blind_steps=0, squared_steps=0, blind_weight=1e-6, pixel_mean=0.0, pixel_std=0.01, mlm_weight=0.0, recon_weight=0.0,
+    cross_depth=0, decoder_depth=0, pixel_hidden=0, blind_steps=0, blind_weight=1e-6, pixel_mean=0.0, pixel_std=0.01, mlm_weight=0.0, recon_weight=0.0, recon_focus=0.0,
     itc_weight=0.0, itm_weight=0.0, proj_dim=1, queue_size=0, momentum=0.0, easy_share=0.0,
 )  # fmt: skip
 
@@ -67,9 +67,11 @@ class MaskVLMConfig:
     vary: float = 0.0  # share of training rows whose ratios and squares are drawn anew
     box_ratio: float = 0.0  # share of training rows in which one thing's box is hidden, no squares
     blind_steps: int = 0  # first steps: the whole picture is hidden, errors of pixels are squared
-    squared_steps: int = 0  # first steps: errors of pixels are squared, whatever is hidden
-    blind_weight: float = 100.0  # weight of the pixel loss in all these steps
+    blind_weight: float = 100.0  # weight of the pixel loss in these steps
     recon_kind: str = "l1"  # error of pixels: l1 as in the paper, l2 or sse
+    recon_focus: float = (
+        0.0  # how much more a pixel counts for lying 1 from its picture's mean colour
+    )
     mlm_weight: float = 1.0  # weight of the word loss
     recon_weight: float = 1.0  # weight of the pixel loss
     itc_weight: float = 0.0  # weight of contrast: whose caption is it, among many?
@@ -118,10 +120,10 @@ class MaskVLMConfig:
 
     def at(self, step: int) -> "MaskVLMConfig":
         "The config as one step of training goes by it, counted from 0: blind and squared at first."
-        if step >= max(self.blind_steps, self.squared_steps) or not self.recon_weight:
+        if step >= self.blind_steps or not self.recon_weight:
             return self
-        blind = blinded(self) if step < self.blind_steps else {}
-        return replace(self, **blind, recon_kind="l2", recon_weight=self.blind_weight)
+        squared = dict(recon_kind="l2", recon_weight=self.blind_weight, recon_focus=0.0)
+        return replace(self, **blinded(self), **squared)
 
     def masking(self) -> Masking:
         "The strategy that hides parts of a batch in training."
@@ -142,8 +144,8 @@ def maskvlm_tiny() -> MaskVLMConfig:
 def maskvlm_mini() -> MaskVLMConfig:
     "64 px, one block a modality: learns drawn shapes in minutes."
     sizes = dict(image_depth=1, text_depth=1)
-    begin = dict(blind_steps=0, squared_steps=200, recon_weight=30.0)
-    return replace(maskvlm_tiny(), **sizes, **begin, box_ratio=1.0)
+    learns = dict(blind_steps=0, recon_weight=30.0, recon_focus=4.0)
+    return replace(maskvlm_tiny(), **sizes, **learns, box_ratio=1.0)
 
 
 def maskvlm_small() -> MaskVLMConfig:

@@ -33,10 +33,9 @@ class ReaderConfig(MaskVLMConfig):
             raise UserError(
                 f"the patches of {self.world!r} cannot be named: the worlds are {', '.join(KNOWN)}"
             )
-        if self.blind_steps:
-            raise UserError(
-                f"blind_steps {self.blind_steps}: squared errors need pixels, not names"
-            )
+        for name in ("blind_steps", "recon_focus"):
+            if getattr(self, name):
+                raise UserError(f"{name} {getattr(self, name)}: it needs pixels, not names")
 
     def trivial_recon(self, batch: Batch, views: tuple[Masks, ...]) -> dict[str, float]:
         "Nats a hidden patch of one who knows how frequent each prototype is at each place."
@@ -83,8 +82,8 @@ class PatchReader(MaskVLM):
             x = block(x, *text)
         return self.to_pixels(x).float()
 
-    def score_patches(self, rebuilt: Tensor, truth: Tensor, kind: str) -> Tensor:
-        "Nats per hidden patch."
+    def score_patches(self, rebuilt: Tensor, truth: Tensor, weights: Tensor, kind: str) -> Tensor:
+        "Nats per hidden patch; all count alike."
         return F.cross_entropy(rebuilt, numbers_of(truth, self.prototypes))
 
     def numbers_of(self, images: Tensor) -> Tensor:  # (b 3 h w) -> (b n)
@@ -125,7 +124,7 @@ def reader_tiny() -> ReaderConfig:
 def _reader(cfg: MaskVLMConfig) -> ReaderConfig:
     "The same sizes, read out as prototypes, and every share hidden."
     hides = dict(joint_masking="any", mask_size=8, absent_ratio=0.3, vary=0.0, box_ratio=0.0)
-    begin = dict(blind_steps=0, squared_steps=0)
+    begin = dict(blind_steps=0, recon_focus=0.0)
     sizes = dict(vars(cfg), img_size=(48, 48), pixel_hidden=0, recon_weight=1.0) | begin
     return ReaderConfig(**sizes | hides | dict(recon_kind="nats"))
 

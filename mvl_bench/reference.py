@@ -18,7 +18,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 from .contrast import Contrast, itm, match_pairs, similarity
 from .core import Batch, Losses, Masks, noise
 from .encoders import key_mask
-from .losses import recon
+from .losses import focus, recon
 from .maskvlm import MaskVLM, MaskVLMConfig
 from .patches import patchify
 
@@ -176,7 +176,8 @@ class Reference(nn.Module):
         fused = self.image_cross(x, torch.ones_like(image[1]), *text)[:, 1:]
         painted = self.to_pixels(self.image_decoder(fused, *text)).float() + 0.5
         truth, hidden = patchify(batch.images, self.cfg.patch_size), masks.image_mask
-        return recon(painted[hidden], truth[hidden], self.cfg.recon_kind)
+        weights = focus(truth, self.cfg.recon_focus)[hidden]
+        return recon(painted[hidden], truth[hidden], self.cfg.recon_kind, weights=weights)
 
     def _itm(self, vectors, sides: list, ids: Tensor, key: tuple) -> tuple[Tensor, int]:
         "True and wrong pairs, each through both cross encoders in full."

@@ -86,9 +86,9 @@ def card(
 def renamed(
     values: dict,  # fields of a config, from JSON
 ) -> dict:
-    "The same fields as they are called now: `at_once` and MLIM's `aware` have become names of `joint_masking`."
+    "The same fields as they are called now: `at_once` and MLIM's `aware` are names of `joint_masking`, `squared_steps` is gone."
     old = dict(at_once={False: "one", True: "both"}, aware={False: "both", True: "mam"})
-    rest = {name: value for name, value in values.items() if name not in old}
+    rest = {name: value for name, value in values.items() if name not in (*old, "squared_steps")}
     for name in old.keys() & values.keys():
         rest["joint_masking"] = old[name][values[name]]
     return rest

@@ -74,7 +74,7 @@ def some_batch(size=12):
     [
         ("tiny", {}),
         ("small", {}),
-        ("tiny", dict(vary=0.0, box_ratio=0.0, absent_ratio=0.0)),
+        ("tiny", dict(vary=0.0, box_ratio=0.0, absent_ratio=0.0, recon_focus=2.0)),
         ("tiny", dict(absent_ratio=0.6, decoder_depth=0, recon_kind="l2", easy_share=1.0)),
     ],
 )

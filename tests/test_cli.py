@@ -190,6 +190,7 @@ MISTAKES = [
     bad(TRAIN, "workers=-1", "workers",),
     bad(TRAIN, "beta2=2", "beta2",),
     bad(TRAIN, "recon_weight=nan", "recon_weight",),
+    bad(TRAIN, "recon_focus=-1", "recon_focus",),
     bad(TRAIN, "lr=inf", "lr",),
     bad(TRAIN, "image_ratio=0 & text_ratio=0 & vary=0", "ratio",),
     bad(TRAIN, "text_arch=abacus", "text_arch",),

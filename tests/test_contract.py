@@ -59,6 +59,7 @@ VARIANTS = dict(
         "pixels only": dict(mlm_weight=0.0),
         "l1, ratios vary": dict(recon_kind="l1", vary=1.0),
         "sse": dict(recon_kind="sse"),
+        "l1, focused": dict(recon_focus=2.0),
         "encoders by name": dict(image_encoder="test_efficientnet", text_config=NAMED_TEXT),
         "four losses": dict(itc_weight=1.0, itm_weight=1.0, proj_dim=16, momentum=0.5),
     },
@@ -322,9 +323,11 @@ def check_losses_repeat(model, batch, views):
     assert before.keys() == after.keys() and all(before[k].equal(after[k]) for k in before)
 
 
-def pixel_error(error, kind):
-    "The error of pixels by its name, written out."
-    return dict(l1=error.abs(), l2=error**2, sse=3 * error**2)[kind].mean()
+def pixel_error(error, kind, patch, picture, focus):
+    "The error of pixels by its name, each weighed by its distance from its picture's mean colour, written out."
+    far = (patch.reshape(-1, 3) - picture.mean((1, 2))).abs().mean(1)
+    counts = (1 + focus * far).repeat_interleave(3)
+    return (dict(l1=error.abs(), l2=error**2, sse=3 * error**2)[kind] * counts).mean()
 
 
 @torch.no_grad()
@@ -355,7 +358,11 @@ def check_losses_agree(model, batch, views):
             if kind == "nats":
                 errors += named_errors(model, batch, masks)
             else:
-                errors += [pixel_error(error[b, i], kind) for b, i in area.nonzero()]
+                focus = getattr(model.cfg, "recon_focus", 0.0)
+                errors += [
+                    pixel_error(error[b, i], kind, truth[b, i], batch.images[b], focus)
+                    for b, i in area.nonzero()
+                ]
         if logits is not None:
             chance = logits.softmax(-1)
             nats += [

@@ -117,7 +117,6 @@ def test_a_run_on_a_known_world_knows_its_floor(tmp_path):
     out = tmp_path / "run"
     settings = [
         "steps=3",
-        "squared_steps=0",
         "batch_size=8",
         "probe_every=0",
         "log_every=1",
