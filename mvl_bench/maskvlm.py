@@ -213,10 +213,8 @@ class MaskVLM(nn.Module, Saved):
         "ITM of the pairs of this process, with hard negatives from all; the loss, and the pairs it is a mean of."
         own = [*sides, batch.item[rows], *(part.detach() for part in vectors)]
         (x, see, y, read, item, *alike), mine = gather_rows(own, rows)
-        logits = torch.zeros(
-            len(item), len(item), device=item.device
-        )  # without ITC all are as alike
-        if alike:
+        logits = torch.zeros(len(item), len(item), device=item.device)
+        if alike:  # without ITC all pairs are
             logits = similarity(*alike, self.contrast.temperature).detach()
         lots = noise((*key, "negatives"), batch.ids[rows], 2).to(item.device)
         pairs, others, matched = match_pairs(logits, item, lots, self.cfg.easy_share, mine)

@@ -323,11 +323,12 @@ def check_losses_repeat(model, batch, views):
     assert before.keys() == after.keys() and all(before[k].equal(after[k]) for k in before)
 
 
-def pixel_error(error, kind, patch, picture, focus):
+def pixel_error(cfg, error, patch, picture):
     "The error of pixels by its name, each weighed by its distance from its picture's mean colour, written out."
     far = (patch.reshape(-1, 3) - picture.mean((1, 2))).abs().mean(1)
-    counts = (1 + focus * far).repeat_interleave(3)
-    return (dict(l1=error.abs(), l2=error**2, sse=3 * error**2)[kind] * counts).mean()
+    counts = (1 + getattr(cfg, "recon_focus", 0.0) * far).repeat_interleave(3)
+    kinds = dict(l1=error.abs(), l2=error**2, sse=3 * error**2)
+    return (kinds[getattr(cfg, "recon_kind", "l1")] * counts).mean()
 
 
 @torch.no_grad()
@@ -350,19 +351,16 @@ def check_losses_agree(model, batch, views):
     for masks in views:
         pixels, logits, _ = model(batch, masks)
         if pixels is not None:
-            kind = getattr(model.cfg, "recon_kind", "l1")
             error = pixels - truth
             area = masks.image_mask
             if whole and area.any():
                 area = masks.has_image[:, None].expand_as(area)
-            if kind == "nats":
+            if getattr(model.cfg, "recon_kind", "") == "nats":
                 errors += named_errors(model, batch, masks)
             else:
-                focus = getattr(model.cfg, "recon_focus", 0.0)
-                errors += [
-                    pixel_error(error[b, i], kind, truth[b, i], batch.images[b], focus)
-                    for b, i in area.nonzero()
-                ]
+                for b, i in area.nonzero():
+                    patch = truth[b, i], batch.images[b]
+                    errors.append(pixel_error(model.cfg, error[b, i], *patch))
         if logits is not None:
             chance = logits.softmax(-1)
             nats += [
