@@ -35,7 +35,9 @@ class ReaderConfig(MaskVLMConfig):
             )
         for name in ("blind_steps", "recon_focus"):
             if getattr(self, name):
-                raise UserError(f"{name} {getattr(self, name)}: it needs pixels, not names")
+                raise UserError(
+                    f"{name} {getattr(self, name)} is for pixels; this model names patches"
+                )
 
     def trivial_recon(self, batch: Batch, views: tuple[Masks, ...]) -> dict[str, float]:
         "Nats a hidden patch of one who knows how frequent each prototype is at each place."

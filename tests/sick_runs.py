@@ -55,9 +55,9 @@ def swapped(self, batch, masks):
     )
 
 
-def deaf(self, masks, image, text, weights=None):
+def deaf(self, masks, image, text, *rest):
     "The caption is not read in painting."
-    return FUSE(self, masks, image, (torch.zeros_like(text[0]), text[1]), weights)
+    return FUSE(self, masks, image, (torch.zeros_like(text[0]), text[1]), *rest)
 
 
 class Alike(Scenes):
