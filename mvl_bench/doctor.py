@@ -136,6 +136,8 @@ def look_at_gaps(
             verdict = "trouble" if loss == "mlm" and not early else "note"
             told = f"{what} is no harder without the {other}: {span}"
             told += f"; {steps} steps are few, it may still come" * early
+            fits = loss == "recon" and getattr(model.cfg, "box_ratio", 0) == 1
+            told += "; all holes of its training fit a thing, these are squares anywhere" * fits
         found.append(Finding(verdict, f"{loss} gap", told))
     return found
 
