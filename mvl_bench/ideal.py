@@ -76,6 +76,7 @@ class IdealObserver(nn.Module):
         keep = dict(
             pictures=world.pictures, patches=kinds.patches, of_picture=kinds.of_picture,
             captions=rows, picture=world.picture, text=world.text,
+            means=world.pictures.mean((1, 2), dtype=np.float32) / 255,
         )  # fmt: skip
         for name, values in keep.items():
             self.register_buffer(name, torch.as_tensor(np.asarray(values)), persistent=False)
@@ -195,9 +196,8 @@ class IdealObserver(nn.Module):
         "What an error of each value of a patch counts, in each of these pictures."
         if not self.cfg.focus:
             return torch.ones(len(pictures), 1, dtype=torch.float64, device=pictures.device)
-        patches = self.prototypes[self.of_picture[pictures, place]]
-        mean = self.pictures[pictures].float().mean((1, 2)) / 255
-        return focus(patches[:, None], self.cfg.focus, mean)[:, 0].double()
+        patches = self.patches[self.of_picture[pictures, place]].float() / 255
+        return focus(patches[:, None], self.cfg.focus, self.means[pictures])[:, 0].double()
 
     def _middle(self, patches: Tensor, weight: Tensor) -> Tensor:
         "The mean or the median in 0..1 (p*p*3) of some patches (k p*p*3) by their weights (k p*p*3) or (k 1)."
