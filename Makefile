@@ -29,7 +29,7 @@ test: setup ## check notebooks and library, run every notebook, run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python .ci/notebooks.py test
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests --ignore=tests/test_notebooks.py $(ARGS)
 
-notebooks: setup ## export, run and clean notebooks in place: make notebooks NB=nbs/10_masking.ipynb (default: all)
+notebooks: setup ## export, run and clean notebooks in place: make notebooks NB=nbs/masking/00_base.ipynb (default: all)
 	$(BIN)/python .ci/notebooks.py run $(NB)
 
 docs: setup ## build the site in _docs and check its links

@@ -18,12 +18,12 @@ def words(key):
 
 
 class BuildWithData(build_py):
-    "Copies `data/`, studies' results aside, to `mvl_bench/data` of the wheel, never into the source tree."
+    "Copies `data/`, studies' results aside, to `mvl_bench/assets` of the wheel, never into the source tree."
 
     def run(self):
         super().run()
         if not self.editable_mode and Path("data").is_dir():
-            target = Path(self.build_lib, settings["lib_name"], "data")
+            target = Path(self.build_lib, settings["lib_name"], "assets")
             shutil.rmtree(target, ignore_errors=True)  # left by an earlier build
             skip = shutil.ignore_patterns("results", ".*")
             shutil.copytree("data", target, ignore=skip)
@@ -41,7 +41,7 @@ setup(
     classifiers=["Programming Language :: Python :: 3"],
     python_requires=">=" + settings["min_python"],
     packages=find_packages(include=[settings["lib_name"], settings["lib_name"] + ".*"]),
-    package_data={settings["lib_name"]: ["board/**"]},
+    package_data={settings["lib_name"]: ["apps/board/static/**"]},
     install_requires=words("requirements"),
     extras_require={"dev": words("dev_requirements"), "easy-vqa": words("easy_vqa_requirements")},
     long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",

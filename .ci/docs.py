@@ -26,8 +26,25 @@ from nbdev.config import get_config
 from notebooks import ROOT, notebooks
 from pages import page_source, without_number
 
-LIBRARY = ["Data", "Masking and pictures", "Parts", "Models", "Train and measure", "Apps"]
-FOLDERS = {"tutorials": "Tutorials", "studies": "Studies"}
+# folders of nbs/ in the order of the sidebar, and their titles; notebooks beside the folders are "Core"
+FOLDERS = {
+    "tutorials": "Tutorials",
+    "guides": "Guides",
+    "": "Core",
+    "data": "Data",
+    "masking": "Masking",
+    "models": "Models",
+    "inference": "Inference",
+    "evaluation": "Evaluation",
+    "viz": "Visualisation",
+    "training": "Training",
+    "benchmarks": "Benchmarks",
+    "apps/board": "Board",
+    "apps/web": "Web app",
+    "apps/widgets": "Widgets",
+    "apps/cli": "Command line",
+    "studies": "Studies",
+}
 MARK = "    # From here on written by .ci/docs.py, from the notebooks that are there.\n"
 BESIDE = {".css", ".svg", ".png", ".jpg", ".gif", ".webp"}
 CDN = re.compile(r'<(?:link|script)[^>]*"https://cdn\.jsdelivr\.net/npm/katex[^>]*>(?:</script>)?')
@@ -35,15 +52,15 @@ CDN = re.compile(r'<(?:link|script)[^>]*"https://cdn\.jsdelivr\.net/npm/katex[^>
 
 def section_of(path):
     "Title of the sidebar's section for a notebook, None for a page of its own."
-    if "/" in path:
-        folder = path.split("/")[0]
-        return FOLDERS.get(folder, folder.replace("_", " ").capitalize())
-    return LIBRARY[int(path[0])] if re.match(r"[0-5]\d", path) else None
+    folder, _, name = path.rpartition("/")
+    if not folder and not re.match(r"\d", name):
+        return None
+    return FOLDERS.get(folder, folder.replace("_", " ").capitalize())
 
 
 def sidebar(paths):
     "The sidebar's contents for notebooks at `paths` under nbs/: home, tutorials, the library, studies."
-    sections = {title: [] for title in (None, "Tutorials", *LIBRARY, "Studies")}
+    sections = {title: [] for title in (None, *FOLDERS.values())}
     for path in sorted(paths, key=lambda path: (path != "index.ipynb", path)):
         sections.setdefault(section_of(path), []).append(path)
     pages = sections.pop(None)

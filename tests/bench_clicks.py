@@ -16,8 +16,8 @@ from chromium import CHROMIUM, FLAGS, tab
 from jupyter import serving
 from playwright.sync_api import sync_playwright
 
-from mvl_bench import app
-from mvl_bench.checkpoints import load
+from mvl_bench.apps.web import app
+from mvl_bench.models.checkpoints import load
 
 CLICK = """place => new Promise(done => {
   const board = document.querySelector('.mb'), cell = board.querySelectorAll('.mb-cell')[place], box = cell.getBoundingClientRect();
@@ -50,7 +50,9 @@ def in_app(chromium) -> dict:
 
 def in_notebook(chromium) -> dict:
     "In the output of a cell in JupyterLab."
-    cell = nbformat.v4.new_code_cell("from mvl_bench.widgets import MaskBoard\n\nMaskBoard()")
+    cell = nbformat.v4.new_code_cell(
+        "from mvl_bench.apps.widgets.board import MaskBoard\n\nMaskBoard()"
+    )
     book = nbformat.v4.new_notebook(cells=[cell])
     book.metadata.kernelspec = dict(name="python3", display_name="python3", language="python")
     with tempfile.TemporaryDirectory() as folder:

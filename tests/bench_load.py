@@ -17,7 +17,7 @@ from chromium import CHROMIUM, FLAGS, tab
 from gradio_client import Client
 from playwright.sync_api import sync_playwright
 
-from mvl_bench.compact import read_places, write_places
+from mvl_bench.apps.board.codec import read_places, write_places
 
 PEOPLE = 31  # and one in a real browser
 PAUSE = 1.0  # seconds that a person looks at an answer, on average

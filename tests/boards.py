@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from chromium import tab
 
-from mvl_bench import checkpoints
 from mvl_bench.core import UserError
-from mvl_bench.data import make_tokenizer
-from mvl_bench.maskvlm import MaskVLM, maskvlm_tiny
-from mvl_bench.scenes import Scenes
+from mvl_bench.data.factory import make_tokenizer
+from mvl_bench.data.scenes import Scenes
+from mvl_bench.models import checkpoints
+from mvl_bench.models.maskvlm import MaskVLM, maskvlm_tiny
 
 
 def untrained(**changes):
@@ -37,7 +38,7 @@ def shipped(name="maskvlm-tiny"):
 @pytest.fixture(scope="module")
 def url():
     "Address of the page."
-    from mvl_bench import app
+    from mvl_bench.apps.web import app
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -95,3 +96,13 @@ def drag(page, first, last, steps=8):
     page.mouse.down()
     page.mouse.move(*ends[1], steps=steps)
     page.mouse.up()
+
+
+@contextmanager
+def opened(browser, url, **window):
+    "The page in a fresh tab, answered; afterwards: no complaint, no request to another machine, no picture kept."
+    with tab(browser, **window) as page:
+        page.goto(url)
+        page.locator(BOARD).wait_for()
+        yield page
+        assert "data:image" not in page.evaluate("() => JSON.stringify(localStorage)")

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import torch
 
-from mvl_bench.maskvlm_config import maskvlm_tiny
-from mvl_bench.pairs import collate
-from mvl_bench.scenes import Scenes
-from mvl_bench.text import piece_tokenizer
-from mvl_bench.word_strategies import token_kinds
+from mvl_bench.data.pairs import collate
+from mvl_bench.data.scenes import Scenes
+from mvl_bench.data.tokenizers import piece_tokenizer
+from mvl_bench.masking.text import token_kinds
+from mvl_bench.models.maskvlm import maskvlm_tiny
 
 WORLD = Scenes("shapes", img_size=32)
 PIECES = piece_tokenizer(WORLD.captions(50), 60)  # so few that most words come in pieces

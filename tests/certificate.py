@@ -19,10 +19,10 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 
-from mvl_bench.runs import train
-from mvl_bench.scenes import Scenes
-from mvl_bench.settings import Run, with_settings
-from mvl_bench.state import commit
+from mvl_bench.data.scenes import Scenes
+from mvl_bench.training.config import Run, with_settings
+from mvl_bench.training.resume import commit
+from mvl_bench.training.runner import train
 
 SIZES = ["embed_dim=24", "num_heads=2", "precision=fp32", "batch_size=6", "warmup=2", "lr=3e-3"]
 MASKVLM = ["image_depth=1", "text_depth=1", "cross_depth=1", "blind_steps=4", "accumulate=2"]
@@ -77,7 +77,7 @@ def sitting(run: Run, resume: bool, dies_at: tuple[str, int] | None = None) -> i
                     os.kill(os.getpid(), signal.SIGKILL)
                 return real(*args)
 
-            with patch(f"mvl_bench.folders.os.{name}", call):
+            with patch(f"mvl_bench.storage.os.{name}", call):
                 train(run, resume, quiet=True)
         os._exit(0)
     finally:
@@ -132,7 +132,7 @@ def unlike(one: Run, other: Run) -> list[str]:
 
 def rows(run: Run) -> list[dict]:
     "The lines of a log that were not torn."
-    from mvl_bench.log import read_log
+    from mvl_bench.training.logger import read_log
 
     return read_log(run.out)
 

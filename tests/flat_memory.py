@@ -16,16 +16,16 @@ from datasets import Dataset
 from PIL import Image
 from samples import ROOT, encoded
 
-from mvl_bench.state import commit
+from mvl_bench.training.resume import commit
 
 ALLOWED = 40  # MB that a longer set may take more: what an allocator keeps, and no more
 # VmHWM and not getrusage: the latter begins with what the process had that this one was forked from
 READ = """
 import json, re, sys
 from pathlib import Path
-from mvl_bench.batches import batches
-from mvl_bench.pairs import open_pairs
-from mvl_bench.text import word_tokenizer
+from mvl_bench.data.loader import batches
+from mvl_bench.data.pairs import open_pairs
+from mvl_bench.data.tokenizers import word_tokenizer
 spec, window, most, keep = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "keep"
 source = open_pairs(spec, 32, streaming=True)
 source.window = window

@@ -13,14 +13,14 @@ from unittest.mock import patch
 
 import torch
 
-from mvl_bench.contrast import Contrast
 from mvl_bench.core import view
-from mvl_bench.doctor import examine
-from mvl_bench.maskvlm import MaskVLM
-from mvl_bench.runs import train
-from mvl_bench.scenes import Scenes
-from mvl_bench.settings import Run, with_settings
-from mvl_bench.state import commit
+from mvl_bench.data.scenes import Scenes
+from mvl_bench.models.losses import Contrast
+from mvl_bench.models.maskvlm import MaskVLM
+from mvl_bench.training.config import Run, with_settings
+from mvl_bench.training.doctor import examine
+from mvl_bench.training.resume import commit
+from mvl_bench.training.runner import train
 
 SMALL = ["precision=fp32", "batch_size=32", "warmup=20", "embed_dim=48", "lr=4e-3", "steps=260"]
 PAIRS = ["itc_weight=1", "itm_weight=1"]
@@ -78,7 +78,7 @@ class Doubles(Scenes):
 
 def scenes(cls):
     "The drawn world by another class."
-    return patch("mvl_bench.data.Scenes", cls)
+    return patch("mvl_bench.data.factory.Scenes", cls)
 
 
 def cut_match(self, *sides):
@@ -141,7 +141,7 @@ def shown_to_the_doctor(run: Run, wounds: list, steps: int | None = None) -> dic
                 stack.enter_context(wound)
         with ExitStack() as training:
             if "freeze" in wounds:
-                from mvl_bench import runs
+                from mvl_bench.training import runner as runs
 
                 real = runs.new_model
                 training.enter_context(

@@ -24,8 +24,9 @@ def test_the_sidebar_lists_every_notebook():
 
 def test_a_notebook_finds_its_section():
     paths = [
-        "10_masking.ipynb",
+        "masking/00_base.ipynb",
         "index.ipynb",
+        "apps/board/02_events.ipynb",
         "studies/one.ipynb",
         "00_core.ipynb",
         "tutorials/a.ipynb",
@@ -33,8 +34,9 @@ def test_a_notebook_finds_its_section():
     assert docs.sidebar(paths) == [
         "index.ipynb",
         {"section": "Tutorials", "contents": ["tutorials/a.ipynb"]},
-        {"section": "Data", "contents": ["00_core.ipynb"]},
-        {"section": "Masking and pictures", "contents": ["10_masking.ipynb"]},
+        {"section": "Core", "contents": ["00_core.ipynb"]},
+        {"section": "Masking", "contents": ["masking/00_base.ipynb"]},
+        {"section": "Board", "contents": ["apps/board/02_events.ipynb"]},
         {"section": "Studies", "contents": ["studies/one.ipynb"]},
     ]
 

@@ -12,7 +12,21 @@ import pytest
 LIBRARY = notebooks.ROOT / "mvl_bench"
 PACKAGE = LIBRARY.name
 UI = {"gradio", "ipywidgets", "anywidget"}
-UI_FROM = 50  # notebooks 5x are the apps; below, no module imports a UI package
+# a package imports only from the layers before its own, from modules before its own in the same package, and, within a layer, from no
+# other package; in the last layer the packages of `apps` follow one another
+LAYERS = [
+    "core patches storage distributed",
+    "data masking",
+    "models",
+    "inference",
+    "evaluation",
+    "viz",
+    "training",
+    "benchmarks",
+    "apps",
+]
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
+APPS = ["apps.board", "apps.web", "apps.widgets", "apps.cli"]
 IMPORT_AND_LIST = """
 import sys, time
 start = time.perf_counter()
@@ -46,18 +60,28 @@ for module in names[names.index("--") + 1 :]:
 """
 
 
-def numbers():
-    "Number of the notebook that exports each module."
+def order():
+    "Layer and number of the notebook that exports each module: (layer, package, number)."
     found = {}
     for path in notebooks.notebooks():
         module = notebooks.default_exp(json.loads(path.read_text(encoding="utf-8")))
-        if module:
-            found[module] = int(re.match(r"\d+", path.name)[0])
+        if module and module != "__main__":
+            package, _, _ = module.rpartition(".")
+            number = int(re.match(r"\d+", path.name)[0])
+            found[module] = (
+                LAYER[module.split(".")[0]],
+                APPS.index(package) if package in APPS else package,
+                number,
+            )
     return found
 
 
-ORDER = numbers()
-MODULES = sorted(path.stem for path in LIBRARY.glob("*.py") if path.stem != "__init__")
+ORDER = order()
+MODULES = sorted(
+    path.relative_to(LIBRARY).with_suffix("").as_posix().replace("/", ".")
+    for path in LIBRARY.rglob("*.py")
+    if path.stem not in ("__init__", "_modidx")
+)
 
 
 def imported(module, path=notebooks.ROOT):
@@ -79,12 +103,15 @@ def each_imported(modules, path=notebooks.ROOT, there=HEAVY):
 @pytest.fixture(scope="module")
 def every():
     "Every module, each imported in a process of its own; those of the apps may find UI packages there."
-    apps = [name for name in MODULES if ORDER.get(name, 0) >= UI_FROM]
     below, above = (
-        [f"{PACKAGE}.{name}" for name in MODULES if (name in apps) is there]
+        [f"{PACKAGE}.{name}" for name in MODULES if is_app(name) is there]
         for there in (False, True)
     )
     return each_imported(["timm", *below, *(f"+{name}" for name in sorted(UI)), *above])
+
+
+def is_app(module):
+    return module.split(".")[0] in ("apps", "__main__")
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -92,7 +119,7 @@ def test_module_imports_alone_and_loads_no_ui_package(every, module):
     packages = every[f"{PACKAGE}.{module}"]
     assert isinstance(packages, list), packages
     assert PACKAGE in packages
-    if ORDER.get(module, 0) < UI_FROM:
+    if not is_app(module):
         assert not UI & {*packages}, f"{module} loads {UI & {*packages}}"
 
 
@@ -103,45 +130,79 @@ def test_the_package_alone_is_light():
     assert not packages & (UI | {"torch", "numpy", "transformers", "matplotlib"})
 
 
-def imports(text):
+def imports(module, text, known):
     "Modules of the package that a module's source imports, anywhere in it."
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = f"{PACKAGE}." * bool(node.level) + (node.module or "")
-            names = [base, *(f"{base.rstrip('.')}.{alias.name}" for alias in node.names)]
+            up = f"{PACKAGE}.{module}".split(".")[: -node.level or None] if node.level else []
+            base = ".".join([*up, *filter(None, [node.module])])
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
         else:
             continue
-        yield from (name.split(".")[1] for name in names if re.match(rf"{PACKAGE}\.\w", name))
+        yield from known & {name.removeprefix(f"{PACKAGE}.") for name in names}
+
+
+def may_import(mine, other):
+    "Whether a module at one place of the order may import one at another."
+    if mine[0] != other[0]:
+        return other[0] < mine[0]
+    if mine[1] != other[1]:  # packages of one layer: only those of the apps know each other
+        return isinstance(mine[1], int) and other[1] < mine[1]
+    return other[2] < mine[2]
 
 
 def against_the_order(module, text, order):
-    "Modules that `module` imports though their notebook does not come before its own."
-    return sorted({name for name in imports(text) if order.get(name, -1) >= order[module]})
+    "Modules that `module` imports though they are not in an earlier layer, or before it in its package."
+    found = imports(module, text, order.keys())
+    return sorted({name for name in found if not may_import(order[module], order[name])})
 
 
 @pytest.mark.parametrize("module", sorted(ORDER))
-def test_module_imports_only_from_lower_numbers(module):
+def test_module_imports_only_from_earlier_layers(module):
     text = (LIBRARY / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
     assert against_the_order(module, text, ORDER) == []
 
 
 @pytest.mark.parametrize(
-    "line",
+    "line, late",
     [
-        "from .late import f",
-        "from . import late",
-        "import mvl_bench.late",
-        "from mvl_bench import late",
-        "def g():\n    from mvl_bench.late import f",
+        ("from .late import f", "data.late"),
+        ("from . import late", "data.late"),
+        ("import mvl_bench.data.late", "data.late"),
+        ("from mvl_bench.data import late", "data.late"),
+        ("def g():\n    from mvl_bench.data.late import f", "data.late"),
+        ("from ..models.far import f", "models.far"),
+        ("from mvl_bench.models.far import f", "models.far"),
+        ("from ..masking.beside import f", "masking.beside"),
     ],
 )
-def test_an_import_against_the_order_is_found(line):
-    order = {"core": 0, "early": 10, "late": 20}
-    fine = "import torch\nfrom .core import Batch\nfrom mvl_bench.core import Masks\n"
-    assert against_the_order("early", fine, order) == []
-    assert against_the_order("early", fine + line, order) == ["late"]
+def test_an_import_against_the_order_is_found(line, late):
+    order = {
+        "core": (0, "", 0), "data.early": (1, "data", 0), "data.late": (1, "data", 1),
+        "masking.beside": (1, "masking", 0), "models.far": (2, "models", 0),
+    }  # fmt: skip
+    fine = "import torch\nfrom ..core import Batch\nfrom mvl_bench.core import Masks\n"
+    assert against_the_order("data.early", fine, order) == []
+    assert against_the_order("data.early", fine + line, order) == [late]
+    assert against_the_order("models.far", "from ..data.late import f", order) == []
+
+
+def test_packages_show_the_architecture():
+    packages = {}
+    for module in MODULES:
+        packages.setdefault(module.rpartition(".")[0], []).append(module)
+    assert {name.split(".")[0] for name in packages} - {""} == LAYER.keys() - {
+        "core", "patches", "storage", "distributed",
+    }  # fmt: skip
+    assert max(map(len, packages.values())) <= 12
+    for module in MODULES:
+        text = (LIBRARY / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+        code = [
+            line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")
+        ]
+        assert len(code) <= 500, module
 
 
 def test_a_broken_or_heavy_module_is_found(tmp_path):

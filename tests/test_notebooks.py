@@ -8,7 +8,7 @@ import pytest
 from execnb.nbio import loads, nb2str
 
 EVERY = notebooks.notebooks()
-by_name = pytest.mark.parametrize("path", EVERY, ids=[path.stem for path in EVERY])
+by_name = pytest.mark.parametrize("path", EVERY, ids=["/".join(path.parts[-2:]) for path in EVERY])
 
 
 def code(text, count=None, outputs=()):

@@ -45,7 +45,7 @@ def files(folder):
 
 def test_every_data_file_but_results_is_in_the_wheel(source, names):
     wanted = {name for name in files(source / "data") if not name.startswith("results/")}
-    carried = {name.removeprefix("mvl_bench/data/") for name in names if "/data/" in name}
+    carried = {name.removeprefix("mvl_bench/assets/") for name in names if "/assets/" in name}
     assert carried == wanted
     assert "checkpoints/planted/config.json" in wanted
 
@@ -63,4 +63,4 @@ def test_nothing_else_is_in_the_wheel(names):
 
 
 def test_the_source_tree_has_no_second_copy(source):
-    assert not (source / "mvl_bench" / "data").exists()
+    assert not (source / "mvl_bench" / "assets").exists()

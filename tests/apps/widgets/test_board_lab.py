@@ -1,0 +1,98 @@
+"The board in JupyterLab: two boards, two views of one, clicks that Python sees and settings that views follow."
+
+import os
+import sys
+
+import nbformat
+from accessible import objections
+from boards import BOARD, answered, drag, hidden, pixels
+from chromium import needs_chromium, tab
+from jupyter import serving
+from samples import ROOT
+
+pytestmark = needs_chromium
+CELLS = (
+    "from boards import shipped\nfrom mvl_bench.apps.widgets.board import MaskBoard\n\nmodel = shipped()\n"
+    "board = MaskBoard({'maskvlm-tiny': model})\nboard",
+    "board",
+    "other = MaskBoard.from_link(board.link, {'maskvlm-tiny': model})\nother",
+    "print('python sees', board.patches, board.words, other.patches)",
+    "board.patches, board.words = [0, 1], [5]\nboard.edit = 'a dog'",
+)
+
+
+def test_boards_in_a_notebook(browser, tmp_path):
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in CELLS])
+    book.metadata.kernelspec = dict(name="python3", display_name="python3", language="python")
+    nbformat.write(book, tmp_path / "boards.ipynb")
+    command = [sys.executable, "-m", "jupyterlab", "--allow-root", f"--notebook-dir={tmp_path}"]
+    command += ["--LabApp.default_url=/lab/tree/boards.ipynb"]
+    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    os.environ["PYTHONPATH"], before = path, os.environ.get("PYTHONPATH", "")
+    try:
+        with serving(command, tmp_path) as url, tab(browser, 1500, 1400, silent=False) as page:
+            page.goto(url)
+            page.get_by_text("| Idle").first.wait_for(timeout=90_000)
+            drive(page)
+    finally:
+        os.environ["PYTHONPATH"] = before
+
+
+def run(page, cell):
+    "Run one cell and wait for it."
+    page.locator(".jp-CodeCell").nth(cell).locator(".cm-content").click()
+    page.keyboard.press("Control+Enter")
+    prompt = page.locator(".jp-CodeCell").nth(cell).locator(".jp-InputPrompt")
+    page.wait_for_function(
+        "e => /\\[\\d+\\]/.test(e.textContent)", arg=prompt.element_handle(), timeout=60_000
+    )
+
+
+def drive(page):
+    "Click, draw, type; look at both views, at the other board and at what Python sees."
+    for cell in range(3):
+        run(page, cell)
+    page.locator(BOARD).nth(2).wait_for(timeout=60_000)
+    first, second, other = (page.locator(".mb").nth(i) for i in range(3))
+    assert not objections(page, ".mb")
+    selected = "[aria-selected=true]"
+    assert first.locator(selected).count() == 12
+    before = pixels(page)
+    with answered(page):
+        first.locator(".mb-cell").nth(6).click()
+    with answered(page):
+        drag(page, 56, 58)
+    page.keyboard.press("ArrowUp")
+    with answered(page):
+        page.keyboard.press(" ")
+    with answered(page):
+        first.locator("[data-word='5']").click()
+    own = hidden(page)
+    assert {6, 56, 57, 58, 50} <= set(own) and pixels(page) != before
+    assert second.locator(selected).count() == len(own) == 17  # the second view is in step
+    assert second.locator("[data-word='5'][aria-pressed=true]").count() == 1
+    assert other.locator(selected).count() == 12  # the other board is its own
+    run(page, 3)
+    said = page.locator(".jp-CodeCell").nth(3).locator(".jp-OutputArea-output").inner_text()
+    assert str(own) in said.replace("\n", "") and "[5]" in said
+    run(page, 4)
+    page.wait_for_function(
+        "document.querySelectorAll('.mb')[1].querySelectorAll('[aria-selected=true]').length === 2"
+    )
+    assert hidden(page) == [0, 1] and second.locator(selected).count() == 2
+    assert first.locator(".mb-edit textarea").input_value() == "a dog"
+    cards = []
+    page.on("download", lambda card: cards.append(card.suggested_filename))
+    with answered(page):
+        first.get_by_label("influence").check()
+    first.locator("[data-word='5']").hover()
+    assert first.locator(".mb-read").inner_text().startswith("red: strongest on row ")
+    assert second.locator(".mb-read").is_visible()  # the switch is the board's, not the view's
+    with page.expect_download():
+        first.get_by_role("button", name="Experiment card").click()
+    page.wait_for_timeout(500)
+    assert cards == ["board.ipynb"]  # one view asked, one has it
+    errors = page.locator(
+        "[data-mime-type='application/vnd.jupyter.stderr'], [data-mime-type*=error]"
+    )
+    assert errors.all_inner_texts() == []

@@ -1,0 +1,199 @@
+"Any picture a person may bring: every mode and format, hostile files, one sentence for each that cannot be read."
+
+import os
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+from samples import ROOT, drawing, encoded, one_sentence
+
+from mvl_bench.core import UserError
+from mvl_bench.data.images import open_picture, resize
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I", "F", "PA", "La"])
+def test_every_mode_becomes_rgb(mode):
+    source = Image.new(mode, (9, 9)) if mode in ("PA", "La") else drawing(mode=mode)
+    picture = open_picture(source)
+    assert picture.image.mode == "RGB" and picture.note == ""
+    assert open_picture(picture.image).image.tobytes() == picture.image.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO"])
+def test_every_kind_of_file_is_read_the_same_from_path_bytes_and_file(kind, tmp_path):
+    path = tmp_path / f"it.{kind.lower()}"
+    path.write_bytes(encoded(drawing(size=(32, 32)), kind))
+    whole = [open_picture(s).image for s in (path, str(path), path.read_bytes(), path.open("rb"))]
+    assert len({image.tobytes() for image in whole}) == 1
+    assert np.abs(np.asarray(whole[0])[16, 4].astype(int) - (255, 0, 0)).max() < 40
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded(drawing(mode="CMYK"), "JPEG"),
+        encoded(drawing(mode="LA")),
+        encoded(drawing().quantize(8), transparency=3),
+        encoded(drawing(mode="L"), transparency=0),
+        encoded(drawing(), transparency=(255, 0, 0)),
+        encoded(drawing(mode="1"), "TIFF"),
+        encoded(drawing(mode="RGBA"), "WEBP"),
+    ],
+)
+def test_odd_encodings_become_rgb(data):
+    assert open_picture(data).image.mode == "RGB" and open_picture(data).image.size == (40, 24)
+
+
+def test_transparent_parts_are_white():
+    clear = Image.new("RGBA", (16, 16), (255, 0, 0, 0))
+    palette = encoded(drawing(size=(16, 16)).quantize(2), transparency=bytes([0, 0]))
+    for source in (clear, encoded(clear), palette):
+        assert np.asarray(open_picture(source).image).min() == 255
+
+
+def test_sixteen_bits_keep_their_scale():
+    ramp = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    image = open_picture(encoded(Image.fromarray(ramp))).image
+    assert (np.asarray(image)[..., 0].ravel() == np.arange(256)).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_the_picture_upright(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = open_picture(encoded(drawing(), "PNG", exif=exif)).image
+    assert image.size == ((40, 24) if orientation < 5 else (24, 40))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_a_broken_exif_block_does_not_lose_the_picture():
+    data = encoded(drawing(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + b"\1" * 40)
+    assert open_picture(data).image.size == (40, 24)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_the_first_frame_is_taken_and_said(kind):
+    frames = [drawing("red"), drawing("blue"), drawing("black")]
+    picture = open_picture(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
+    assert picture.note == "the first of 3 frames" and picture.image.getpixel((3, 3))[0] > 240
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int64", "float32", "float64", "bool"])
+@pytest.mark.parametrize("shape", [(16, 16), (16, 16, 1), (16, 16, 3), (16, 16, 4)])
+def test_arrays(dtype, shape):
+    top = {"uint8": 255, "uint16": 65535, "int64": 255}.get(dtype, 1)
+    image = open_picture(np.full(shape, top, dtype)).image
+    assert image.size == (16, 16) and np.asarray(image).min() == 255
+
+
+def png_claiming(width, height):
+    "The header of a PNG of any size, with nothing behind it."
+    whole = encoded(drawing())
+    size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    header = b"IHDR" + size + whole[24:29]
+    import zlib
+
+    return whole[:12] + header + zlib.crc32(header).to_bytes(4, "big") + whole[33:]
+
+
+HOSTILE = {
+    "cut.jpg": encoded(drawing(size=(300, 300)), "JPEG")[:700],
+    "cut.png": encoded(drawing(size=(300, 300)))[:150],
+    "cut.gif": encoded(drawing(size=(300, 300)), "GIF")[:120],
+    "cut.webp": encoded(drawing(size=(300, 300)), "WEBP")[:60],
+    "header.png": encoded(drawing())[:20],
+    "noise.png": np.random.default_rng(0).bytes(3000),
+    "noise.jpg": b"\xff\xd8\xff\xe0" + np.random.default_rng(1).bytes(3000),
+    "text.png": b"<html>404 not found</html>",
+    "empty.png": b"",
+    "tiny.png": encoded(Image.new("RGB", (1, 1))),
+    "flat.png": encoded(Image.new("RGB", (500, 2))),
+    "big.png": png_claiming(9000, 9000),
+    "bomb.png": png_claiming(60_000, 60_000),
+    "claims.png": png_claiming(4000, 4000),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_picture_gets_one_sentence_with_its_name(name, tmp_path, capfd):
+    path = tmp_path / name
+    path.write_bytes(HOSTILE[name])
+    begun = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        for source in (path, HOSTILE[name]):
+            with pytest.raises(UserError) as caught:
+                open_picture(source, None if source is path else name)
+            one_sentence(caught, name)
+    assert time.perf_counter() - begun < 5
+    assert capfd.readouterr().err == ""
+
+
+def test_nothing_is_written_to_standard_error(tmp_path):
+    for name, data in HOSTILE.items():
+        (tmp_path / name).write_bytes(data)
+    exif = b"Exif\0\0MM\0*\xff\xff\xff\xff" + b"\1" * 40
+    (tmp_path / "odd.jpg").write_bytes(encoded(drawing(), "JPEG", exif=exif))
+    code = f"""
+from pathlib import Path
+from mvl_bench.core import UserError
+from mvl_bench.data.images import open_picture
+for path in sorted(Path({str(tmp_path)!r}).iterdir()):
+    try:
+        print(open_picture(path))
+    except UserError as error:
+        print(error)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == "" and len(done.stdout.splitlines()) == len(HOSTILE) + 1
+
+
+def test_the_rule_is_named():
+    for name, rule in [
+        ("tiny.png", "8 pixels"),
+        ("big.png", "64,000,000"),
+        ("empty.png", "0 bytes"),
+    ]:
+        with pytest.raises(UserError, match=rule):
+            open_picture(HOSTILE[name], name)
+    with pytest.raises(UserError, match="960 pixels, more than 900"):
+        open_picture(drawing(), limit_pixels=900)
+
+
+def test_things_that_are_not_files(tmp_path):
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("loop.png", "gone.png", "pipe.png", "missing.png", ".", "x" * 300 + ".png"):
+        with pytest.raises(UserError) as caught:
+            open_picture(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_no_file_is_left_open(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(drawing()))
+    before = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
+    kept = [open_picture(path) for _ in range(20)]
+    after = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
+    assert len(kept) == 20 and after <= before
+
+
+@pytest.mark.parametrize("img_size", [16, 64, (16, 48), (48, 16), (7, 3)])
+@pytest.mark.parametrize("fit", ["crop", "squeeze"])
+@pytest.mark.parametrize("size", [(40, 24), (24, 40), (9, 500), (64, 64)])
+def test_any_size_from_any_size(img_size, fit, size):
+    image = resize(drawing(size=size), img_size, fit)
+    wanted = (img_size, img_size) if isinstance(img_size, int) else img_size
+    assert image.shape == (*wanted, 3) and image.dtype == np.uint8
+
+
+@pytest.mark.parametrize("img_size", [0, -3, (3,), (4, 0), (1.5, 2)])
+def test_an_impossible_size_is_told(img_size):
+    with pytest.raises(UserError, match="img_size"):
+        resize(drawing(), img_size)

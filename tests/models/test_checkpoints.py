@@ -1,0 +1,207 @@
+"Checkpoints that are damaged or unknown; and the shipped ones."
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from contract import TOKENIZER, one_thread, small  # noqa: F401  one_thread is a fixture
+from safetensors.torch import load_file, save_file
+from samples import ROOT
+
+from mvl_bench import storage as folders
+from mvl_bench.core import UserError
+from mvl_bench.models.base import save
+from mvl_bench.models.checkpoints import load
+from mvl_bench.storage import MANIFEST, SHIPPED, check_folder, find, newest
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small()
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    "A checkpoint."
+    return save(model, TOKENIZER, tmp_path / "one", dict(steps=7))
+
+
+def refused(name, *words):
+    "The one line with which a checkpoint is refused; it has all the words."
+    with pytest.raises(UserError) as caught:
+        load(name)
+    text = str(caught.value)
+    assert "\n" not in text and len(text) < 600, text
+    assert all(word in text for word in words), text
+    return text
+
+
+def rewrite(folder, name, content):
+    "Replace a file and its hash, as a person would who edits a checkpoint."
+    (folder / name).write_bytes(content)
+    hashes = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(hashes | {name: folders._hash(folder / name)}))
+
+
+def same(a, b):
+    "Whether two models hold the same weights."
+    return all(v.equal(b.state_dict()[k]) for k, v in a.state_dict().items())
+
+
+# ---- damaged
+
+
+def test_a_whole_one_loads_wherever_it_is_moved(folder, model, tmp_path):
+    moved = folder.rename(tmp_path / "elsewhere")
+    again = load(moved)
+    assert same(model, again) and again.cfg == model.cfg and again.facts["steps"] == 7
+    half = save(model, TOKENIZER, tmp_path / "half", dtype=torch.float16)
+    sizes = [(f / "model.safetensors").stat().st_size for f in (half, moved)]
+    assert sizes[0] < 0.55 * sizes[1] and next(load(half).parameters()).dtype == torch.float32
+
+
+def test_any_damage_names_the_file(folder):
+    names = sorted(json.loads((folder / MANIFEST).read_text()))
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= set(names)
+    assert set(names) == {f.name for f in folder.iterdir()} - {MANIFEST}
+    for name in names:
+        whole = (folder / name).read_bytes()
+        place = random.Random(name).randrange(len(whole))
+        flipped = bytearray(whole)
+        flipped[place] ^= 1
+        for damaged in (whole[: len(whole) // 2], b"", whole + b" ", bytes(flipped)):
+            (folder / name).write_bytes(damaged)
+            refused(folder, name, "damaged")
+        (folder / name).unlink()
+        refused(folder, *[name] * (name != "config.json"))  # without it, a folder is no checkpoint
+        (folder / name).write_bytes(whole)
+        check_folder(folder)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe", b"[]"])
+def test_a_damaged_manifest(folder, content):
+    (folder / MANIFEST).unlink()
+    if content is not None:
+        (folder / MANIFEST).write_bytes(content)
+    refused(folder)
+
+
+def test_a_config_of_another_kind(folder):
+    about = json.loads((folder / "config.json").read_text())
+    for wrong, word in (
+        (about | {"model": "gpt"}, "gpt"),
+        ({"architectures": ["BertModel"], "hidden_size": 768}, "model"),
+        (about | {"config": about["config"] | {"width": 3}}, "width"),
+        (about | {"config": about["config"] | {"patch_size": 7}}, "patch_size 7"),
+        (about | {"config": about["config"] | {"embed_dim": "wide"}}, "config"),
+        ([], "config"),
+    ):
+        rewrite(folder, "config.json", json.dumps(wrong).encode())
+        text = refused(folder)
+        assert word in text or word == "config", text
+    rewrite(folder, "config.json", b"not json")
+    refused(folder)
+
+
+def test_a_config_that_is_a_list(folder):
+    about = json.loads((folder / "config.json").read_text())
+    rewrite(folder, "config.json", json.dumps(about | {"config": [1]}).encode())
+    refused(folder)
+
+
+def test_a_config_without_facts(folder):
+    about = json.loads((folder / "config.json").read_text())
+    about.pop("facts")
+    rewrite(folder, "config.json", json.dumps(about).encode())
+    try:
+        assert load(folder).facts == {}
+    except UserError as error:
+        assert "facts" in str(error)
+
+
+def test_weights_that_do_not_fit_are_named(folder, tmp_path):
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    for change, words in (
+        (dict(mask_vector=None), ["missing: mask_vector"]),
+        (dict(extra_thing=torch.zeros(2)), ["unused: extra_thing"]),
+        (dict(mask_vector=torch.zeros(3)), ["size: mask_vector"]),
+        (dict(mask_vector=None, other=torch.ones(1)), ["missing: mask_vector", "unused: other"]),
+    ):
+        changed = {k: v for k, v in {**weights, **change}.items() if v is not None}
+        save_file(changed, tmp_path / "changed")
+        rewrite(folder, file.name, (tmp_path / "changed").read_bytes())
+        refused(folder, *words)
+    rewrite(folder, file.name, b"\x80\x02pickle" * 40)
+    refused(folder, str(folder))
+
+
+# ---- unknown
+
+
+def test_unknown_names_are_told_what_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "file").write_text("x")
+    for name in ("maskvlm-huge", "", ".", "empty", "file", "a/b/c", "/", "no-one/no-such-model"):
+        refused(name, repr(name), *SHIPPED)
+    refused("run", "holds no whole checkpoint")
+
+
+def test_a_run_gives_its_newest_whole_checkpoint(model, tmp_path):
+    for step in (5, 40, 300):
+        save(model, TOKENIZER, tmp_path / "checkpoints" / f"step-{step:08}", dict(steps=step))
+    assert load(tmp_path).facts["steps"] == 300
+    for step, left in ((300, 40), (40, 5)):
+        with open(
+            tmp_path / "checkpoints" / f"step-{step:08}" / "model.safetensors", "r+b"
+        ) as file:
+            file.truncate(100)
+        assert find(tmp_path).name == f"step-{left:08}" and load(tmp_path).facts["steps"] == left
+    shutil.rmtree(tmp_path / "checkpoints" / "step-00000005")
+    assert newest(tmp_path) is None
+    refused(tmp_path, "no whole checkpoint")
+
+
+# ---- shipped, and without a network
+
+LOAD_ALONE = """
+import socket, sys
+def refuse(*_, **__):
+    raise SystemExit("the network was asked")
+socket.socket.connect = socket.getaddrinfo = refuse
+from mvl_bench.models.checkpoints import load
+model = load(sys.argv[1])
+print(model.facts["steps"], sum(p.numel() for p in model.parameters()))
+"""
+
+
+def test_loads_in_a_fresh_process_that_asks_no_network(folder, model):
+    env = {
+        k: v for k, v in os.environ.items() if not k.startswith(("HF_HUB_OFF", "HF_DATASETS_OFF"))
+    }
+    command = [sys.executable, "-c", LOAD_ALONE, str(folder)]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["7", str(sum(p.numel() for p in model.parameters()))]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped(name):
+    if not SHIPPED[name].is_dir():
+        pytest.skip(f"{name} is not in data/checkpoints yet")
+    check_folder(SHIPPED[name])
+    assert (SHIPPED[name] / "model.safetensors").stat().st_size <= 8 * 2**20
+    model = load(name)
+    for fact in ("command", "seed", "commit", "scores"):
+        assert model.facts.get(fact) not in (None, "", {}), f"{name} does not say its {fact}"
+    card = (SHIPPED[name] / "README.md").read_text()
+    assert str(model.facts["command"]) in card
+    assert str(ROOT) not in card + (SHIPPED[name] / "config.json").read_text()

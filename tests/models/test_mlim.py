@@ -1,0 +1,235 @@
+"What is MLIM's own: the embedder, the one [MASK], the whole picture, the paper's sizes; each check seen failing once."
+
+from dataclasses import replace
+
+import pytest
+import torch
+from contract import TOKENIZER, check_hidden_is_hidden, odd_views, scrambled, small, some_batch
+from torch import nn
+from transformers import BertConfig, BertForMaskedLM
+
+from mvl_bench.core import UserError, view
+from mvl_bench.data.tokenizers import encode
+from mvl_bench.models.layers import PatchEmbedder
+from mvl_bench.models.mlim import MLIM, MLIM_PRESETS, mlim_paper, mlim_tiny
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    "Small matrices are quickest on one thread."
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def model():
+    return small("mlim")
+
+
+class Overlapping(nn.Conv2d):
+    "An embedder whose windows overlap."
+
+    def __init__(self):
+        super().__init__(3, 32, 9, 8, 4)
+
+    def forward(self, images):
+        return super().forward(images).flatten(2).transpose(1, 2)
+
+
+class BatchStatistics(PatchEmbedder):
+    "An embedder that looks at means over all pictures and places."
+
+    def forward(self, images):
+        return super().forward(images - images.mean((0, 2, 3), keepdim=True))
+
+
+class LeakyLoss(MLIM):
+    "Every token has glanced at the whole picture."
+
+    def sequence(self, batch, masks):
+        x, keys = super().sequence(batch, masks)
+        return x + batch.images.mean((1, 2, 3))[:, None, None], keys
+
+
+@torch.no_grad()
+def check_friendly(embedder):
+    "Changed pixels of hidden patches change their own tokens and nothing else, bit for bit."
+    batch, model = some_batch(), small("mlim")
+    for masks in odd_views(model, batch):
+        other = scrambled(model, batch, masks)
+        before, after = embedder(batch.images), embedder(other.images)
+        hidden = masks.image_mask | ~masks.has_image[:, None]
+        assert before[~hidden].equal(after[~hidden])
+        assert not hidden.any() or not before[hidden].equal(after[hidden])
+
+
+def test_hidden_pixels_change_no_visible_token(model):
+    check_friendly(model.embedder)
+    for faulty in (Overlapping(), BatchStatistics(8, 32, 16)):
+        with pytest.raises(AssertionError):
+            check_friendly(faulty)
+
+
+@torch.no_grad()
+def test_hidden_pixels_change_no_input_and_no_prediction(model):
+    batch = some_batch()
+    views = (*odd_views(model, batch), *model.cfg.masking()(batch, (0, 0)))
+    for masks in views:
+        other = scrambled(model, batch, masks)
+        for before, after in zip(model.sequence(batch, masks), model.sequence(other, masks)):
+            keys = model.sequence(batch, masks)[1]
+            assert before[keys].equal(after[keys])
+    check_hidden_is_hidden(model, batch, views)
+    with pytest.raises(AssertionError):
+        check_hidden_is_hidden(small("mlim", LeakyLoss), batch, views)
+
+
+@torch.no_grad()
+def test_hidden_patches_and_hidden_words_are_one_vector(model):
+    batch, n = some_batch(), model.num_patches
+    patches = torch.arange(n).expand(len(batch), n) % 2 == 0
+    masks = view(batch, n, patches, batch.maskable)
+    x, _ = model.sequence(batch, masks)
+    vector = model.words[model.cfg.mask_id]
+    hidden = torch.cat([masks.image_mask, masks.text_mask], 1)
+    assert (x[hidden] == vector).all() and not (x[~hidden] == vector).all(-1).any()
+    model.words[model.cfg.mask_id] += 1.0  # one number moves both
+    moved, _ = model.sequence(batch, masks)
+    assert (moved[hidden] == vector).all() and moved[~hidden].equal(x[~hidden])
+    assert not any("mask" in name for name, _ in model.named_parameters())
+
+
+def test_the_mask_vector_learns_from_pixels_alone(model):
+    batch = some_batch()
+    masks = view(batch, model.num_patches, torch.ones(len(batch), model.num_patches) > 0)
+    model.losses(batch, (masks,)).parts["recon"].backward()
+    assert model.words.grad[model.cfg.mask_id].any()
+
+
+@torch.no_grad()
+def test_words_go_through_berts_own_head(model):
+    "With the same weights, transformers' masked language model gives the same scores."
+    cfg, batch = model.cfg, some_batch()
+    theirs = BertForMaskedLM(
+        BertConfig(
+            vocab_size=cfg.vocab_size, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+            intermediate_size=128, max_position_embeddings=12 + 24 + 1, type_vocab_size=1,
+        )
+    ).eval()  # fmt: skip
+    theirs.bert.load_state_dict(model.bert.state_dict())
+    head = theirs.cls.predictions
+    head.transform.dense.load_state_dict(model.to_words[0].state_dict())
+    head.transform.LayerNorm.load_state_dict(model.to_words[2].state_dict())
+    head.bias.copy_(model.word_bias.normal_())
+    head.decoder.bias.copy_(model.word_bias)
+    masks = odd_views(model, batch)[2]
+    x, keys = model.sequence(batch, masks)
+    places = torch.arange(x.shape[1])[None] + 1
+    expected = theirs(inputs_embeds=x, attention_mask=keys.long(), position_ids=places).logits
+    scores = model(batch, masks).word_logits
+    torch.testing.assert_close(scores, expected[:, model.num_patches :], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_whole_picture_is_scored_where_asked():
+    hidden, whole = (small("mlim", recon_area=area) for area in ("hidden", "whole"))
+    batch = some_batch()
+    one = torch.zeros(len(batch), 12, dtype=torch.bool)
+    one[0, 0] = True
+    masks = view(batch, 12, one)
+    bright = replace(batch, images=batch.images.clone())
+    bright.images[3, :, 16:, 24:] = 1 - bright.images[3, :, 16:, 24:]  # visible, another picture
+    for model, changes in ((hidden, False), (whole, True)):
+        parts = [model.losses(b, (masks,)).parts["recon"] for b in (batch, bright)]
+        assert parts[0].equal(parts[1]) != changes
+        assert model.losses(batch, (masks,)).counts == dict(recon=1)
+        assert model.losses(batch, (view(batch, 12),)).parts == {}
+
+
+def test_logits_only_at_hidden_words(model, monkeypatch):
+    batch, seen = some_batch(), []
+    score = model.score_words
+    monkeypatch.setattr(model, "score_words", lambda x: seen.append(x.shape) or score(x))
+    (masks,) = model.cfg.masking()(batch, (0, 0))
+    model.losses(batch, (masks,))
+    assert seen == [(masks.text_mask.sum(), model.cfg.embed_dim)]
+
+
+def test_the_papers_sizes():
+    "Embedder about 200 K, decoder about 2.8 M, BERT-large; nothing allocated."
+    with torch.device("meta"):
+        paper, tiny = MLIM(mlim_paper()), MLIM(mlim_tiny())
+
+    def count(part):
+        return sum(p.numel() for p in part.parameters())
+
+    assert all(p.is_meta for p in paper.parameters())
+    assert count(paper.embedder) == pytest.approx(200e3, rel=0.05)
+    assert count(paper.decoder) == pytest.approx(2.8e6, rel=0.02)
+    assert count(paper.bert) == pytest.approx(335e6, rel=0.01)
+    assert count(tiny) == pytest.approx(1.4e6, rel=0.05)
+    convs = [m for m in paper.embedder if isinstance(m, nn.Conv2d)]
+    assert [m.kernel_size[0] for m in convs] == [2] * 5 + [1] * 2
+    assert all(m.kernel_size == m.stride for m in convs)
+    assert mlim_paper().grid == (12, 12) and mlim_paper().recon_area == "whole"
+
+
+def test_no_batch_statistics():
+    with torch.device("meta"):
+        kinds = {type(m) for preset in MLIM_PRESETS.values() for m in MLIM(preset()).modules()}
+    assert not any(issubclass(kind, nn.modules.batchnorm._BatchNorm) for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        (dict(patch_size=12, img_size=(24, 24), mask_size=12), "patch_size 12"),
+        (dict(embedder_dim=30), "embedder_dim 30"),
+        (dict(decoder_dim=-8), "decoder_dim -8"),
+        (dict(depth=0), "depth 0"),
+        (dict(text_arch="gpt2"), "'gpt2'"),
+        (dict(recon_area="all"), "'all'"),
+        (dict(light_ratio=2.0), "light_ratio 2.0"),
+        (dict(mask_id=400), "mask_id 400"),
+        (dict(mlm_weight=0.0, image_ratio=0.0, light_ratio=0.0, vary=0.0), "ratio of 0"),
+    ],
+)
+def test_impossible_sizes_are_refused(wrong, said):
+    with pytest.raises(UserError, match=said):
+        replace(mlim_tiny(), **wrong)
+
+
+def test_captions_of_any_length_fit(model):
+    ids, _, _ = encode(TOKENIZER, ["red " * 60], model.cfg.max_words)
+    assert ids.shape[1] == model.cfg.max_words
+    batch = some_batch(1)
+    longest = replace(batch, input_ids=ids, attention_mask=torch.ones_like(ids), maskable=ids > 4)
+    assert model(longest, view(longest, 12)).word_logits.isfinite().all()
+
+
+def test_matching_is_what_anybody_computes():
+    model, batch, key = small("mlim", itm_weight=1.0), some_batch(), (0, 3, 1)
+    found = model.losses(batch, (view(batch, 12),), key)  # nothing is hidden: matching alone
+    pairs, matched = model._pairs(batch, key)
+    assert found.counts == dict(itm=3 * len(batch)) and matched.tolist() == [1] * 6 + [0] * 12
+    nats = [
+        -model.features(pairs.rows([i])).match.mul(2 * label - 1).sigmoid().log()
+        for i, label in enumerate(matched.tolist())
+    ]
+    torch.testing.assert_close(found.parts["itm"], torch.cat(nats).mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_matching_never_takes_the_same_item_for_wrong():
+    model, batch = small("mlim", itm_weight=1.0), some_batch()
+    for item in (torch.tensor([0, 0, 1, 1, 2, 2]), torch.zeros(6, dtype=torch.long)):
+        given = replace(batch, item=item)
+        pairs, matched = model._pairs(given, (0, 0))
+        pictures = [
+            (batch.images == one).flatten(1).all(1).nonzero().item() for one in pairs.images
+        ]
+        wrong = pairs.item != item[pictures]
+        assert wrong.equal(matched == 0)
+        losses = model.losses(given, (view(given, 12),), (0, 0))
+        assert ("itm" in losses.parts) == bool(len(matched)) == (item.max() > 0)

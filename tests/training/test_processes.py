@@ -1,0 +1,195 @@
+"Several processes do what one does: same losses, same weights, one log."
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import PartialState
+from safetensors.torch import load_file
+
+from mvl_bench.apps.cli.main import main
+
+SIZES = "embed_dim=24 num_heads=2 image_depth=1 text_depth=1 cross_depth=1 decoder_depth=1".split()
+ASKED = ["train", "--data", "scenes:shapes", "--steps", "6", "--set", *SIZES, "precision=fp32"]
+ASKED += ["batch_size=7", "accumulate=2", "log_every=1", "blind_steps=2", "warmup=1"]
+ASKED += ["itc_weight=1", "itm_weight=1", "queue_size=14", "momentum=0.5", "absent_ratio=0.3"]
+MLIM = ["train", "--model", "mlim", "--data", "scenes:shapes", "--steps", "3", "--set"]
+MLIM += ["embed_dim=24", "num_heads=2", "depth=1", "precision=fp32", "batch_size=7", "log_every=1"]
+MLIM += ["itm_weight=1", "warmup=1", "joint_masking=mam"]
+
+
+def with_torchrun(out, count: int, asked: list[str]):
+    "The command in `count` processes as a person starts them, running."
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(count), "-m", "mvl_bench"]
+    said = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, *torchrun, *asked, "--out", str(out)],
+        env=dict(os.environ, OMP_NUM_THREADS="1"),
+        **said,
+    )
+
+
+def forked(out, count: int, *more: str, asked=ASKED) -> list[int]:
+    "The command in `count` processes as `torchrun` starts them, but forked: all that they import is there already."
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = dict(WORLD_SIZE=f"{count}", MASTER_ADDR="127.0.0.1", MASTER_PORT=f"{port}")
+    return [
+        os.fork() or _be(out, where | dict(RANK=f"{rank}", LOCAL_RANK=f"{rank}"), [*asked, *more])
+        for rank in range(count)
+    ]
+
+
+def _be(out, where: dict, words: list[str]):
+    "What a forked process does: the command, with streams of its own; it does not come back."
+    try:
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(f"{out}.{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))
+        os.environ |= where
+        PartialState._reset_state()
+        torch.set_num_threads(1)
+        os._exit(main([*words, "--out", str(out)]))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def ended(pids: list[int], out):
+    "What processes said, when all have ended, and the code of one that failed."
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    said = (Path(f"{out}.{name}").read_text() for name in ("stdout", "stderr"))
+    return subprocess.CompletedProcess(pids, max(codes, key=abs), *said)
+
+
+def launched(out, count: int, *more: str, asked=ASKED):
+    "The command in `count` processes, when all have ended."
+    return ended(forked(out, count, *more, asked=asked), out)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    "The folder of the same run in one process and in two."
+    folder = tmp_path_factory.mktemp("runs")
+    return {count: (folder / f"{count}", launched(folder / f"{count}", count)) for count in (1, 2)}
+
+
+def check_same_log(runs, steps: int, names: list[str]):
+    "Two runs that say the same at every step; a negative drawn otherwise would show in the first digits of ITM."
+    for out, done in runs.values():
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (
+        [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+        for out, _ in runs.values()
+    )
+    assert [row["step"] for row in one] == [row["step"] for row in two] == list(range(1, steps + 1))
+    for name in names:
+        assert any(name in row for row in one), name
+        for row, other in zip(one, two):
+            assert other.get(name) == pytest.approx(row.get(name), rel=1e-4), (row["step"], name)
+
+
+def test_two_processes_do_what_one_does(runs):
+    check_same_log(runs, 6, ["mlm", "recon", "itc", "itm", "grad_norm"])
+    weights = [
+        load_file(next(out.glob("checkpoints/*/model.safetensors"))) for out, _ in runs.values()
+    ]
+    begun = max((a - b).abs().max() for a, b in zip(*(w.values() for w in weights)))
+    assert begun < 1e-3  # six steps of Adam move a number by some 6e-3
+    assert torch.stack([w.abs().max() for w in weights[0].values()]).isfinite().all()
+
+
+def test_two_processes_of_mlim_do_what_one_does(tmp_path):
+    runs = {n: (tmp_path / f"{n}", launched(tmp_path / f"{n}", n, asked=MLIM)) for n in (1, 2)}
+    check_same_log(runs, 3, ["mlm", "recon", "itm", "grad_norm"])
+
+
+def test_one_process_writes_for_all(runs):
+    out, done = runs[2]
+    assert done.stdout.count("checkpoint:") == 1
+    assert len(list(out.glob("tensorboard/*"))) == 1
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000006"]
+
+
+def test_more_processes_than_pairs(tmp_path):
+    done = launched(tmp_path / "run", 2, "batch_size=1")
+    assert done.returncode and "batch_size 1 is under 2, the processes" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+# ---- stopped and killed
+
+
+def wait_for(out: Path, lines: int, seconds: float = 90):
+    "Until a run has logged so many lines."
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        path = out / "log.jsonl"
+        if path.exists() and path.read_text().count("\n") >= lines:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no {lines} lines after {seconds} s")
+
+
+LONG = ["--steps", "100000", "--set", *SIZES, "batch_size=4", "log_every=1", "save_every=3"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
+    asked = ["train", "--data", "scenes:shapes", *LONG, "save_every=99999", "probe_every=0"]
+    (pid,) = forked(tmp_path / "run", 1, asked=asked)
+    wait_for(tmp_path / "run", 4)
+    os.kill(pid, number)
+    done = ended([pid], tmp_path / "run")
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 128 + number and "Traceback" not in done.stderr
+    assert "and saved; the same command with --resume goes on" in last
+    (path,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert f"stopped at step {int(path.name.removeprefix('step-'))} and saved" in last
+
+
+def children_of(pid: int) -> list[int]:
+    "Processes that a process started."
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
+def test_a_killed_process_ends_the_run_in_one_line_and_it_goes_on(tmp_path):
+    asked = ["train", "--data", "scenes:shapes", *LONG]
+    run = with_torchrun(tmp_path / "run", 2, asked)
+    wait_for(tmp_path / "run", 8)
+    workers = children_of(run.pid)
+    second = [p for p in workers if "\0RANK=1\0" in Path(f"/proc/{p}/environ").read_text()]
+    assert len(workers) == 2 and len(second) == 1
+    os.kill(second[0], signal.SIGKILL)
+    _, stderr = run.communicate(timeout=90)
+    told = [line for line in stderr.splitlines() if line.startswith("mvl-bench train:")]
+    assert run.returncode and len(told) == 1, stderr[-3000:]
+    assert "another process of this run is gone" in told[0] and "--resume goes on" in told[0]
+    before = max((tmp_path / "run" / "checkpoints").glob("step-*")).name
+    again = forked(tmp_path / "run", 1, "--resume", asked=asked)
+    wait_for(tmp_path / "run", (tmp_path / "run" / "log.jsonl").read_text().count("\n") + 5)
+    os.kill(again[0], signal.SIGTERM)
+    ended(again, tmp_path / "run")
+    assert max((tmp_path / "run" / "checkpoints").glob("step-*")).name > before
+
+
+def test_a_loss_that_is_no_number_is_kept_and_gone_through_again(tmp_path, capsys):
+    asked = ["train", "--data", "scenes:shapes", "--steps", "30", "--set", *SIZES, "batch_size=4"]
+    asked += ["lr=1e30", "warmup=0", "precision=fp32", "optimizer=adamw", "probe_every=0"]
+    done = launched(tmp_path / "run", 1, asked=asked)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "stopped before the update" in last and "mvl-bench doctor" in last
+    assert main(["doctor", str(tmp_path / "run")]) == 0
+    assert "the first part whose answer is no number" in capsys.readouterr().out

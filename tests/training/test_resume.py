@@ -1,0 +1,119 @@
+"A run that is killed at any moment and goes on ends with the same bytes as one that was never stopped."
+
+from dataclasses import replace
+from pathlib import Path
+
+import certificate
+import pytest
+from contract import one_thread  # noqa: F401  a fixture
+from datasets.packaged_modules.parquet.parquet import Parquet
+
+from mvl_bench.core import UserError
+from mvl_bench.storage import newest
+from mvl_bench.training import runner as runs
+
+
+@pytest.mark.parametrize("name", ["maskvlm", "mlim", "stream", "stream by length"])
+def test_killed_and_gone_on_with_it_ends_with_the_same_bytes(name, tmp_path, one_thread):  # noqa: F811
+    found = certificate.certify(name, kills=4, steps=30, folder=tmp_path, seed=1)
+    assert found["unlike"] == [] and found["tensors"] > 20
+    assert found["kills"] == 4 and found["inside_a_save"] == 1
+
+
+def test_a_stream_that_goes_on_reads_one_window(tmp_path, one_thread, monkeypatch):  # noqa: F811
+    "Rows are counted where pyarrow gives them out: looks at the data and all else that a run reads are among them."
+    for part in range(40):  # 1,600 rows in groups of 20
+        pairs = [certificate.Scenes("shapes", seed=part, img_size=16).pair(i) for i in range(40)]
+        told = dict(image=[certificate.png(p.image) for p in pairs], caption=[p.caption for p in pairs])  # fmt: skip
+        certificate.Dataset.from_dict(told).to_parquet(
+            str(tmp_path / f"{part:02}.parquet"), batch_size=20
+        )
+    run = certificate.case("stream", tmp_path, 100, make=False)
+    certificate.os.waitpid(certificate.sitting(run, False, ("replace", 260)), 0)
+    before = int(newest(Path(run.out)).name.removeprefix("step-"))
+    assert before > 40  # steps of twelve rows
+    read, tables = [], Parquet._generate_tables
+
+    def counted(builder, **files):
+        for key, table in tables(builder, **files):
+            read.append(len(table))
+            yield key, table
+
+    monkeypatch.setattr(Parquet, "_generate_tables", counted)
+    goes_on = replace(run, train=replace(run.train, steps=before + 2))
+    runs.train(goes_on, resume=True, quiet=True, changed=True)
+    assert sum(read) < 200 < 12 * before
+    read.clear()
+    monkeypatch.setattr(runs, "read_mark", lambda path: None)
+    goes_on = replace(run, train=replace(run.train, steps=before + 4))
+    runs.train(goes_on, resume=True, quiet=True, changed=True)
+    assert sum(read) > 12 * before  # without its mark it reads all that went before
+
+
+def test_a_run_that_forgets_something_is_found(tmp_path, one_thread, monkeypatch):  # noqa: F811
+    "The certificate is not blind: going on without the optimiser's memory, or one batch further, shows."
+    for way in ("straight", "forgetful", "ahead"):
+        (tmp_path / way).mkdir()
+    straight, forgetful, ahead = (
+        certificate.case("maskvlm", tmp_path / way, 9) for way in ("straight", "forgetful", "ahead")
+    )
+    runs.train(straight, quiet=True)
+    for run in (forgetful, ahead):
+        certificate.os.waitpid(certificate.sitting(run, False, ("replace", 7)), 0)
+        assert newest(Path(run.out)) is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "load_state", lambda path, optimizer: None)
+        runs.train(forgetful, resume=True, quiet=True)
+    assert certificate.unlike(straight, forgetful)
+    with monkeypatch.context() as patched:
+        real = runs.batches
+        patched.setattr(runs, "batches", lambda *args: real(*args[:3], args[3] + 1, *args[4:]))
+        runs.train(ahead, resume=True, quiet=True)
+    assert certificate.unlike(straight, ahead)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, one_thread, capsys):  # noqa: F811
+    run = certificate.case("mlim", tmp_path, 9)
+    runs.train(run, quiet=True)
+    last = newest(Path(run.out))
+    weights = last / "model.safetensors"
+    bits = bytearray(weights.read_bytes())
+    bits[-1] ^= 1
+    weights.write_bytes(bits)
+    runs.train(run, resume=True, quiet=True)
+    told = capsys.readouterr().err
+    assert "passed over" in told and last.name in told
+    assert newest(Path(run.out)).name == last.name  # written again, whole
+
+
+def test_other_data_under_the_same_name_is_refused(tmp_path, one_thread):  # noqa: F811
+    run = certificate.case("stream", tmp_path, 3)
+    runs.train(run, quiet=True)
+    more = replace(run, train=replace(run.train, steps=3))
+    other = certificate.Scenes("shapes", seed=9, img_size=16)
+    pairs = [other.pair(i) for i in range(20)]
+    told = dict(image=[certificate.png(p.image) for p in pairs], caption=[p.caption for p in pairs])
+    for part in range(3):
+        certificate.Dataset.from_dict(told).to_parquet(str(tmp_path / f"{part}.parquet"))
+    with pytest.raises(UserError, match="is not the data that .* was begun with"):
+        runs.train(more, resume=True, quiet=True)
+    runs.train(more, resume=True, quiet=True, changed=True)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    run = certificate.case("mlim", tmp_path, 3)
+    Path(run.out).mkdir()
+    (Path(run.out) / "letter.txt").write_text("dear")
+    for resume, said in ((False, "is not empty and holds no run"), (True, "is not empty")):
+        with pytest.raises(UserError, match=said):
+            runs.train(run, resume=resume, quiet=True)
+    assert [f.name for f in Path(run.out).iterdir()] == ["letter.txt"]
+
+
+def test_a_run_stopped_before_its_first_save_begins_again_and_says_so(tmp_path, one_thread, capsys):  # noqa: F811
+    run = replace(certificate.case("mlim", tmp_path, 4), save_every=99)
+    certificate.os.waitpid(certificate.sitting(run, False, ("replace", 5)), 0)
+    assert newest(Path(run.out)) is None and (Path(run.out) / "run.json").exists()
+    runs.train(run, resume=True, quiet=True)
+    assert "begins again" in capsys.readouterr().err
+    assert newest(Path(run.out)).name == "step-00000004"
