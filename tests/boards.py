@@ -1,13 +1,12 @@
 "What the tests of the board share: a model, waiting for an answer, and what is hidden."
 
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
 import torch
 from chromium import tab
 
-from mvl_bench.core import UserError
+from mvl_bench.core import UserError, update
 from mvl_bench.data.factory import make_tokenizer
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.models import checkpoints
@@ -21,7 +20,7 @@ def untrained(**changes):
     ids = dict(pad_id=tokenizer.pad_token_id, mask_id=tokenizer.mask_token_id)
     depths = dict(image_depth=1, text_depth=1, cross_depth=1, embed_dim=32, num_heads=2)
     model = MaskVLM(
-        replace(maskvlm_tiny(), vocab_size=len(tokenizer), **ids, **depths, **changes)
+        update(maskvlm_tiny(), vocab_size=len(tokenizer), **ids, **depths, **changes)
     ).eval()
     model.tokenizer, model.facts = tokenizer, dict(data="scenes")
     return model

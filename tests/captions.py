@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from mvl_bench.core import update
 from mvl_bench.data.pairs import collate
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.data.tokenizers import piece_tokenizer
@@ -37,5 +38,5 @@ def words_batch(count, words):
 def config(**changes):
     "A small config that knows its tokens."
     known = dict(vocab_size=len(PIECES), mask_id=PIECES.mask_token_id, token_kinds=KINDS)
-    usual = dict(vary=0.0, box_ratio=0.0, absent_ratio=0.0)
-    return replace(maskvlm_tiny(), **{**known, **usual, **changes})
+    usual = dict(random_ratio_prob=0.0, object_mask_prob=0.0, modality_dropout=0.0)
+    return update(maskvlm_tiny(), **{**known, **usual, **changes})

@@ -19,19 +19,20 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 
+from mvl_bench.core import update
 from mvl_bench.data.scenes import Scenes
-from mvl_bench.training.config import Run, with_settings
+from mvl_bench.training.config import DataConfig, RunConfig, with_settings
 from mvl_bench.training.resume import commit
 from mvl_bench.training.runner import train
 
 SIZES = ["embed_dim=24", "num_heads=2", "precision=fp32", "batch_size=6", "warmup=2", "lr=3e-3"]
-MASKVLM = ["image_depth=1", "text_depth=1", "cross_depth=1", "blind_steps=4", "accumulate=2"]
-MASKVLM += ["itc_weight=1", "itm_weight=1", "queue_size=18", "momentum=0.9", "absent_ratio=0.2"]
-MLIM = ["depth=1", "itm_weight=1", "joint_masking=mam"]
+MASKVLM = ["image_depth=1", "text_depth=1", "cross_depth=1", "full_mask_steps=4", "accumulate=2"]
+MASKVLM += ["itc=1", "itm=1", "queue_size=18", "momentum=0.9", "modality_dropout=0.2"]
+MLIM = ["depth=1", "itm=1", "joint_strategy=mam"]
 RATES = {"minutes", "pairs_per_second"}  # what two runs of the same need not share
 
 
-def case(name: str, folder: Path, steps: int, make: bool = True) -> Run:
+def case(name: str, folder: Path, steps: int, make: bool = True) -> RunConfig:
     "A small run: MaskVLM or MLIM with all their losses, on drawn scenes or on a stream of files."
     asked = [*SIZES, *(MLIM if name == "mlim" else MASKVLM), f"steps={steps}"]
     data = "scenes:shapes"
@@ -41,11 +42,19 @@ def case(name: str, folder: Path, steps: int, make: bool = True) -> Run:
             pairs = [Scenes("shapes", seed=part, img_size=16).pair(i) for i in range(20)]
             rows = dict(image=[png(p.image) for p in pairs], caption=[p.caption for p in pairs])
             Dataset.from_dict(rows).to_parquet(str(folder / f"{part}.parquet"))
-        asked += ["img_size=16", "patch_size=4", "mask_size=4", "window=8"]
-        asked += ["by_length=true"] * name.endswith("by length")
-    often = dict(save_every=3, log_every=1, probe_every=7, workers=0, streaming=streaming)
+        asked += ["img_size=16", "patch_size=4", "mask_size=4", "shuffle_window=8"]
+        asked += ["group_by_length=true"] * name.endswith("by length")
+    often = dict(save_every=3, log_every=1, probe_every=7, trackers="tensorboard")
     model = "mlim" if name == "mlim" else "maskvlm"
-    return with_settings(Run(str(folder / "run"), model, data=data, **often), asked)
+    return with_settings(
+        RunConfig(
+            str(folder / "run"),
+            model,
+            data=DataConfig(data, streaming=streaming, workers=0),
+            **often,
+        ),
+        asked,
+    )
 
 
 def png(image) -> bytes:
@@ -58,7 +67,9 @@ def png(image) -> bytes:
     return buffer.getvalue()
 
 
-def sitting(run: Run, resume: bool, dies_at: tuple[str, int] | None = None) -> int:  # its process
+def sitting(
+    run: RunConfig, resume: bool, dies_at: tuple[str, int] | None = None
+) -> int:  # its process
     "Train in a child process; where asked, one that ends itself at its n-th call of `fsync` or `replace`."
     pid = os.fork()
     if pid:
@@ -84,19 +95,19 @@ def sitting(run: Run, resume: bool, dies_at: tuple[str, int] | None = None) -> i
         os._exit(1)
 
 
-def lines_of(run: Run) -> int:
+def lines_of(run: RunConfig) -> int:
     "Lines of its log so far."
     path = Path(run.out) / "log.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def kill_and_go_on(run: Run, kills: int, lots: random.Random, workers=(0,)) -> dict:
+def kill_and_go_on(run: RunConfig, kills: int, lots: random.Random, workers=(0,)) -> dict:
     "Kill the run at random moments, every third time within a save, until it is through; what happened."
     done = dict(kills=0, inside_a_save=0)
-    reach = max(6, 2 * run.train.steps // kills)
+    reach = max(6, 2 * run.training.steps // kills)
     while True:
         resume, begun = (Path(run.out) / "run.json").exists(), lines_of(run)
-        asked = replace(run, workers=lots.choice(workers))
+        asked = update(run, workers=lots.choice(workers))
         if done["kills"] >= kills:
             _, status = os.waitpid(sitting(asked, resume), 0)
             assert os.waitstatus_to_exitcode(status) == 0, "the last sitting failed"
@@ -112,7 +123,7 @@ def kill_and_go_on(run: Run, kills: int, lots: random.Random, workers=(0,)) -> d
         done["inside_a_save"] += inside
 
 
-def unlike(one: Run, other: Run) -> list[str]:
+def unlike(one: RunConfig, other: RunConfig) -> list[str]:
     "What differs between the ends of two runs: tensors of model and optimiser, and every logged number."
     found, folders = [], []
     for run in (one, other):
@@ -130,7 +141,7 @@ def unlike(one: Run, other: Run) -> list[str]:
     return found + [f"log, step {step}" for step in logs[0] if logs[0][step] != logs[1].get(step)]
 
 
-def rows(run: Run) -> list[dict]:
+def rows(run: RunConfig) -> list[dict]:
     "The lines of a log that were not torn."
     from mvl_bench.training.logger import read_log
 

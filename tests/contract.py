@@ -1,12 +1,12 @@
 "The one contract as checks: small models of every kind, batches, and what must hold of them."
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
 
-from mvl_bench.core import Batch, view
+from mvl_bench.core import Batch, update, view
 from mvl_bench.data.pairs import collate
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.data.tokenizers import word_tokenizer
@@ -20,7 +20,7 @@ from mvl_bench.models import checkpoints
 from mvl_bench.models.losses import weigh
 
 SMALL = dict(
-    img_size=(24, 32), patch_size=8, mask_size=8, max_words=24, embed_dim=32, num_heads=2,
+    img_size=(24, 32), patch_size=8, mask_size=8, max_text_len=24, embed_dim=32, num_heads=2,
     image_depth=1, text_depth=1, cross_depth=1, decoder_depth=1, depth=1, embedder_dim=16, decoder_dim=16,
     decoder_heads=2,
 )  # fmt: skip
@@ -39,48 +39,48 @@ NAMED_TEXT = json.dumps(
 VARIANTS = dict(
     maskvlm={
         "plain": {},
-        "mask_at input": dict(mask_at="input"),
+        "mask_token_at input": dict(mask_token_at="input"),
         "decoder_depth 0": dict(decoder_depth=0),
-        "both at once": dict(joint_masking="both"),
+        "both at once": dict(joint_strategy="joint"),
         "blocks, content, dirichlet, disguised": dict(
-            image_masking="block", text_masking="content", joint_masking="dirichlet",
-            disguise_ratio=0.5,
+            image_strategy="block", text_strategy="content", joint_strategy="dirichlet",
+            corruption_ratio=0.5,
         ),
-        "words only": dict(recon_weight=0.0),
-        "pixels only": dict(mlm_weight=0.0),
-        "l1, ratios vary": dict(recon_kind="l1", vary=1.0),
+        "words only": dict(recon=0.0),
+        "pixels only": dict(mlm=0.0),
+        "l1, ratios vary": dict(recon_kind="l1", random_ratio_prob=1.0),
         "sse": dict(recon_kind="sse"),
-        "l1, focused": dict(recon_focus=2.0),
-        "encoders by name": dict(image_encoder="test_efficientnet", text_config=NAMED_TEXT),
-        "four losses": dict(itc_weight=1.0, itm_weight=1.0, proj_dim=16, momentum=0.5),
+        "l1, focused": dict(recon_saliency_weight=2.0),
+        "encoders by name": dict(timm_model="test_efficientnet", hf_config=NAMED_TEXT),
+        "four losses": dict(itc=1.0, itm=1.0, proj_dim=16, momentum=0.5),
     },
     mlim={
         "plain": {},
-        "both at once": dict(joint_masking="both"),
+        "both at once": dict(joint_strategy="joint"),
         "one at a time, grid, spans": dict(
-            joint_masking="one", image_masking="grid", text_masking="span", disguise_ratio=0.5
+            joint_strategy="alternating", image_strategy="grid", text_strategy="span", corruption_ratio=0.5
         ),
         "whole picture": dict(recon_area="whole"),
-        "roberta": dict(text_arch="roberta"),
-        "words only": dict(recon_weight=0.0),
-        "pixels only": dict(mlm_weight=0.0),
-        "l1, ratios vary": dict(recon_kind="l1", vary=1.0),
-        "with matching, boxes": dict(itm_weight=1.0, box_ratio=0.5),
+        "roberta": dict(arch="roberta"),
+        "words only": dict(recon=0.0),
+        "pixels only": dict(mlm=0.0),
+        "l1, ratios vary": dict(recon_kind="l1", random_ratio_prob=1.0),
+        "with matching, boxes": dict(itm=1.0, object_mask_prob=0.5),
     },
     vitmae={
         "plain": {},
-        "l1, grid, ratio fixed": dict(recon_kind="l1", image_masking="grid", vary=0.0),
+        "l1, grid, ratio fixed": dict(recon_kind="l1", image_strategy="grid", random_ratio_prob=0.0),
     },
     vilt={
         "plain": {},
         "spans, one at a time, disguised": dict(
-            text_masking="span", joint_masking="one", disguise_ratio=0.5, vary=1.0
+            text_strategy="span", joint_strategy="alternating", corruption_ratio=0.5, random_ratio_prob=1.0
         ),
     },
 )  # fmt: skip
 IDLE = {  # what no gradient can reach, by the option that makes it idle
     "plain": ["image_encoder.mask_token"],
-    "mask_at input": ["mask_vector", "mask_position"],
+    "mask_token_at input": ["mask_vector", "mask_position"],
     "words only": ["image_cross", "image_decoder", "to_pixels", "mask_", "absent_text"],
     "pixels only": ["text_cross", "to_words", "absent_image"],
     "mlim words only": ["decoder", "absent_text"],
@@ -106,13 +106,13 @@ def one_thread():
 def small(name="maskvlm", cls=None, **changes):
     "A small model with random weights, ready for use."
     made, presets = checkpoints.MODELS[name]
-    known = {f.name for f in fields(made.config)}
+    known = {name.split(".")[-1] for name in made.config.names()}
     shape = SQUARE.get(name, SMALL["img_size"])
     sizes = {k: v for k, v in SMALL.items() if k in known} | dict(img_size=shape) | changes
     ids = dict(pad_id=TOKENIZER.pad_token_id, mask_id=TOKENIZER.mask_token_id)
     ids |= dict(token_kinds=token_kinds(TOKENIZER)) if "token_kinds" in known else {}
     torch.manual_seed(0)
-    model = (cls or made)(replace(presets["tiny"](), vocab_size=len(TOKENIZER), **ids, **sizes))
+    model = (cls or made)(update(presets["tiny"](), vocab_size=len(TOKENIZER), **ids, **sizes))
     model.tokenizer = TOKENIZER
     return model.eval()
 
@@ -125,7 +125,7 @@ def pairs_of(count=6):
 
 def some_batch(count=6) -> Batch:
     "Scenes side by side; captions differ in length."
-    return collate(pairs_of(count), TOKENIZER, SMALL["max_words"])
+    return collate(pairs_of(count), TOKENIZER, SMALL["max_text_len"])
 
 
 def odd_views(model, batch):
@@ -133,12 +133,12 @@ def odd_views(model, batch):
     n, rows = model.num_patches, torch.arange(len(batch))[:, None]
     patches = torch.arange(n) < torch.tensor([n, 0, 1, 5, n, 7])[: len(batch), None]
     words = batch.maskable & (torch.arange(batch.maskable.shape[1]) < 3 * rows)
-    at_once = view(batch, n, patches, words | (rows == 0))
+    joint = view(batch, n, patches, words | (rows == 0))
     alone = without_text(view(batch, n, patches), rows[:, 0] % 2 == 0)
     return (
         alone,
         without_image(view(batch, n, None, words), rows[:, 0] % 2 == 1),
-        without_image(without_text(at_once, rows[:, 0] == 0), rows[:, 0] == 4),
+        without_image(without_text(joint, rows[:, 0] == 0), rows[:, 0] == 4),
         replace(view(batch, n, None, words), text_ids=batch.input_ids.where(~words, 7)),
     )
 
@@ -161,13 +161,13 @@ def model(case):
 
 def check_shapes(model, batch, views):
     "Every offered answer has a row for each pair and a place for each patch or word."
-    n, p = model.num_patches, model.cfg.patch_size
+    n, p = model.num_patches, model.cfg.image.patch_size
     for masks in views:
         pixels, logits, _ = model(batch, masks)
         assert (pixels is not None) == ("pixels" in model.offers)
         assert (logits is not None) == ("words" in model.offers)
         assert pixels is None or pixels.shape == (len(batch), n, 3 * p * p)
-        words = (*batch.input_ids.shape, model.cfg.vocab_size)
+        words = (*batch.input_ids.shape, model.cfg.text.vocab_size)
         assert logits is None or logits.shape == words
         for looks in (model(batch, masks, attention=True).attention or {}).values():
             torch.testing.assert_close(looks.sum(-1), torch.ones(looks.shape[:-1]))
@@ -191,7 +191,7 @@ def check_finite(model, batch, views):
         parts = model.losses(batch, (masks,)).parts
         assert all(part.isfinite() for part in parts.values())
         if parts:
-            weigh(parts, model.cfg.loss_weights).backward()
+            weigh(parts, model.cfg.losses.weights).backward()
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         assert all(g.isfinite().all() for g in grads)
 
@@ -213,7 +213,7 @@ def check_asked(model, batch, views):
 def check_gradients(model, batch, views, idle):
     "A gradient reaches every parameter but those that the options make idle."
     model.zero_grad()
-    weigh(model.losses(batch, views).parts, model.cfg.loss_weights).backward()
+    weigh(model.losses(batch, views).parts, model.cfg.losses.weights).backward()
     for name, p in model.named_parameters():
         # adds the same to all scores of a query: softmax ignores it
         if name.endswith(("key.bias", "k_proj.bias")):
@@ -233,7 +233,7 @@ def check_learns(model, batch, views, steps=80, lr=5e-3):
         first = first or now
         if all(now[name] < first[name] / 6 for name in first):
             return
-        weigh(losses.parts, model.cfg.loss_weights).backward()
+        weigh(losses.parts, model.cfg.losses.weights).backward()
         optimizer.step()
         optimizer.zero_grad()
         model.after_step(losses.carry)
@@ -242,11 +242,11 @@ def check_learns(model, batch, views, steps=80, lr=5e-3):
 
 def scrambled(model, batch, masks):
     "The same batch with other pixels and words wherever a view hides them or a side is absent."
-    p, (rows, columns) = model.cfg.patch_size, model.cfg.grid
+    p, (rows, columns) = model.cfg.image.patch_size, model.cfg.image.grid
     hidden = masks.image_mask | ~masks.has_image[:, None]
     spread = hidden.reshape(-1, 1, rows, columns).repeat_interleave(p, 2).repeat_interleave(p, 3)
     words = masks.text_mask | (~masks.has_text[:, None] & batch.maskable)
-    other = torch.randint(5, model.cfg.vocab_size, batch.input_ids.shape)
+    other = torch.randint(5, model.cfg.text.vocab_size, batch.input_ids.shape)
     short = torch.arange(batch.input_ids.shape[1]) < 2  # an absent caption has no length either
     real = batch.attention_mask.where(masks.has_text[:, None], short.long())
     changed = dict(images=torch.rand_like(batch.images).where(spread, batch.images))
@@ -284,13 +284,13 @@ def check_visible_is_seen(model, batch):
 @torch.no_grad()
 def check_rows_stand_alone(model, pairs, views_of):
     "A pair is answered the same wherever it stands, whoever stands beside it, however long they are."
-    whole = collate(pairs, TOKENIZER, model.cfg.max_words)
+    whole = collate(pairs, TOKENIZER, model.cfg.text.max_text_len)
     order = torch.arange(len(pairs)).flip(0)
     for number, masks in enumerate(views_of(model, whole)):
         expected = model(whole, masks)
         moved = model(whole.rows(order), masks.rows(order))
         for row in (0, 3, 5):
-            alone = collate([pairs[row]], TOKENIZER, model.cfg.max_words)
+            alone = collate([pairs[row]], TOKENIZER, model.cfg.text.max_text_len)
             t = alone.input_ids.shape[1]
             own = masks.rows([row])
             ids = None if own.text_ids is None else own.text_ids[:, :t]
@@ -307,7 +307,7 @@ def check_losses_repeat(model, batch, views):
     "Same inputs, same numbers; and nothing has changed afterwards."
     model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    first, second = (model.losses(batch, views, (1, 2)) for _ in range(2))
+    first, second = (model.losses(batch, views, model.cfg.step_key(1, 2)) for _ in range(2))
     assert first.counts == second.counts and first.parts.keys() == second.parts.keys()
     assert all(first.parts[name].equal(second.parts[name]) for name in first.parts)
     after = model.state_dict()
@@ -317,9 +317,9 @@ def check_losses_repeat(model, batch, views):
 def pixel_error(cfg, error, patch, picture):
     "The error of pixels by its name, each weighed by its distance from its picture's mean colour, written out."
     far = (patch.reshape(-1, 3) - picture.mean((1, 2))).abs().mean(1)
-    counts = (1 + getattr(cfg, "recon_focus", 0.0) * far).repeat_interleave(3)
+    counts = (1 + cfg.losses.recon_saliency_weight * far).repeat_interleave(3)
     kinds = dict(l1=error.abs(), l2=error**2, sse=3 * error**2)
-    return (kinds[getattr(cfg, "recon_kind", "l1")] * counts).mean()
+    return (kinds[cfg.losses.recon_kind] * counts).mean()
 
 
 @torch.no_grad()
@@ -335,8 +335,8 @@ def named_errors(model, batch, masks):
 
 def check_losses_agree(model, batch, views):
     "The losses are what anybody computes from the predictions: a mean over all hidden units (pairs: `test_contrast`)."
-    p, errors, nats, hidden = model.cfg.patch_size, [], [], dict(recon=0, mlm=0)
-    whole = getattr(model.cfg, "recon_area", "hidden") == "whole"
+    p, errors, nats, hidden = model.cfg.image.patch_size, [], [], dict(recon=0, mlm=0)
+    whole = model.cfg.losses.recon_area == "whole"
     cut = batch.images.unfold(2, p, p).unfold(3, p, p)  # (b c rows columns p p)
     truth = cut.permute(0, 2, 3, 4, 5, 1).reshape(len(batch), model.num_patches, -1)
     for masks in views:
@@ -346,7 +346,7 @@ def check_losses_agree(model, batch, views):
             area = masks.image_mask
             if whole and area.any():
                 area = masks.has_image[:, None].expand_as(area)
-            if getattr(model.cfg, "recon_kind", "") == "nats":
+            if model.cfg.losses.recon_kind == "nats":
                 errors += named_errors(model, batch, masks)
             else:
                 for b, i in area.nonzero():
@@ -360,10 +360,10 @@ def check_losses_agree(model, batch, views):
         hidden["recon"] += masks.image_mask.sum()
         hidden["mlm"] += masks.text_mask.sum()
     expected = {
-        k: v for k, v in dict(recon=errors, mlm=nats).items() if k in model.cfg.loss_weights and v
+        k: v for k, v in dict(recon=errors, mlm=nats).items() if k in model.cfg.losses.weights and v
     }
     found = model.losses(batch, views)
-    pairs = model.cfg.loss_weights.keys() & {"itc", "itm"}
+    pairs = model.cfg.losses.weights.keys() & {"itc", "itm"}
     counts = {name: count for name, count in found.counts.items() if name not in pairs}
     assert counts == {name: hidden[name] for name in expected}
     assert whole or all(hidden[name] == len(values) for name, values in expected.items())

@@ -17,18 +17,25 @@ from mvl_bench.core import view
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.models.losses import Contrast
 from mvl_bench.models.maskvlm import MaskVLM
-from mvl_bench.training.config import Run, with_settings
+from mvl_bench.training.config import DataConfig, RunConfig, with_settings
 from mvl_bench.training.doctor import examine
 from mvl_bench.training.resume import commit
 from mvl_bench.training.runner import train
 
 SMALL = ["precision=fp32", "batch_size=32", "warmup=20", "embed_dim=48", "lr=4e-3", "steps=260"]
-PAIRS = ["itc_weight=1", "itm_weight=1"]
+PAIRS = ["itc=1", "itm=1"]
 
 
-def plain(*changes: str) -> Run:
+def plain(*changes: str) -> RunConfig:
     "A small run that learns something in half a minute."
-    run = Run("", preset="mini", data="scenes:shapes", probe_every=0, log_every=5, save_every=9999)
+    run = RunConfig(
+        "",
+        preset="mini",
+        data=DataConfig("scenes:shapes"),
+        probe_every=0,
+        log_every=5,
+        save_every=9999,
+    )
     return with_settings(run, [*SMALL, *changes])
 
 
@@ -113,13 +120,19 @@ HEALTHY = dict(
     pairs=plain(*PAIRS),
     queue=plain(*PAIRS, "queue_size=64", "momentum=0.9"),
     frozen_on_purpose=plain("frozen=text"),
-    words_only=plain("recon_weight=0"),
-    pixels_only=plain("mlm_weight=0"),
-    both_at_once=plain("joint_masking=both", "text_ratio=0.15", "image_ratio=0.4"),
+    words_only=plain("recon=0"),
+    pixels_only=plain("mlm=0"),
+    both_at_once=plain("joint_strategy=joint", "text_ratio=0.15", "image_ratio=0.4"),
     other_seed=plain("seed=5"),
     mlim=with_settings(
         replace(plain(), model="mlim", preset="tiny", changes={}),
-        ["depth=2", "embed_dim=48", "box_ratio=0.5", "vary=0.2", "blind_steps=0"],
+        [
+            "depth=2",
+            "embed_dim=48",
+            "object_mask_prob=0.5",
+            "random_ratio_prob=0.2",
+            "full_mask_steps=0",
+        ],
     ),
 )
 
@@ -131,7 +144,7 @@ def freeze(model):
     return model
 
 
-def shown_to_the_doctor(run: Run, wounds: list, steps: int | None = None) -> dict[str, str]:
+def shown_to_the_doctor(run: RunConfig, wounds: list, steps: int | None = None) -> dict[str, str]:
     "Findings by what they are about, of a run that is trained with the wounds and examined with them."
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         run = replace(run, out=f"{folder}/run")

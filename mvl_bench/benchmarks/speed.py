@@ -14,7 +14,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -35,7 +34,7 @@ from mvl_bench.benchmarks.stock_models import (
     words_only,
 )
 from .timing import ceiling, fresh, held, interleave, medians, rate, seconds
-from ..core import Batch
+from ..core import Batch, update
 from ..data.factory import make_tokenizer
 from ..data.loader import batches
 from ..data.scenes import COLOURS, WORLDS, Scenes, caption, edit
@@ -43,7 +42,7 @@ from ..inference.reconstruction import nearby, reconstruct
 from ..models.losses import Vectors
 from ..models.maskvlm import MASKVLM_PRESETS, MaskVLM, MaskVLMConfig, maskvlm_tiny
 from ..models.mlim import MLIM, MLIM_PRESETS
-from ..training.loop import update
+from ..training.loop import train_step
 from ..training.optim import TrainConfig, fastest, make_optimizer
 
 # %% ../../nbs/benchmarks/02_speed.ipynb #f1a795e0
@@ -53,9 +52,9 @@ def four_losses(
 ) -> MaskVLMConfig:
     "A preset with all its losses, as a run has it after its first steps; the larger ones keep their room for words."
     cfg = MASKVLM_PRESETS[preset]()
-    room = words if preset == "tiny" else max(words, cfg.vocab_size)
-    pairs = dict(itc_weight=1.0, itm_weight=1.0, queue_size=4096)
-    return replace(cfg, vocab_size=room, blind_steps=0, **pairs)
+    room = words if preset == "tiny" else max(words, cfg.text.vocab_size)
+    pairs = dict(itc=1.0, itm=1.0, queue_size=4096)
+    return update(cfg, vocab_size=room, full_mask_steps=0, **pairs)
 
 
 def fill(queue: nn.Module) -> None:
@@ -66,9 +65,9 @@ def fill(queue: nn.Module) -> None:
 
 def some_passes(cfg, batch_size: int, count: int = 1) -> list[tuple]:
     "Batches of drawn scenes at the config's size, with the views that its masking draws."
-    source = Scenes(img_size=cfg.img_size)
-    stream = batches(source, make_tokenizer(source), batch_size, max_words=cfg.max_words)
-    return [(b, cfg.masking()(b, (0, i))) for i, (b, _) in enumerate(islice(stream, count))]
+    source = Scenes(img_size=cfg.image.img_size)
+    stream = batches(source, make_tokenizer(source), batch_size, max_text_len=cfg.text.max_text_len)
+    return [(b, cfg.build_masking()(b, (0, i))) for i, (b, _) in enumerate(islice(stream, count))]
 
 
 def trainer(
@@ -79,7 +78,8 @@ def trainer(
     "Seconds of one update by the training loop, with fused AdamW; round by round the next of the passes."
     cfg = TrainConfig(optimizer="adamw", precision=precision)
     optimizer = make_optimizer(model.train(), cfg)
-    return lambda i: seconds(update, model, optimizer, [passes[i % len(passes)]], cfg, 0)
+    key = model.cfg.step_key(cfg.seed, 0)
+    return lambda i: seconds(train_step, model, optimizer, [passes[i % len(passes)]], cfg, key)
 
 # %% ../../nbs/benchmarks/02_speed.ipynb #8c61d33d
 def bench_steps(
@@ -132,10 +132,10 @@ def _settings(cfg: MaskVLMConfig, passes: list[tuple], best: str, rounds: int) -
     words = [batch.input_ids.shape[1] for batch, _ in passes]
     hidden = [view[0].image_mask.float().mean().item() for _, view in passes]
     return (
-        f"{rounds} rounds; {len(passes[0][0])} pairs of {cfg.img_size[0]} px, {hidden[0]:.0%} hidden, width {cfg.embed_dim}, "
-        f"{cfg.vocab_size} words; ours: {best} by default, rows of {min(words)} to {max(words)} words; reference: rows of {PADDED}, "
+        f"{rounds} rounds; {len(passes[0][0])} pairs of {cfg.image.img_size[0]} px, {hidden[0]:.0%} hidden, width {cfg.embed_dim}, "
+        f"{cfg.text.vocab_size} words; ours: {best} by default, rows of {min(words)} to {max(words)} words; reference: rows of {PADDED}, "
         "fp32 with fused attention, bf16 with plain attention, dropout 0; both: fused AdamW, slow copies, queue of "
-        f"{cfg.queue_size}, two wrong pairs a row"
+        f"{cfg.contrast.queue_size}, two wrong pairs a row"
     )
 
 # %% ../../nbs/benchmarks/02_speed.ipynb #6b5d4bdb
@@ -147,11 +147,11 @@ def bench_peers(
 ) -> dict:
     "MLIM with one loss beside ViLT and ViTMAE in fp32; MaskVLM beside FLAVA. Ratios: their time over ours."
     words = len(make_tokenizer(Scenes()))
-    base = replace(MLIM_PRESETS[preset](), vocab_size=four_losses(preset, words).vocab_size)
+    base = update(MLIM_PRESETS[preset](), vocab_size=four_losses(preset, words).text.vocab_size)
     told, painted, four = words_only(base), pixels_only(base), four_losses(preset, words)
     (batch, views), (whole, shown) = (some_passes(cfg, batch_size)[0] for cfg in (told, four))
     pictures = without_captions(batch)
-    (masks,) = painted.masking()(pictures, (0, 0))
+    (masks,) = painted.build_masking()(pictures, (0, 0))
     single = torch.arange(masks.image_mask.shape[1]).expand_as(masks.image_mask) == 5
     pairs = dict(
         vilt=(on_contract(MLIM(told), batch, views), vilt(base, batch, *views)),
@@ -177,9 +177,9 @@ GROWTH = dict(batch=(8, 16, 32, 64), patches=(16, 64, 144), words=(8, 16, 32), w
 def plain_batch(cfg: MaskVLMConfig, size: int, words: int) -> Batch:
     "Noise as pictures, and rows of words that are all as long."
     ids, whole = torch.arange(size), torch.ones(size, dtype=torch.bool)
-    row = torch.randint(5, cfg.vocab_size, (size, words))
+    row = torch.randint(5, cfg.text.vocab_size, (size, words))
     inner = (torch.arange(words) > 0) & (torch.arange(words) < words - 1)
-    images = torch.rand(size, 3, *cfg.img_size)
+    images = torch.rand(size, 3, *cfg.image.img_size)
     return Batch(images, row, torch.ones_like(row), inner.expand(size, -1), ids, ids, whole, whole)
 
 
@@ -192,10 +192,10 @@ def bench_growth(
     for name, value in [(name, value) for name, values in GROWTH.items() for value in values]:
         at = usual | {name: value}
         side = 8 * round(at["patches"] ** 0.5)
-        cfg = replace(four_losses("tiny", 256), img_size=(side, side), max_words=at["words"])
-        model = MaskVLM(replace(cfg, embed_dim=at["width"], num_heads=at["width"] // 32 or 1))
+        cfg = update(four_losses("tiny", 256), img_size=(side, side), max_text_len=at["words"])
+        model = MaskVLM(update(cfg, embed_dim=at["width"], num_heads=at["width"] // 32 or 1))
         batch = plain_batch(model.cfg, at["batch"], at["words"])
-        one = batch, model.cfg.masking()(batch, (0, 0))
+        one = batch, model.cfg.build_masking()(batch, (0, 0))
         works[name, value] = trainer(model, fastest(), [one])
         learning = sum(p.nbytes for p in model.parameters() if p.requires_grad)
         sizes[name, value] = (held(on_contract(model, *one).loss) + 3 * learning) / 1e6
@@ -287,7 +287,7 @@ def tiny_model() -> MaskVLM:
     "The preset `tiny` with random weights and the words of drawn worlds."
     tokenizer = make_tokenizer(Scenes())
     torch.manual_seed(0)
-    model = MaskVLM(replace(maskvlm_tiny(), vocab_size=len(tokenizer)))
+    model = MaskVLM(update(maskvlm_tiny(), vocab_size=len(tokenizer)))
     model.tokenizer = tokenizer
     return model.eval()
 
@@ -316,7 +316,7 @@ COMMAND = (
     "import sys; sys.argv[0] = 'mvl-bench'; from mvl_bench.apps.cli.main import main; main({})"
 )
 IMPORT = "import time; t = time.perf_counter(); import mvl_bench; print(time.perf_counter() - t)"
-ALL = "mlm_weight=1 itc_weight=1 itm_weight=1 queue_size=4096".split()
+ALL = "mlm=1 itc=1 itm=1 queue_size=4096".split()
 
 
 def bench_starts(rounds: int = 3) -> dict:

@@ -30,7 +30,7 @@ from transformers import (
 from transformers.models.bert.modeling_bert import BertLayer
 
 from .timing import flops, seconds
-from ..core import Batch, Losses, Masks, noise
+from ..core import Batch, Losses, MaskedVLModel, Masks, StepKey, hashed_uniform, update
 from ..models.encoders import key_mask
 from ..models.losses import Contrast, focus, itm, match_pairs, recon, similarity, weigh
 from ..models.maskvlm import MaskVLM, MaskVLMConfig
@@ -47,10 +47,10 @@ class StockImage(nn.Module):
 
     def __init__(self, cfg: MaskVLMConfig, attention: str):
         super().__init__()
-        self.pixels = cfg.pixel_mean, cfg.pixel_std
+        self.pixels = cfg.image.image_mean, cfg.image.image_std
         sizes = dict(hidden_size=cfg.embed_dim, intermediate_size=4 * cfg.embed_dim)
         sizes |= dict(num_hidden_layers=cfg.image_depth, num_attention_heads=cfg.num_heads)
-        sizes |= dict(image_size=cfg.img_size, patch_size=cfg.patch_size)
+        sizes |= dict(image_size=cfg.image.img_size, patch_size=cfg.image.patch_size)
         config = ViTConfig(**sizes, layer_norm_eps=1e-6, attn_implementation=attention)
         self.model = ViTModel(config, add_pooling_layer=False)
 
@@ -64,8 +64,8 @@ def bert_config(cfg: MaskVLMConfig, attention: str, **more) -> BertConfig:
     "Width and heads of the model, no dropout."
     sizes = dict(hidden_size=cfg.embed_dim, intermediate_size=4 * cfg.embed_dim)
     sizes |= dict(num_hidden_layers=cfg.text_depth, num_attention_heads=cfg.num_heads)
-    sizes |= dict(vocab_size=cfg.vocab_size, pad_token_id=cfg.pad_id, type_vocab_size=1)
-    room = dict(max_position_embeddings=max(PADDED, cfg.max_words))
+    sizes |= dict(vocab_size=cfg.text.vocab_size, pad_token_id=cfg.text.pad_id, type_vocab_size=1)
+    room = dict(max_position_embeddings=max(PADDED, cfg.text.max_text_len))
     plain = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     return BertConfig(**sizes, **room, **plain, attn_implementation=attention, **more)
 
@@ -117,7 +117,7 @@ class StockDecoder(nn.ModuleList):
         return x
 
 # %% ../../nbs/benchmarks/01_stock_models.ipynb #a48d767f
-class Reference(nn.Module):
+class Reference(nn.Module, MaskedVLModel):
     "MaskVLM of stock parts, for one modality hidden at a time: the losses of `MaskVLM`, nothing spared."
 
     def __init__(
@@ -137,26 +137,28 @@ class Reference(nn.Module):
         self.image_cross = StockCross(cfg.cross_depth, kind, config)
         self.text_cross = StockCross(cfg.cross_depth, kind, config)
         self.image_decoder = StockDecoder(cfg.decoder_depth, kind, config)
-        between = [nn.Linear(d, cfg.pixel_hidden), nn.GELU()] if cfg.pixel_hidden else []
-        last = nn.Linear(cfg.pixel_hidden or d, 3 * cfg.patch_size**2)
+        between = [nn.Linear(d, cfg.pixel_head_dim), nn.GELU()] if cfg.pixel_head_dim else []
+        last = nn.Linear(cfg.pixel_head_dim or d, 3 * cfg.image.patch_size**2)
         self.to_pixels = nn.Sequential(nn.LayerNorm(d), *between, last)
-        words = nn.Linear(d, d), nn.GELU(), nn.Linear(d, cfg.vocab_size)
+        words = nn.Linear(d, d), nn.GELU(), nn.Linear(d, cfg.text.vocab_size)
         self.to_words = nn.Sequential(nn.LayerNorm(d), *words)
         self.to_match = nn.Sequential(nn.LayerNorm(2 * d), nn.Linear(2 * d, 2))
         self.absent_image, self.absent_text = (
             nn.Parameter(0.02 * torch.randn(d)) for _ in range(2)
         )
         self.mask_vector = nn.Parameter(0.02 * torch.randn(d))
-        self.mask_position = nn.Parameter(torch.zeros(cfg.grid[0] * cfg.grid[1], d))
+        self.mask_position = nn.Parameter(torch.zeros(cfg.image.grid[0] * cfg.image.grid[1], d))
         encoders = self.image_encoder, self.text_encoder
-        self.contrast = Contrast(encoders, d, cfg.proj_dim, cfg.queue_size, cfg.momentum)
+        self.contrast = Contrast(
+            encoders, d, cfg.contrast.proj_dim, cfg.contrast.queue_size, cfg.contrast.momentum
+        )
 
-    def losses(self, batch: Batch, views: tuple[Masks, Masks], key: tuple = ()) -> Losses:
+    def losses(self, batch: Batch, views: tuple[Masks, Masks], key: StepKey = StepKey()) -> Losses:
         "Mean losses of a view with patches hidden, of one with words hidden, and over whole pairs."
         batch, (picture, caption) = padded(batch, views)
         real, every = batch.attention_mask.bool(), torch.ones_like(picture.image_mask[:, :1])
         patches = torch.cat([every, ~picture.image_mask], 1)
-        masked = batch.input_ids.masked_fill(caption.text_mask, self.cfg.mask_id)
+        masked = batch.input_ids.masked_fill(caption.text_mask, self.cfg.text.mask_id)
         seen = self.image_encoder(batch.images, patches), patches
         image = self.image_encoder(batch.images), torch.ones_like(patches)
         read = self.text_encoder(masked, batch.attention_mask), real
@@ -191,16 +193,18 @@ class Reference(nn.Module):
         x = torch.cat([image[0][:, :1], x], 1)
         fused = self.image_cross(x, torch.ones_like(image[1]), *text)[:, 1:]
         painted = self.to_pixels(self.image_decoder(fused, *text)).float() + 0.5
-        truth, hidden = patchify(batch.images, self.cfg.patch_size), masks.image_mask
-        weights = focus(truth, self.cfg.recon_focus)[hidden]
-        return recon(painted[hidden], truth[hidden], self.cfg.recon_kind, weights=weights)
+        truth, hidden = patchify(batch.images, self.cfg.image.patch_size), masks.image_mask
+        weights = focus(truth, self.cfg.losses.recon_saliency_weight)[hidden]
+        return recon(painted[hidden], truth[hidden], self.cfg.losses.recon_kind, weights=weights)
 
-    def _itm(self, vectors, sides: list, ids: Tensor, key: tuple) -> tuple[Tensor, int]:
+    def _itm(self, vectors, sides: list, ids: Tensor, key: StepKey) -> tuple[Tensor, int]:
         "True and wrong pairs, each through both cross encoders in full."
         x, see, y, read = sides
         logits = similarity(vectors.image, vectors.text, self.contrast.temperature).detach()
-        lots = noise((*key, "negatives"), ids, 2)
-        pairs, others, matched = match_pairs(logits, vectors.item, lots, self.cfg.easy_share)
+        lots = hashed_uniform((*key.numbers, "negatives"), ids, 2)
+        pairs, others, matched = match_pairs(
+            logits, vectors.item, lots, self.cfg.contrast.random_negative_frac
+        )
         x, see, y, read = x[pairs], see[pairs], y[others], read[others]
         first = self.image_cross(x, see, y, read)[:, 0], self.text_cross(y, read, x, see)[:, 0]
         return itm(self.to_match(torch.cat(first, -1)), matched), len(matched)
@@ -326,14 +330,22 @@ class Learner(NamedTuple):
 
 def on_contract(model: nn.Module, batch: Batch, views: tuple[Masks, ...]) -> Learner:
     "One of our models, with the sum of its losses."
-    weights = model.cfg.loss_weights
-    return Learner(model, lambda: weigh(model.losses(batch, views, (0, 0)).parts, weights))
+    weights = model.cfg.losses.weights
+    return Learner(
+        model, lambda: weigh(model.losses(batch, views, model.cfg.step_key(0, 0)).parts, weights)
+    )
 
 # %% ../../nbs/benchmarks/01_stock_models.ipynb #15b1e0ec
 def words_only(cfg: MLIMConfig) -> MLIMConfig:
     "MLIM as ViLT: a share of the words hidden, pictures whole."
-    shown = dict(joint_masking="both", image_ratio=0.0, text_ratio=0.3, vary=0.0, absent_ratio=0.0)
-    return replace(cfg, recon_weight=0.0, blind_steps=0, box_ratio=0.0, **shown)
+    shown = dict(
+        joint_strategy="joint",
+        image_ratio=0.0,
+        text_ratio=0.3,
+        random_ratio_prob=0.0,
+        modality_dropout=0.0,
+    )
+    return update(cfg, recon=0.0, full_mask_steps=0, object_mask_prob=0.0, **shown)
 
 
 def vilt(cfg: MLIMConfig, batch: Batch, masks: Masks) -> Learner:
@@ -342,16 +354,20 @@ def vilt(cfg: MLIMConfig, batch: Batch, masks: Masks) -> Learner:
         hidden_size=cfg.embed_dim, num_hidden_layers=cfg.depth, intermediate_size=4 * cfg.embed_dim
     )
     sizes |= dict(
-        num_attention_heads=cfg.num_heads, image_size=cfg.img_size[0], patch_size=cfg.patch_size
+        num_attention_heads=cfg.num_heads,
+        image_size=cfg.image.img_size[0],
+        patch_size=cfg.image.patch_size,
     )
     words = dict(
-        vocab_size=cfg.vocab_size, max_position_embeddings=cfg.max_words, pad_token_id=cfg.pad_id
+        vocab_size=cfg.text.vocab_size,
+        max_position_embeddings=cfg.text.max_text_len,
+        pad_token_id=cfg.text.pad_id,
     )
     net = ViltForMaskedLM(ViltConfig(**sizes, **words))
     given = dict(
-        input_ids=batch.input_ids.masked_fill(masks.text_mask, cfg.mask_id),
+        input_ids=batch.input_ids.masked_fill(masks.text_mask, cfg.text.mask_id),
         attention_mask=batch.attention_mask,
-        pixel_values=(batch.images - cfg.pixel_mean) / cfg.pixel_std,
+        pixel_values=(batch.images - cfg.image.image_mean) / cfg.image.image_std,
         labels=batch.input_ids.masked_fill(~masks.text_mask, -100),
     )
     return Learner(net, lambda: net(**given).loss)
@@ -359,9 +375,15 @@ def vilt(cfg: MLIMConfig, batch: Batch, masks: Masks) -> Learner:
 # %% ../../nbs/benchmarks/01_stock_models.ipynb #310b7e93
 def pixels_only(cfg: MLIMConfig) -> MLIMConfig:
     "MLIM as ViTMAE: three quarters of the patches hidden, captions not there."
-    shown = dict(joint_masking="both", image_ratio=0.75, text_ratio=0.0, vary=0.0, absent_ratio=0.0)
-    one = dict(mask_size=cfg.patch_size)
-    return replace(cfg, mlm_weight=0.0, blind_steps=0, box_ratio=0.0, **one, **shown)
+    shown = dict(
+        joint_strategy="joint",
+        image_ratio=0.75,
+        text_ratio=0.0,
+        random_ratio_prob=0.0,
+        modality_dropout=0.0,
+    )
+    one = dict(mask_size=cfg.image.patch_size)
+    return update(cfg, mlm=0.0, full_mask_steps=0, object_mask_prob=0.0, **one, **shown)
 
 
 def without_captions(batch: Batch) -> Batch:
@@ -381,7 +403,9 @@ def vitmae(
         hidden_size=cfg.embed_dim, num_hidden_layers=cfg.depth, intermediate_size=4 * cfg.embed_dim
     )
     sizes |= dict(
-        num_attention_heads=cfg.num_heads, image_size=cfg.img_size[0], patch_size=cfg.patch_size
+        num_attention_heads=cfg.num_heads,
+        image_size=cfg.image.img_size[0],
+        patch_size=cfg.image.patch_size,
     )
     heads = round(cfg.embed_dim / 48)  # of 32 each
     sizes |= dict(decoder_hidden_size=32 * heads, decoder_intermediate_size=128 * heads)
@@ -394,7 +418,7 @@ def vitmae(
         ViTMAEConfig(**sizes, mask_ratio=share, attn_implementation=attention)
     )
     order = hidden + torch.arange(n) / (2 * n)  # the lowest stay visible
-    pixels = (batch.images - cfg.pixel_mean) / cfg.pixel_std
+    pixels = (batch.images - cfg.image.image_mean) / cfg.image.image_std
     return Learner(net, lambda: net(pixels, noise=order).loss)
 
 # %% ../../nbs/benchmarks/01_stock_models.ipynb #77524fe6
@@ -410,10 +434,15 @@ def flava(
     wide = cfg.embed_dim
     d = dict(hidden_size=wide, intermediate_size=4 * wide, num_attention_heads=cfg.num_heads)
     words = dict(
-        vocab_size=cfg.vocab_size, max_position_embeddings=cfg.max_words, pad_token_id=cfg.pad_id
+        vocab_size=cfg.text.vocab_size,
+        max_position_embeddings=cfg.text.max_text_len,
+        pad_token_id=cfg.text.pad_id,
     )
     tokens = dict(
-        image_size=cfg.img_size[0], patch_size=cfg.patch_size, vocab_size=CODES, mask_token=True
+        image_size=cfg.image.img_size[0],
+        patch_size=cfg.image.patch_size,
+        vocab_size=CODES,
+        mask_token=True,
     )
     net = FlavaForPreTraining(
         FlavaConfig(
@@ -421,7 +450,7 @@ def flava(
             text_config=dict(d, **words, num_hidden_layers=cfg.text_depth),
             multimodal_config=dict(d, num_hidden_layers=cfg.cross_depth),
             hidden_size=wide,
-            projection_dim=cfg.proj_dim,
+            projection_dim=cfg.contrast.proj_dim,
             init_codebook=False,
         )
     )
@@ -432,10 +461,10 @@ def flava(
     ids, real, masked = batch.input_ids[partner], batch.attention_mask[partner], masked[partner]
     given = dict(
         input_ids=ids,
-        input_ids_masked=ids.masked_fill(masked, cfg.mask_id),
+        input_ids_masked=ids.masked_fill(masked, cfg.text.mask_id),
         attention_mask=real,
         mlm_labels=ids.masked_fill(~masked, -100),
-        pixel_values=(batch.images - cfg.pixel_mean) / cfg.pixel_std,
+        pixel_values=(batch.images - cfg.image.image_mean) / cfg.image.image_std,
         bool_masked_pos=hidden,
         itm_labels=right,
     )

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..core import Batch, UserError, noise
+from ..core import Batch, UserError, hashed_uniform
 
 # %% ../../nbs/data/00_images.ipynb #2e30c802
 MIN_SIDE = 8  # pixels; a smaller picture shows nothing
@@ -213,7 +213,7 @@ def shrunk(
     most: float,  # largest share of its side that a picture loses, 0..1; 0 = as it is
 ) -> Batch:
     "The batch with the pictures of half of its rows made smaller; same key and samples, same pictures."
-    lots = noise((*key, "shrink"), batch.ids, 3).to(batch.images.device, torch.float32)
+    lots = hashed_uniform((*key, "shrink"), batch.ids, 3).to(batch.images.device, torch.float32)
     size = 1 - most * (2 * lots[:, 0] - 1).clamp_min(0)
     corner = (1 - size)[:, None] * lots[:, 1:]
     small = size < 1

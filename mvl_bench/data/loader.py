@@ -79,7 +79,7 @@ def where_to_begin(
     shards = source.table.rows.num_shards
     about = dict(seed=source.seed, window=source.window, shards=shards, batch_size=batch_size)
     about |= dict(datasets=__version__)
-    mark, size = source.mark or {}, GROUP if source.by_length else 1
+    mark, size = source.mark or {}, GROUP if source.group_by_length else 1
     if all(mark.get(name) == value for name, value in about.items()):
         place = start - mark["before"]
         if mark["rows"] <= (place - place % size) * batch_size:
@@ -93,7 +93,7 @@ def stream_chunks(
     start: int = 0,  # first step
 ) -> Iterator[tuple[list[Draw], dict]]:  # rows of one step, mark of where to go on after it
     "Full chunks of epoch after epoch; the short last one of an epoch is dropped."
-    size = GROUP if source.by_length else 1
+    size = GROUP if source.group_by_length else 1
     about, mark = where_to_begin(source, batch_size, start)
     epoch, before = mark["epoch"], mark["before"]  # steps of the epochs before
     while True:
@@ -101,7 +101,7 @@ def stream_chunks(
         draws = source.drawn(epoch, (step - before) * batch_size, mark if "rows" in mark else None)
         while rows := list(islice(draws, size * batch_size)):
             order = np.arange(len(rows) // batch_size * batch_size).reshape(-1, batch_size)
-            if source.by_length:
+            if source.group_by_length:
                 captions = [source.caption_at(row) for row in rows[: order.size]]
                 order = like_lengths(captions, batch_size, source.seed, epoch, step - before, 1)
             for k, places in enumerate(order):
@@ -120,9 +120,9 @@ def stream_chunks(
 # %% ../../nbs/data/08_loader.ipynb #6e9708f8
 def order_of(source, batch_size: int) -> Callable[[int], tuple[np.ndarray, int]]:
     "Which samples make up a step and in which epoch, for data that is read by number."
-    length = len(source) if hasattr(source, "__len__") else None
-    seed = getattr(source, "seed", 0)
-    if not getattr(source, "by_length", False):
+    length = source.length
+    seed = source.seed
+    if not source.group_by_length:
         return lambda step: sample_ids(step, batch_size, length, seed)
 
     @lru_cache(maxsize=2)
@@ -147,7 +147,7 @@ def batches(
     tokenizer,  # as `mvl_bench.data.tokenizers` makes them
     batch_size: int,
     start: int = 0,  # first step
-    max_words: int = 32,  # longest row, special tokens included
+    max_text_len: int = 32,  # longest row, special tokens included
     workers: int = 0,  # threads that decode ahead; a stream is read by one more
     part: tuple[int, int] = (0, 1),  # which process this is, and of how many: each takes its rows
 ) -> Iterator[tuple[Batch, int]]:  # batch, epoch
@@ -173,7 +173,7 @@ def batches(
     for pairs, epoch, mark in ahead(jobs, workers):
         if mark:
             source.mark = mark
-        yield collate(pairs, tokenizer, max_words), epoch
+        yield collate(pairs, tokenizer, max_text_len), epoch
 
 # %% ../../nbs/data/08_loader.ipynb #954d0b79
 def mismatched(batch: Batch) -> Batch:
@@ -188,11 +188,11 @@ def first_pairs(
     limit: int,  # pairs at most
 ) -> list:
     "The first pairs of a source, unreadable ones left out."
-    if not hasattr(source, "pair"):
+    if source.streamed:
         return source.first(limit)
-    count = min(limit, len(source)) if hasattr(source, "__len__") else limit
+    count = limit if source.length is None else min(limit, source.length)
     pairs = [source.pair(i) for i in range(count)]
-    unreadable = {row for row, _ in getattr(source, "bad", ())}
+    unreadable = {row for row, _ in source.bad}
     return [pair for i, pair in enumerate(pairs) if i not in unreadable]
 
 # %% ../../nbs/data/08_loader.ipynb #6839b143
@@ -201,8 +201,8 @@ def some_pairs(
     count: int,  # pairs at most
 ) -> list[Pair]:
     "Pairs from all over the data; the first ones of a stream, and of data without end."
-    if not hasattr(source, "pair"):
+    if source.streamed:
         return source.first(count)
-    length = len(source) if hasattr(source, "__len__") else count
+    length = count if source.length is None else source.length
     places = np.linspace(0, length, min(count, length), endpoint=False).astype(int)
     return [source.pair(i) for i in places.tolist()]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ..core import Batch, Pair, UserError, noise
+from ..core import Batch, Pair, PairSource, UserError, hashed_uniform
 from .images import as_size, fetch, open_picture, read_bytes, resize
 from .tables import Table, captions_in, open_table, streamed
 from .tokenizers import encode
@@ -30,16 +30,16 @@ MAX_BAD = 100_000  # bad rows that are remembered
 
 
 @dataclass
-class Source:
+class Source(PairSource):
     "What maps and streams share: how a row becomes a pair."
 
     table: Table
     name: str  # what the user called it
-    img_size: int | tuple[int, int]  # a side, or (height, width); kept as (h, w)
+    img_size: int | tuple[int, int] = 64  # a side, or (height, width); kept as (h, w)
     seed: int = 0  # of captions, cuts and, in a stream, of the order
     fit: str = "crop"  # "crop" or "squeeze"
     augment: bool = False  # cut a random box of 60 to 100 % of the area
-    by_length: bool = False  # whether rows with captions of like length share a batch
+    group_by_length: bool = False  # whether rows with captions of like length share a batch
     _bad: dict = field(default_factory=dict, init=False, repr=False)  # row -> why
 
     def __post_init__(self):
@@ -92,7 +92,7 @@ class Source:
         "What a row says as sample `i` of an epoch, empty if nothing, and the chances for its cut."
         words, chance = self.captions_of(row), [0.0] * 4
         if self.augment or len(words) > 1:
-            chance = noise((self.seed, epoch, "pair"), torch.tensor([i]), 4)[0].tolist()
+            chance = hashed_uniform((self.seed, epoch, "pair"), torch.tensor([i]), 4)[0].tolist()
         return words[int(chance[0] * len(words))] if words else "", chance
 
     def read(self, row: dict, name: str, i: int, epoch: int) -> Pair:
@@ -128,6 +128,11 @@ class Source:
 
 class Pairs(Source):
     "Pictures with captions, by number."
+
+    @property
+    def length(self) -> int:
+        "Return the number of rows."
+        return len(self)
 
     def __len__(self):
         return len(self.table.rows)
@@ -192,6 +197,7 @@ class Draw(NamedTuple):
 class StreamedPairs(Source):
     "Pictures with captions as they come, shuffled by shard and in windows."
 
+    streamed = True
     window: int = 512  # rows shuffled together
     rows_seen: int = field(default=0, init=False)  # in the last epoch read to its end
     mark: dict | None = field(default=None, init=False)  # where to go on; `batches` moves it
@@ -281,7 +287,7 @@ def open_pairs(
 def collate(
     pairs: Sequence[Pair],
     tokenizer,  # as `mvl_bench.data.tokenizers` makes them
-    max_words: int,  # longest row, special tokens included
+    max_text_len: int,  # longest row, special tokens included
     img_size: int | Sequence[int] | None = None,  # needed only if no pair has a picture
 ) -> Batch:
     "Pairs side by side."
@@ -297,7 +303,7 @@ def collate(
     images = torch.from_numpy(np.divide(planes, np.float32(255), dtype=np.float32))
     texts = [(pair.caption or "").strip() for pair in pairs]
     facts = [(p.id, p.item, p.image is not None, bool(text)) for p, text in zip(pairs, texts)]
-    words = encode(tokenizer, texts, max_words)
+    words = encode(tokenizer, texts, max_text_len)
     known = [torch.zeros(0, 4) if p.boxes is None else torch.as_tensor(p.boxes) for p in pairs]
     boxes = pad_sequence(known, batch_first=True).float() if any(map(len, known)) else None
     return Batch(images, *words, *(torch.tensor(column) for column in zip(*facts)), boxes)

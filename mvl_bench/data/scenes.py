@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..core import Pair, UserError, data_path
+from ..core import Pair, PairSource, UserError, data_path
 from .tokenizers import chips
 
 # %% ../../nbs/data/02_scenes.ipynb #d3ede506
@@ -333,7 +333,7 @@ def _draw_thing(chance: Random, world: str, novel: bool, taken: list[Thing]) -> 
             return thing
 
 
-class Scenes:
+class Scenes(PairSource):
     "Endless scenes of one world: sample `i` is a pure function of (seed, i)."
 
     def __init__(
@@ -410,5 +410,5 @@ def word_position(
 ) -> int | None:  # token position
     "Where the caption says an attribute of a thing; None where it does not."
     said = [(w.thing, w.attribute) == (thing, attribute) for w in words_of(scene)]
-    found = chips(model.tokenizer, caption(scene), model.cfg.max_words)
+    found = chips(model.tokenizer, caption(scene), model.cfg.text.max_text_len)
     return found[said.index(True)].position if any(said) and len(found) == len(said) else None

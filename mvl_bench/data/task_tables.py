@@ -9,7 +9,7 @@ __all__ = ['KNOWN', 'YES', 'NO', 'EASY_VQA', 'Columns', 'user_columns', 'columns
 # %% ../../nbs/data/10_task_tables.ipynb #dfc70059
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..core import UserError, noise
+from ..core import TaskSource, UserError, hashed_uniform, update
 from .factory import is_drawn, open_data
 from .images import as_size, fetch, open_picture, read_bytes, resize
 from .tables import IMAGE_NAMES, find_columns, spec_rows, streamed
@@ -94,7 +94,7 @@ def columns_of(
         plain |= dict(key="id" if items else "", item_text="")
     if items and given.texts and given.texts[0] not in there:  # words of the items
         own |= dict(texts=(), item_text=given.texts[0])
-    maps = [replace(known, **(plain | own)) for known in KNOWN[task]]
+    maps = [update(known, **(plain | own)) for known in KNOWN[task]]
     for found in maps:
         if set(found.needed) <= set(there):
             return found
@@ -200,7 +200,7 @@ class Items:
 
 # %% ../../nbs/data/10_task_tables.ipynb #bc46c581
 @dataclass
-class TableTask:
+class TableTask(TaskSource):
     "A task on the rows of a table."
 
     task: str
@@ -262,6 +262,11 @@ class TableTask:
             return {one for name in self._named[i] for one in self.items.digests(name)}
         return set(map(digest, filter(None, self._encoded(i))))
 
+    @property
+    def length(self) -> int:
+        "Return the number of examples."
+        return len(self)
+
     def __len__(self):
         return len(self._told)
 
@@ -278,7 +283,7 @@ class TableTask:
         told, row = self._told[i]
         cells = self._encoded(row)
         if self.columns.boxes > 1:
-            place = noise(("order", epoch), torch.tensor([i]), 1).item()
+            place = hashed_uniform(("order", epoch), torch.tensor([i]), 1).item()
             cells = cells[int(place * len(cells)) :][:1]
         pictures = [picture for cell in cells for picture in self._open(cell, row)]
         if len(pictures) != self.count or len(told.texts) not in (1, self.count):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Batch, Pair, UserError
+from ..core import Batch, Pair, TaskSource, UserError
 from .pairs import collate
 from .scene_tasks import ASK, Asked, pictures
 from .scenes import Scenes
@@ -46,7 +46,7 @@ class Example(NamedTuple):
     id: int  # chance depends on it
 
 # %% ../../nbs/data/07_tasks.ipynb #3dd110f9
-class DrawnTask:
+class DrawnTask(TaskSource):
     "A task on drawn scenes, without end."
 
     def __init__(
@@ -103,7 +103,7 @@ class TaskBatch(NamedTuple):
 def collate_examples(
     examples: Sequence[Example],
     tokenizer,  # as `mvl_bench.data.tokenizers` makes them
-    max_words: int,  # longest row, special tokens included
+    max_text_len: int,  # longest row, special tokens included
     classes: Sequence[str],
     img_size: tuple[int, int],  # (height, width), for examples without a picture
 ) -> TaskBatch:
@@ -118,7 +118,7 @@ def collate_examples(
                 raise UserError(f"example {example.id} has neither a picture nor words")
             rows.append(Pair(picture, text, example.id, example.told.group))
     labels = torch.tensor([number.get(example.told.label, -1) for example in examples])
-    return TaskBatch(collate(rows, tokenizer, max_words, img_size), labels)
+    return TaskBatch(collate(rows, tokenizer, max_text_len, img_size), labels)
 
 # %% ../../nbs/data/07_tasks.ipynb #4ff6dc88
 def share_of(group: int, salt: str = "") -> float:  # 0..1
@@ -134,7 +134,7 @@ def parts(
     list[int] | None, list[int]
 ]:  # ids to train on, None = all from `drawn` on; ids held out
     "The two parts of training data."
-    if not hasattr(source, "__len__"):
+    if source.length is None:
         return None, list(range(drawn))
     apart = [share_of(source.told(i).group, "held out") < held for i in range(len(source))]
     train, out = ([i for i, gone in enumerate(apart) if gone == way] for way in (False, True))
@@ -150,7 +150,7 @@ def some_ids(
     drawn: int = 1000,  # the same for data without end
 ) -> list[int]:
     "Examples from all over the data; the first ones of data without end."
-    if not hasattr(source, "__len__"):
+    if source.length is None:
         return list(range(limit or drawn))
     count = len(source)
     return np.linspace(0, count, min(limit or count, count), endpoint=False).astype(int).tolist()
@@ -158,5 +158,5 @@ def some_ids(
 
 def texts_of(source, limit: int = 6_000) -> Iterator[str]:
     "The words of a task's data, for a tokenizer to learn from; the first ones of data without end."
-    count = len(source) if hasattr(source, "__len__") else limit
+    count = limit if source.length is None else source.length
     return (text for i in range(count) for text in source.told(i).texts if text)

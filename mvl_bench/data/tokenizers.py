@@ -117,10 +117,10 @@ class Encoded(NamedTuple):
 def encode(
     tokenizer: PreTrainedTokenizerFast,
     captions: Sequence[str],
-    max_words: int,  # longest row, special tokens included
+    max_text_len: int,  # longest row, special tokens included
 ) -> Encoded:
     "Token ids padded to the longest row of the batch, and which of them are words."
-    asked = dict(max_length=max_words, truncation=True, padding=True)
+    asked = dict(max_length=max_text_len, truncation=True, padding=True)
     with READING:
         rows = tokenizer(list(captions), **asked, return_special_tokens_mask=True)
     ids, real = torch.tensor(rows["input_ids"]), torch.tensor(rows["attention_mask"])
@@ -141,10 +141,10 @@ class Chip(NamedTuple):
 def chips(
     tokenizer: PreTrainedTokenizerFast,
     caption: str,
-    max_words: int,  # longest row, special tokens included
+    max_text_len: int,  # longest row, special tokens included
 ) -> list[Chip]:
     "The words of a caption as the model reads them, special tokens left out."
-    asked = dict(max_length=max_words, truncation=True)
+    asked = dict(max_length=max_text_len, truncation=True)
     with READING:
         row = tokenizer(caption, **asked, return_offsets_mapping=True)
     found = zip(row["input_ids"], row["offset_mapping"])
@@ -158,10 +158,10 @@ def chips(
 def cut_off(
     tokenizer: PreTrainedTokenizerFast,
     caption: str,
-    max_words: int,  # longest row, special tokens included
+    max_text_len: int,  # longest row, special tokens included
 ) -> str:
     "The end of a caption that does not fit the window; empty if all of it fits."
-    kept = chips(tokenizer, caption, max_words)
+    kept = chips(tokenizer, caption, max_text_len)
     whole = chips(tokenizer, caption, len(caption) + 8)
     return caption[whole[len(kept)].start :] if len(kept) < len(whole) else ""
 
@@ -178,7 +178,7 @@ def positions_of(
     tokenizer: PreTrainedTokenizerFast,
     caption: str,
     hide: Sequence[str],  # words of the caption
-    max_words: int,  # longest row, special tokens included
+    max_text_len: int,  # longest row, special tokens included
 ) -> list[int]:  # token positions
     "Where the given words stand, every occurrence; raises `UserError` for a word that the caption lacks."
     letters = {m.span(): plain(m[0]) for m in re.finditer(r"\S+", caption)}
@@ -186,14 +186,16 @@ def positions_of(
     for word in wanted - set(letters.values()):
         raise UserError(f"the word {word!r} does not occur in the caption {caption!r}")
     spans = [span for span, word in letters.items() if word in wanted]
-    found = chips(tokenizer, caption, max_words)
+    found = chips(tokenizer, caption, max_text_len)
     inside = [
         c.position
         for c in found
         if any(a <= c.start and c.end <= b for a, b in spans) and plain(c.text)
     ]
     if wanted and not inside:
-        raise UserError(f"the words {sorted(wanted)} stand beyond the window of {max_words} tokens")
+        raise UserError(
+            f"the words {sorted(wanted)} stand beyond the window of {max_text_len} tokens"
+        )
     return inside
 
 # %% ../../nbs/data/01_tokenizers.ipynb #9bc840e2

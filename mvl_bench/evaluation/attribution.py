@@ -84,7 +84,7 @@ def score_influence(
     curves: list[dict] = []
     before: np.ndarray | None = None  # own patches of a word of the scene before
     for i in range(limit):
-        asked = colour_words(source.scene(i), source.img_size, model.cfg.patch_size)
+        asked = colour_words(source.scene(i), source.img_size, model.cfg.image.patch_size)
         if not asked:
             continue
         pair = source.pair(i)

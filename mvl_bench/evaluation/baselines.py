@@ -15,12 +15,13 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from ..core import Batch, Masks, Pair, noise
+from ..core import Batch, Masks, Pair, hashed_uniform, settings_of
 from ..data.finite_worlds import KNOWN
 from ..data.loader import some_pairs
 from ..data.pairs import collate
 from ..masking.base import random_squares
 from ..masking.joint import with_scores
+from ..models.base import ImageConfig
 from ..models.ideal_observer import IdealConfig, IdealObserver
 from ..models.losses import focus, is_negative, match_pairs, mlm, recon
 from ..patches import patchify
@@ -124,8 +125,8 @@ def label_nats(
 # %% ../../nbs/evaluation/00_baselines.ipynb #141929cf
 def _pixels(baselines: Baselines, batch: Batch, views: tuple[Masks, ...], cfg) -> dict[str, float]:
     "Trivial pixels in the config's error, over its area; the best constant depends on the error."
-    p, truth = cfg.patch_size, patchify(batch.images, cfg.patch_size)
-    whole, l1 = getattr(cfg, "recon_area", "hidden") == "whole", cfg.recon_kind == "l1"
+    p, truth = cfg.image.patch_size, patchify(batch.images, cfg.image.patch_size)
+    whole, l1 = cfg.losses.recon_area == "whole", cfg.losses.recon_kind == "l1"
     constant, best = ("median", median_colour) if l1 else ("mean", mean_colour)
     flat = best(baselines, batch, p)
 
@@ -142,11 +143,11 @@ def _pixels(baselines: Baselines, batch: Batch, views: tuple[Masks, ...], cfg) -
         return view.has_image[:, None].expand_as(view.image_mask) if whole else view.image_mask
 
     shown, found = [view for view in views if view.image_mask.any()], {}
-    counts = focus(truth, getattr(cfg, "recon_focus", 0.0))
+    counts = focus(truth, cfg.losses.recon_saliency_weight)
     for name, paint in painters.items() if shown else ():
         scored = [[x[area(view)] for x in (paint(view), truth, counts)] for view in shown]
         guess, target, weights = (torch.cat(part) for part in zip(*scored))
-        found[f"recon {name}"] = recon(guess, target, cfg.recon_kind, weights=weights).item()
+        found[f"recon {name}"] = recon(guess, target, cfg.losses.recon_kind, weights=weights).item()
     return found
 
 
@@ -154,10 +155,12 @@ def _pairs(batch: Batch, cfg, batch_size: int) -> dict[str, float]:
     "What knowing nothing costs in ITC and ITM, in batches of the size that is trained."
     both, choices, labels = batch.has_image & batch.has_text, [], []
     items, ids = batch.item[both].split(batch_size), batch.ids[both].split(batch_size)
-    earlier = torch.full((getattr(cfg, "queue_size", 0),), -1)  # a queue of other items
+    earlier = torch.full(
+        (settings_of(cfg).get("contrast.queue_size", 0),), -1
+    )  # a queue of other items
     for item, row in zip(items, ids):
         choices.append(choice_nats(item, torch.cat([item, earlier.to(item)])))
-        alike, lots = torch.zeros(len(item), len(item)), noise((0, "negatives"), row, 2)
+        alike, lots = torch.zeros(len(item), len(item)), hashed_uniform((0, "negatives"), row, 2)
         labels.append(match_pairs(alike, item.cpu(), lots).matched)
     choices, labels = torch.cat(choices), torch.cat(labels)
     found = {"itc chance": choices.mean().item()} if len(choices) else {}
@@ -172,13 +175,13 @@ def trivial_losses(
     batch_size: int = 32,  # pairs that ITC and ITM compare in training
 ) -> dict[str, float]:
     "What every trivial predictor scores on each loss of the config, by the names that a plot shows."
-    trivial = getattr(cfg, "trivial_recon", partial(_pixels, baselines, cfg=cfg))
-    found = trivial(batch, views) if "recon" in cfg.loss_weights else {}
+    trivial = cfg.trivial_recon or partial(_pixels, baselines, cfg=cfg)
+    found = trivial(batch, views) if "recon" in cfg.losses.weights else {}
     found |= _pairs(batch, cfg, batch_size)
     labels = torch.cat([batch.input_ids[view.text_mask] for view in views])
     if len(labels):
         found["mlm unigram"] = unigram_nats(baselines, labels).mean().item()
-    return {name: value for name, value in found.items() if name.split()[0] in cfg.loss_weights}
+    return {name: value for name, value in found.items() if name.split()[0] in cfg.losses.weights}
 
 # %% ../../nbs/evaluation/00_baselines.ipynb #412bb026
 def floor_losses(
@@ -189,11 +192,11 @@ def floor_losses(
     cfg,  # of a model: which losses, and how patches are scored
 ) -> dict[str, float]:
     "What the ideal observer scores on each loss over what is hidden, by the names that a plot shows."
-    sizes = dict(img_size=tuple(cfg.img_size), patch_size=cfg.patch_size)
-    answer = "median" if cfg.recon_kind == "l1" else "mean"
-    strength = getattr(cfg, "recon_focus", 0.0)
-    ideal = IdealObserver(IdealConfig(world, **sizes, answer=answer, focus=strength), tokenizer)
-    found, true = dict(mlm=[], recon=[]), patchify(batch.images, cfg.patch_size)
+    image = ImageConfig(tuple(cfg.image.img_size), cfg.image.patch_size)
+    answer = "median" if cfg.losses.recon_kind == "l1" else "mean"
+    strength = cfg.losses.recon_saliency_weight
+    ideal = IdealObserver(IdealConfig(world, image, answer=answer, focus=strength), tokenizer)
+    found, true = dict(mlm=[], recon=[]), patchify(batch.images, cfg.image.patch_size)
     counts = focus(true, strength)
     for masks in views:
         if masks.text_mask.any():
@@ -201,16 +204,16 @@ def floor_losses(
             found["mlm"].append((logits, batch.input_ids[masks.text_mask]))
         if masks.image_mask.any():
             hidden = masks.image_mask
-            if cfg.recon_kind == "nats":
+            if cfg.losses.recon_kind == "nats":
                 found["recon"].append((ideal.patch_nats(batch, masks)[hidden],))
             else:
                 painted = ideal(batch, masks).pixels
                 found["recon"].append([x[hidden] for x in (painted, true, counts)])
-    score = dict(mlm=mlm, recon=lambda *x: recon(*x[:2], cfg.recon_kind, weights=x[2]))
-    if cfg.recon_kind == "nats":
+    score = dict(mlm=mlm, recon=lambda *x: recon(*x[:2], cfg.losses.recon_kind, weights=x[2]))
+    if cfg.losses.recon_kind == "nats":
         score["recon"] = torch.mean
     joined = {n: [torch.cat(x) for x in zip(*some)] for n, some in found.items() if some}
-    kept = {n: some for n, some in joined.items() if n in cfg.loss_weights}
+    kept = {n: some for n, some in joined.items() if n in cfg.losses.weights}
     return {f"{name} floor": score[name](*some).item() for name, some in kept.items()}
 
 # %% ../../nbs/evaluation/00_baselines.ipynb #8d44c915
@@ -221,10 +224,12 @@ def hidden_words(
     key: tuple,  # (seed, epoch)
 ) -> Tensor:  # (k)
     "Words that are hidden of the data's first captions, a thousand or more where there are more words to count."
-    captions = islice(source.captions(), min(10_000, max(1_000, model_cfg.vocab_size)))
+    captions = islice(source.captions(), min(10_000, max(1_000, model_cfg.text.vocab_size)))
     pairs = [Pair(None, text, i, i) for i, text in enumerate(captions)]
-    batch = collate(pairs, tokenizer, model_cfg.max_words, img_size=1)
-    masking = replace(model_cfg.masking(), hide_patches=random_squares)  # there are none to score
+    batch = collate(pairs, tokenizer, model_cfg.text.max_text_len, img_size=1)
+    masking = replace(
+        model_cfg.build_masking(), hide_patches=random_squares
+    )  # there are none to score
     views = masking(replace(batch, has_image=batch.has_text), key)
     return torch.cat([batch.input_ids[view.text_mask] for view in views])
 
@@ -236,18 +241,22 @@ def baselines_of(
     cfg,  # `TrainConfig`
 ) -> dict[str, float]:
     "What trivial predictors score on each loss of the model, and the ideal observer where the world is known."
-    model_cfg, device = model.cfg.at(cfg.steps - 1), next(model.parameters()).device
-    some = max(32, min(256, 2**22 // math.prod(model_cfg.img_size)))  # large pictures fill memory
-    batch = collate(some_pairs(source, some), tokenizer, model_cfg.max_words)
-    masking = with_scores(model_cfg.masking(), model)
+    model_cfg, device = model.cfg.at_step(cfg.steps - 1), next(model.parameters()).device
+    some = max(
+        32, min(256, 2**22 // math.prod(model_cfg.image.img_size))
+    )  # large pictures fill memory
+    batch = collate(some_pairs(source, some), tokenizer, model_cfg.text.max_text_len)
+    masking = with_scores(model_cfg.build_masking(), model)
     drawn = [masking(batch.to(device), (cfg.seed, epoch)) for epoch in range(2)]
     views = tuple(view.to("cpu") for views in drawn for view in views)
     labels = hidden_words(source, tokenizer, model_cfg, (cfg.seed, 0))
-    counted = count_baselines(batch, model_cfg.vocab_size, labels)
+    counted = count_baselines(batch, model_cfg.text.vocab_size, labels)
     found = trivial_losses(counted, batch, views, model_cfg, cfg.batch_size)
-    if getattr(source, "world", None) in KNOWN and hasattr(model_cfg, "recon_kind"):
+    if source.world in KNOWN and "losses.recon" in model_cfg.names():
         few = batch.rows(slice(128))  # most of the loss is in the few rows that are all hidden
-        draws = range(24 if model_cfg.recon_kind == "nats" else 4)  # symbols are quickly counted
+        draws = range(
+            24 if model_cfg.losses.recon_kind == "nats" else 4
+        )  # symbols are quickly counted
         views = [v for epoch in draws for v in masking(few, (cfg.seed, epoch))]
         found |= floor_losses(source.world, tokenizer, few, tuple(views), model_cfg)
     return found

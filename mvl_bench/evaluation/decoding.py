@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import ONLY_PIXELS, noise, view
+from ..core import ONLY_PIXELS, hashed_uniform, view
 from ..data.pairs import collate
 from ..data.scenes import COLOURS, Scenes, nearest_colour, object_masks, words_of
 from .attribution import with_interval
@@ -35,10 +35,10 @@ def start_of(
     pair = asked.pair
     if task == "picture":
         return begin(model, pair._replace(image=None))
-    row = collate([pair], model.tokenizer, model.cfg.max_words)
+    row = collate([pair], model.tokenizer, model.cfg.text.max_text_len)
     places = row.maskable[0].nonzero().flatten()
-    squares = random_squares(row.ids, model.cfg.grid, 0.6, (0, "decode"), 2)[0]
-    half = noise((0, "words"), row.ids, len(places))[0].argsort()[: (len(places) + 1) // 2]
+    squares = random_squares(row.ids, model.cfg.image.grid, 0.6, (0, "decode"), 2)[0]
+    half = hashed_uniform((0, "words"), row.ids, len(places))[0].argsort()[: (len(places) + 1) // 2]
     patches = dict(thing=asked.patches, squares=squares, both=squares).get(task)
     words = dict(words=places[half], both=places[half], caption=places).get(task)
     hidden = [] if patches is None else patches.nonzero().flatten().tolist()
@@ -53,7 +53,7 @@ def judge(
     task: str,
 ) -> dict[str, tuple[float, int]]:  # figure -> sum, and of how many
     "How right a pair is that was filled in."
-    scene, size, found = asked.scene, model.cfg.img_size, {}
+    scene, size, found = asked.scene, model.cfg.image.img_size, {}
     if begun.hidden_patches:
         true, painted = (
             torch.tensor(p).permute(2, 0, 1)[None] / 255 for p in (asked.pair.image, ended.picture)
@@ -62,7 +62,7 @@ def judge(
         masks = masks[[asked.thing]] if task == "thing" else masks
         hidden = torch.zeros(1, model.num_patches, dtype=torch.bool)
         hidden[0, list(begun.hidden_patches)] = True
-        wrong = patchify((painted - true).abs(), model.cfg.patch_size)[hidden]
+        wrong = patchify((painted - true).abs(), model.cfg.image.patch_size)[hidden]
         if task == "thing":
             wrong = (painted - true).abs()[:, :, masks[0]]
         found["error"] = wrong.mean().item(), 1
@@ -74,7 +74,7 @@ def judge(
         ]
         found["colour"] = float(sum(right)), len(right)
     if begun.hidden_words:
-        row = collate([asked.pair], model.tokenizer, model.cfg.max_words)
+        row = collate([asked.pair], model.tokenizer, model.cfg.text.max_text_len)
         same = [ended.ids[i] == row.input_ids[0, i].item() for i in begun.hidden_words]
         found["word"] = float(sum(same)), len(same)
         told = [w.text for w in words_of(scene) if w.attribute in ("colour", "name")]
@@ -107,7 +107,7 @@ def score_decoding(
     tasks: tuple[str, ...] = TASKS,
 ) -> dict:  # task -> plan -> figure -> mean and ci; ready for JSON
     "Figures of each plan on each task, and under `minus at once` how they differ."
-    asked, result = questions(source, model.cfg.patch_size, limit), {}
+    asked, result = questions(source, model.cfg.image.patch_size, limit), {}
     for task in tasks:
         told: dict[str, dict[str, list]] = {name: {} for name in plans_of(task)}
         for one in asked:
@@ -150,15 +150,15 @@ def score_spread(
     errors, accounts = [], {}
     for start in range(0, limit, 50):
         pairs = [source.pair(i) for i in range(start, min(limit, start + 50))]
-        batch = collate(pairs, model.tokenizer, model.cfg.max_words)
-        hidden = random_squares(batch.ids, model.cfg.grid, 0.6, (0, "spread"), 2)
+        batch = collate(pairs, model.tokenizer, model.cfg.text.max_text_len)
+        hidden = random_squares(batch.ids, model.cfg.image.grid, 0.6, (0, "spread"), 2)
         masks = view(batch, model.num_patches, hidden)
         pixels = model(batch, masks, asked=ONLY_PIXELS).pixels.clamp(0, 1)
         errors.append(
-            (pixels - patchify(batch.images, model.cfg.patch_size)).abs().mean(-1)[hidden]
+            (pixels - patchify(batch.images, model.cfg.image.patch_size)).abs().mean(-1)[hidden]
         )
         found = {f"spread over {k} parts": spread(model, batch, masks, k) for k in parts}
-        found["hidden neighbours"] = hidden_neighbours(hidden, model.cfg.grid)
+        found["hidden neighbours"] = hidden_neighbours(hidden, model.cfg.image.grid)
         found["detail painted"] = pixels.std(-1)
         for name, values in found.items():
             accounts.setdefault(name, []).append(values[hidden])

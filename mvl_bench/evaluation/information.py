@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Batch, UserError, noise, view
+from ..core import Batch, UserError, hashed_uniform, view
 from ..data.finite_worlds import KNOWN, truth_of
 from ..data.loader import first_pairs
 from ..data.pairs import collate
@@ -35,7 +35,7 @@ def order_of_parts(
 ) -> Tensor:  # (b u) from 0 in each row; -1 where there is none
     "When each part is revealed: an order at random, of the sample and the key."
     place = (parts.cumsum(1) - 1).clamp_min(0).cpu()  # padding to a longer row changes nothing
-    lots = noise((*key, "reveal"), ids, parts.shape[1]).gather(1, place).to(parts.device)
+    lots = hashed_uniform((*key, "reveal"), ids, parts.shape[1]).gather(1, place).to(parts.device)
     rank = lots.masked_fill(~parts, 2.0).argsort(1).argsort(1)
     return rank.masked_fill(~parts, -1)
 
@@ -44,7 +44,7 @@ def _parts(model, batch: Batch, side: str) -> tuple[Tensor, Tensor]:  # (b u) bo
     "The words or patches of one side, and which each is."
     if side == "text":
         return batch.maskable, batch.input_ids
-    if not hasattr(model, "patch_logits"):
+    if model.patch_logits is None:
         name = type(model).__name__
         raise UserError(
             f"{name} gives patches no chances, so its pictures have no nats: see reader"
@@ -87,7 +87,7 @@ def _scores(model, batch: Batch, side: str, hidden: Tensor, beside: bool, at: Te
         return model.patch_logits(batch, masks if beside else without_text(masks), at)
     masks = view(batch, model.num_patches, text_mask=hidden)
     masks = masks if beside else without_image(masks)
-    if hasattr(model, "word_logits"):
+    if model.word_logits is not None:
         return model.word_logits(batch, masks, at)
     return model(batch, masks).word_logits[torch.arange(len(at)), at]
 
@@ -110,8 +110,8 @@ def measure(
 ) -> dict[str, list[Chain]]:  # by name, a chain for each order
     "Every chain of the first pairs; chains of pictures only of a model that gives patches chances."
     pairs = first_pairs(source, limit)
-    batch = collate(pairs, model.tokenizer, model.cfg.max_words)
-    if not hasattr(model, "patch_logits"):
+    batch = collate(pairs, model.tokenizer, model.cfg.text.max_text_len)
+    if model.patch_logits is None:
         names = tuple(name for name in names if CHAINS[name][0] == "text")
     return {
         name: [chain(model, batch, *CHAINS[name], (0, o), pseudo) for o in range(orders)]
@@ -215,8 +215,8 @@ def evaluate_information(
 ) -> dict:
     "Nats a pair, each with its interval; pseudo-likelihood, calibration, and the truth of a known world."
     if "words" not in model.offers:
-        raise UserError(f"{getattr(model, 'lacks', '')} So there are no chances to add up")
-    found, world = measure(model, source, limit, orders), getattr(source, "world", None)
+        raise UserError(f"{model.lacks} So there are no chances to add up")
+    found, world = measure(model, source, limit, orders), source.world
     scored = dict(task="information", n=len(found["text"][0].nats), nats=in_nats(found))
     scored["pseudo_likelihood"] = in_nats(measure(model, source, limit, pseudo=True))
     for side in ("text", "picture"):

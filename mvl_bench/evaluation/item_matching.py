@@ -72,7 +72,7 @@ def score_pairs(
     limit: int = 400,  # pairs at most
 ) -> PairScores:
     "Ask a pair model about pairs that it was not trained on, with everything there and with one side absent."
-    source = open_task("pairs", data, model.body.cfg.img_size, split, items)
+    source = open_task("pairs", data, model.body.cfg.image.img_size, split, items)
     ids = some_ids(source, limit)
     labels, chances = answers(model, source, ids, tuple(SHOWN.values()))
     told = [source.told(i) for i in ids]

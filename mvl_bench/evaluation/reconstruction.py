@@ -21,6 +21,7 @@ from ..data.loader import first_pairs
 from ..data.pairs import collate
 from .baselines import background, count_baselines, mean_colour, unigram_nats
 from ..masking.base import without_image, without_text
+from ..models.base import ImageConfig
 from ..models.ideal_observer import IdealConfig, IdealObserver
 from ..patches import patchify
 
@@ -126,7 +127,7 @@ def score_batch(model, batch: Batch, wrong: Batch, views: tuple[Masks, Masks], b
 
 def _pixel_errors(model, batch: Batch, wrong: Batch, picture: Masks, baselines) -> dict:
     "Error of each hidden patch under every condition, and of predictors that understand nothing."
-    p = model.cfg.patch_size
+    p = model.cfg.image.patch_size
     truth = patchify(batch.images, p)[picture.image_mask]
     painted = {
         "mean_colour": mean_colour(baselines, batch, p),
@@ -147,9 +148,9 @@ def evaluate_reconstruction(
     "Error of hidden pixels (mean absolute, 0..1) and of hidden words (nats) with, without, with a blank and with a wrong other modality."
     pairs = first_pairs(source, limit)
     wrong = partners(torch.tensor([pair.item for pair in pairs])).tolist()
-    masking = model.cfg.masking().plain()
-    whole = collate(pairs, model.tokenizer, model.cfg.max_words)
-    baselines = count_baselines(whole, model.cfg.vocab_size)
+    masking = model.cfg.build_masking().plain()
+    whole = collate(pairs, model.tokenizer, model.cfg.text.max_text_len)
+    baselines = count_baselines(whole, model.cfg.text.vocab_size)
     sums: dict[tuple, list] = {}
     for start in range(0, len(pairs), batch_size):
         rows = slice(start, start + batch_size)
@@ -159,7 +160,7 @@ def evaluate_reconstruction(
             for name, values in score_batch(model, batch, partner, views, baselines).items():
                 sums.setdefault((*name, draw), []).append(values)
     found = dict(task="reconstruction", n=len(pairs), **summarise(sums, draws))
-    return found | (dict(lacks=model.lacks) if getattr(model, "lacks", "") else {})
+    return found | (dict(lacks=model.lacks) if model.lacks else {})
 
 
 def summarise(sums: dict[tuple, list], draws: int) -> dict:
@@ -188,20 +189,19 @@ def errors_beside(
     draws: int = 1,  # masks a pair
 ) -> dict[tuple, np.ndarray]:  # (loss, whose, condition) -> (n) summed error of each pair
     "Errors of a model, of trivial guesses and of the ideal observer on the same hidden parts."
-    if getattr(source, "world", None) not in KNOWN:
-        name = getattr(source, "name", "this data")
+    if source.world not in KNOWN:
         raise UserError(
-            f"what can be known of {name} nobody knows; of scenes:one and scenes:two it is"
+            f"what can be known of {source.name} nobody knows; of scenes:one and scenes:two it is"
         )
     cfg, pairs = model.cfg, first_pairs(source, limit)
-    sizes = dict(img_size=tuple(cfg.img_size), patch_size=cfg.patch_size)
-    ideal = IdealObserver(IdealConfig(source.world, **sizes, answer="median"), model.tokenizer)
-    whole = collate(pairs, model.tokenizer, cfg.max_words)
-    baselines, sums = count_baselines(whole, max(cfg.vocab_size, len(model.tokenizer))), {}
+    image = ImageConfig(tuple(cfg.image.img_size), cfg.image.patch_size)
+    ideal = IdealObserver(IdealConfig(source.world, image, answer="median"), model.tokenizer)
+    whole = collate(pairs, model.tokenizer, cfg.text.max_text_len)
+    baselines, sums = count_baselines(whole, max(cfg.text.vocab_size, len(model.tokenizer))), {}
     for start in range(0, len(pairs), 50):
         batch = whole.rows(slice(start, start + 50))
         for draw in range(draws):
-            views = cfg.masking().plain()(batch, (0, "share", draw))
+            views = cfg.build_masking().plain()(batch, (0, "share", draw))
             for key, values in _errors(dict(model=model, ideal=ideal), batch, views, baselines):
                 sums.setdefault((*key, draw), []).append(values)
     joined = {key: torch.cat(parts).double().numpy() for key, parts in sums.items()}
@@ -211,7 +211,11 @@ def errors_beside(
 
 def _errors(asked: dict, batch: Batch, views: tuple[Masks, Masks], baselines):
     "Summed errors of each pair, by loss, by who answers and beside what."
-    (picture, caption), offers, p = views, asked["model"].offers, asked["model"].cfg.patch_size
+    (picture, caption), offers, p = (
+        views,
+        asked["model"].offers,
+        asked["model"].cfg.image.patch_size,
+    )
     if "pixels" in offers:
         mask, true = picture.image_mask, patchify(batch.images, p)
         painted = {

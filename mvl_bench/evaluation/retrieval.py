@@ -42,17 +42,14 @@ def gallery(
     pairs = first_pairs(source, limit)
     if len(pairs) < 2:
         raise UserError(f"{len(pairs)} pictures: to choose among them takes two or more")
-    told = [
-        source.all_captions(p.id) if hasattr(source, "all_captions") else (p.caption,)
-        for p in pairs
-    ]
-    drawn = hasattr(source, "scene")  # of a scene, the other wordings are no candidates
+    told = [(p.caption,) if source.streamed else source.all_captions(p.id) for p in pairs]
+    drawn = bool(source.world)  # of a scene, the other wordings are no candidates
     black, asked = np.zeros((1, 1, 3), np.uint8), [(p.caption,) for p in pairs] if drawn else told
     which = [i for i, captions in enumerate(asked) for _ in captions]
     words = [caption for captions in asked for caption in captions]
     rows = [Pair(black, w, pairs[i].id, pairs[i].item) for i, w in zip(which, words)]
     right = [[word in captions for word in words] for captions in map(set, told)]
-    sides = (collate(some, model.tokenizer, model.cfg.max_words) for some in (pairs, rows))
+    sides = (collate(some, model.tokenizer, model.cfg.text.max_text_len) for some in (pairs, rows))
     return Gallery(*sides, torch.tensor(which), torch.tensor(right))
 
 
@@ -93,7 +90,7 @@ def encoded(
     model, found: Gallery, batch_size: int = 50
 ) -> Sides | None:  # None of a model that only reads whole pairs
     "Every picture and every caption once: what vectors are made of, and what matching compares."
-    if not hasattr(model, "encode_image"):
+    if model.encode_image is None:
         return None
     ways = (found.pictures, model.encode_image), (found.captions, model.encode_text)
     sides = []

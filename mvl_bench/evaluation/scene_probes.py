@@ -69,13 +69,19 @@ def _novel(scene: Scene) -> int:
 
 # %% ../../nbs/evaluation/06_scene_probes.ipynb #3e6bfdf7
 def _batched(model, pairs: list[Pair], run: Callable, size: int = 50) -> list:
-    "Run something on pairs in batches; `run` gets a batch and the rows it holds."
+    "RunConfig something on pairs in batches; `run` gets a batch and the rows it holds."
     out = []
     for start in range(0, len(pairs), size):
         rows = slice(start, start + size)
         out.append(
             run(
-                collate(pairs[rows], model.tokenizer, model.cfg.max_words, model.cfg.img_size), rows
+                collate(
+                    pairs[rows],
+                    model.tokenizer,
+                    model.cfg.text.max_text_len,
+                    model.cfg.image.img_size,
+                ),
+                rows,
             )
         )
     return out
@@ -93,8 +99,10 @@ def paint(
         masks = view(batch, model.num_patches, image_mask=patches[rows])
         seen = without_text(masks) if alone else masks
         filled = model(batch, seen, asked=ONLY_PIXELS).pixels.clamp(0, 1)
-        true = patchify(batch.images, model.cfg.patch_size)
-        return unpatchify(torch.where(masks.image_mask[..., None], filled, true), model.cfg.grid)
+        true = patchify(batch.images, model.cfg.image.patch_size)
+        return unpatchify(
+            torch.where(masks.image_mask[..., None], filled, true), model.cfg.image.grid
+        )
 
     return torch.cat(_batched(model, pairs, run))
 
@@ -111,15 +119,15 @@ def probe_objects(model, asked: list[Question]) -> dict:
             model, [p._replace(caption=pairs[w].caption) for p, w in zip(pairs, wrong)], patches
         ),
     }
-    batch = collate(pairs, model.tokenizer, model.cfg.max_words)
+    batch = collate(pairs, model.tokenizer, model.cfg.text.max_text_len)
     masks = view(batch, model.num_patches, image_mask=patches)
     trivial = {
         "mean_colour": mean_colour(
-            count_baselines(batch, model.cfg.vocab_size), batch, model.cfg.patch_size
+            count_baselines(batch, model.cfg.text.vocab_size), batch, model.cfg.image.patch_size
         ),
-        "background": background(batch, masks, model.cfg.patch_size),
+        "background": background(batch, masks, model.cfg.image.patch_size),
     }
-    painted |= {name: unpatchify(p, model.cfg.grid) for name, p in trivial.items()}
+    painted |= {name: unpatchify(p, model.cfg.image.grid) for name, p in trivial.items()}
     errors = {
         name: ((p - batch.images).abs().mean(1) * pixels).sum((1, 2)).double().numpy()
         for name, p in painted.items()
@@ -211,7 +219,7 @@ def probe_edits(model, asked: list[Question], limit: int = 200) -> dict:
     after = paint(model, [p._replace(caption=caption(s)) for p, s in zip(pairs, edited)], patches)
     before = paint(model, pairs, patches)
     redrawn = (
-        torch.from_numpy(np.stack([draw(s, model.cfg.img_size) for s in edited])).permute(
+        torch.from_numpy(np.stack([draw(s, model.cfg.image.img_size) for s in edited])).permute(
             0, 3, 1, 2
         )
         / 255
@@ -233,7 +241,7 @@ def evaluate_probes(
     limit: int = 500,
 ) -> dict:
     "All exact questions to a model about drawn scenes that it can answer."
-    asked, found = questions(source, model.cfg.patch_size, limit), {}
+    asked, found = questions(source, model.cfg.image.patch_size, limit), {}
     if "pixels" in model.offers:
         found |= probe_objects(model, asked)
     if "words" in model.offers:

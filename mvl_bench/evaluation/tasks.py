@@ -48,7 +48,12 @@ def task_batches(
     body = model.body
     for start in range(0, len(ids), size):
         some = [source.example(i) for i in ids[start : start + size]]
-        form = body.tokenizer, body.cfg.max_words, model.task.classes, body.cfg.img_size
+        form = (
+            body.tokenizer,
+            body.cfg.text.max_text_len,
+            model.task.classes,
+            body.cfg.image.img_size,
+        )
         yield collate_examples(some, *form).to(next(model.parameters()).device)
 
 
@@ -172,7 +177,7 @@ def image_vectors(
             raise UserError(f"{source.name} has an example without a picture, which a probe needs")
         some = [e._replace(told=e.told._replace(texts=(None,))) for e in some]
         batch = collate_examples(
-            some, model.tokenizer, model.cfg.max_words, (), model.cfg.img_size
+            some, model.tokenizer, model.cfg.text.max_text_len, (), model.cfg.image.img_size
         ).batch
         image = model.features(batch.to(next(model.parameters()).device)).image.float().cpu()
         vectors.append(torch.cat([image[:, 0], image[:, 1:].mean(1)], -1).numpy())
@@ -187,7 +192,7 @@ def evaluate_probe(
     limit: int = 2000,  # examples of each at most
 ) -> dict:
     "How often a linear classifier on a picture's vector is right, with an interval and baselines."
-    if not hasattr(model, "features"):
+    if model.features is None:
         raise UserError(f"a {model.kind} makes no vectors of pictures that a probe could read")
     sides = [(source, some_ids(source, limit)) for source in (train, test)]
     told = [[source.told(i) for i in ids] for source, ids in sides]
@@ -236,12 +241,12 @@ def checked(
 
 def trained_on(model: TaskModel, limit: int = 20_000) -> list[Told]:
     "Words and labels of the data that a model was fine-tuned on; raises `UserError` where it is not to be had."
-    facts, size = model.body.facts, model.body.cfg.img_size
+    facts, size = model.body.facts, model.body.cfg.image.img_size
     given = user_columns(*(facts[f"{name}_column"] for name in ("image", "caption", "label")))
     source = open_task(
         model.task.task, facts["data"], size, facts["split"], facts["items"], given, facts["seed"]
     )
-    count = min(limit, len(source)) if hasattr(source, "__len__") else 3000
+    count = 3000 if source.length is None else min(limit, source.length)
     told = map(source.told, some_ids(source, count))
     return [t for t in told if t.label in model.task.classes]
 

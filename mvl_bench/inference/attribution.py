@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import ONLY_PIXELS, ONLY_WORDS, Batch, Pair, UserError, noise, view
+from ..core import ONLY_PIXELS, ONLY_WORDS, Batch, Pair, UserError, hashed_uniform, view
 from ..data.pairs import collate
 from ..data.tokenizers import Chip, chips
 from ..masking.base import by_hand
@@ -49,18 +49,18 @@ def one_row(
     pair: Pair,  # picture (h w 3) uint8 at the model's size, and caption
 ) -> tuple[Batch, tuple[Chip, ...]]:
     "The pair as a batch of one row, and its words; raises `UserError` where there is nothing to ask."
-    lacks = getattr(model, "lacks", "")
+    lacks = model.lacks
     if "words" not in model.offers:
         raise UserError(f"{lacks} Influence of words on patches, or back, needs a model of both")
     shape = None if pair.image is None else pair.image.shape
-    if shape is None or shape[:2] != tuple(model.cfg.img_size):
+    if shape is None or shape[:2] != tuple(model.cfg.image.img_size):
         raise UserError(
-            f"the picture is {shape}, the model reads {model.cfg.img_size} pixels: see pairs.resize"
+            f"the picture is {shape}, the model reads {model.cfg.image.img_size} pixels: see pairs.resize"
         )
-    words = chips(model.tokenizer, pair.caption or "", model.cfg.max_words)
+    words = chips(model.tokenizer, pair.caption or "", model.cfg.text.max_text_len)
     if not words:
         raise UserError("the caption is empty: write at least one word")
-    return collate([pair], model.tokenizer, model.cfg.max_words), tuple(words)
+    return collate([pair], model.tokenizer, model.cfg.text.max_text_len), tuple(words)
 
 
 @torch.inference_mode()
@@ -95,7 +95,7 @@ def _words_away(model, batch: Batch, places: list[int], patches: Tensor, words: 
     both = torch.cat([patches, patches[which]]), torch.cat([words, away])
     pixels, _ = answers(model, batch, *both, ONLY_PIXELS)
     before, after = pixels[: len(words)][which], pixels[len(words) :]
-    truth = patchify(batch.images, model.cfg.patch_size)
+    truth = patchify(batch.images, model.cfg.image.patch_size)
     moved = (after - before).abs().mean(-1)
     helped = (after - truth).abs().mean(-1) - (before - truth).abs().mean(-1)
     found = torch.zeros(2, len(words), len(places), patches.shape[1])
@@ -118,7 +118,7 @@ def word_to_patches(
 ) -> Effect:  # (w n)
     "Hide each visible word in turn and see what it does to the hidden patches; a word that is hidden anyway does nothing."
     if "pixels" not in model.offers:
-        raise UserError(f"{getattr(model, 'lacks', '')} So no word can change a patch")
+        raise UserError(f"{model.lacks} So no word can change a patch")
     found = _words_away(model, *_hidden_in(model, pair, patches, words))[:, 0]
     return Effect(*found.numpy().astype(np.float64))
 
@@ -178,7 +178,7 @@ def influence(
 ) -> Influence:
     "The influence of every word on every patch and back, by hiding each in four complementary masks."
     batch, words = one_row(model, pair)
-    places, grid = [word.position for word in words], model.cfg.grid
+    places, grid = [word.position for word in words], model.cfg.image.grid
     ways = views_of(batch, places, grid)
     found = dict(to_patches=None, to_words=None)
     if "pixels" in model.offers:
@@ -186,7 +186,7 @@ def influence(
         found["to_patches"] = Effect(*effects.numpy().astype(np.float64))
     effects = _patches_away(model, batch, places, *ways["to_words"]).nansum(1)
     found["to_words"] = Effect(*effects.numpy().astype(np.float64))
-    return Influence(pair, words, grid, **found, note=getattr(model, "lacks", ""))
+    return Influence(pair, words, grid, **found, note=model.lacks)
 
 # %% ../../nbs/inference/03_attribution.ipynb #8d89562f
 def summary(found: Influence, digits: int = 4) -> dict:  # ready for JSON
@@ -229,7 +229,7 @@ def _across(name: str, weights: Tensor, n: int, t: int, way: str) -> Tensor | No
 def _score(model, batch: Batch, masks, made, way: str) -> Tensor:
     "What is asked: minus the error of hidden patches, or ln of the chances of hidden words, summed."
     if way == "to_patches":
-        truth = patchify(batch.images.detach(), model.cfg.patch_size)
+        truth = patchify(batch.images.detach(), model.cfg.image.patch_size)
         return -(made.pixels - truth).abs().mean(-1)[masks.image_mask].sum()
     said = made.word_logits.float().log_softmax(-1).gather(2, batch.input_ids[..., None])[..., 0]
     return said[masks.text_mask].sum()
@@ -244,7 +244,7 @@ def attention_gradient(
         row, words = one_row(model, pair)
         places, n, t = [w.position for w in words], model.num_patches, row.input_ids.shape[1]
         found = dict(to_patches=None, to_words=None)
-        for way, (patches, hidden) in views_of(row, places, model.cfg.grid).items():
+        for way, (patches, hidden) in views_of(row, places, model.cfg.image.grid).items():
             if way == "to_patches" and "pixels" not in model.offers:
                 continue
             rows = row.rows(torch.zeros(len(patches), dtype=torch.long))
@@ -287,7 +287,7 @@ def deletion(
     if word not in {w.position for w in words}:
         raise UserError(f"token {word} is no word of the caption {pair.caption!r}")
     n = model.num_patches
-    orders = dict(orders) | {"at random": noise((0, "deletion"), row.ids, n)[0]}
+    orders = dict(orders) | {"at random": hashed_uniform((0, "deletion"), row.ids, n)[0]}
     gone = (torch.linspace(0, 1, levels) * n).round()[:, None]
     places = [
         torch.as_tensor(np.asarray(o)).argsort(descending=True).argsort() for o in orders.values()

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..core import Batch, Masks, Pair, UserError, noise, view
+from ..core import Batch, Masks, Pair, UserError, hashed_uniform, view
 from ..data.pairs import collate
 from ..data.tokenizers import bare, encode
 from .uncertainty import spread
@@ -57,7 +57,7 @@ class Step:
 
 def row_of(model, step: Step) -> Batch:
     "The pair of a step as a batch of one row."
-    batch = collate([Pair(step.picture, "", 0, 0)], model.tokenizer, model.cfg.max_words)
+    batch = collate([Pair(step.picture, "", 0, 0)], model.tokenizer, model.cfg.text.max_text_len)
     ids, maskable = torch.tensor([step.ids]), torch.zeros(1, len(step.ids), dtype=torch.bool)
     maskable[0, list(step.places)] = True
     words = dict(input_ids=ids, attention_mask=torch.ones_like(ids), maskable=maskable)
@@ -85,15 +85,15 @@ def begin(
     blanks: int = 8,  # words to be, where the caption is empty
 ) -> Step:
     "The pair before anything is filled in; raises `UserError` where a hidden part could never be."
-    size, text = tuple(model.cfg.img_size), (pair.caption or "").strip()
+    size, text = tuple(model.cfg.image.img_size), (pair.caption or "").strip()
     picture = np.full((*size, 3), 128, np.uint8) if pair.image is None else pair.image
     if picture.shape[:2] != size:
         raise UserError(
             f"the picture is {picture.shape}, the model reads {size} pixels: see pairs.resize"
         )
-    if not text and not 1 <= blanks <= model.cfg.max_words - 2:
-        raise UserError(f"blanks {blanks} is not in 1..{model.cfg.max_words - 2}")
-    row = encode(model.tokenizer, [text], model.cfg.max_words)
+    if not text and not 1 <= blanks <= model.cfg.text.max_text_len - 2:
+        raise UserError(f"blanks {blanks} is not in 1..{model.cfg.text.max_text_len - 2}")
+    row = encode(model.tokenizer, [text], model.cfg.text.max_text_len)
     ids, places = row.input_ids[0].tolist(), row.maskable[0].nonzero().flatten().tolist()
     if not text:
         ids[1:1], places = [model.tokenizer.mask_token_id] * blanks, list(range(1, 1 + blanks))
@@ -106,7 +106,7 @@ def begin(
         if missing := [i for i in chosen if i not in there]:
             raise UserError(f"there is no {unit} {missing[0]}")
         if len(chosen) and {"patch": "pixels", "word": "words"}[unit] not in model.offers:
-            raise UserError(f"{getattr(model, 'lacks', '')} A hidden {unit} would stay hidden")
+            raise UserError(f"{model.lacks} A hidden {unit} would stay hidden")
     ids = [model.tokenizer.mask_token_id if i in words else token for i, token in enumerate(ids)]
     tokens = _words(model, ids, places)
     return Step(0, picture, tuple(ids), tuple(places), tokens, tuple(patches), tuple(words))
@@ -119,9 +119,9 @@ def pin(
     patches: Mapping[int, np.ndarray] | None = None,  # patch -> (p p 3) uint8, as it is painted
 ) -> Step:
     "The same step with words and patches set by hand; they are kept from then on."
-    ids, picture, p = list(step.ids), step.picture.copy(), model.cfg.patch_size
+    ids, picture, p = list(step.ids), step.picture.copy(), model.cfg.image.patch_size
     for place, word in (words or {}).items():
-        found = encode(model.tokenizer, [word], model.cfg.max_words)
+        found = encode(model.tokenizer, [word], model.cfg.text.max_text_len)
         token = found.input_ids[0, found.maskable[0]].tolist()
         if (
             place not in step.places
@@ -137,7 +137,7 @@ def pin(
             raise UserError(
                 f"patch {patch} is not in 0..{model.num_patches - 1}, or not ({p}, {p}, 3)"
             )
-        top, left = (p * i for i in divmod(patch, model.cfg.grid[1]))
+        top, left = (p * i for i in divmod(patch, model.cfg.image.grid[1]))
         picture[top : top + p, left : left + p] = pixels
     return replace(
         step,
@@ -315,7 +315,7 @@ def _choose_words(step: Step, said: Tensor | None, count: int, plan: Plan) -> di
     chances = said[places]
     if plan.temperature:  # Gumbel noise: the largest is a draw from the softmax
         key = (plan.seed, "word", step.index)
-        lots = noise(key, torch.tensor(places), chances.shape[1]).clamp(1e-12, 1 - 1e-12)
+        lots = hashed_uniform(key, torch.tensor(places), chances.shape[1]).clamp(1e-12, 1 - 1e-12)
         picked = (chances.double() / plan.temperature - lots.log().neg().log()).argmax(1)
     else:
         picked = chances.argmax(1)
@@ -373,7 +373,7 @@ def advance(
 ) -> Step:
     "The next step: so many patches and words filled in, the most certain ones."
     pixels, said, doubt = _ask(model, step, plan)
-    ids, size = list(step.ids), model.cfg.patch_size
+    ids, size = list(step.ids), model.cfg.image.patch_size
     picked = _choose_words(step, said, words, plan)
     for place, token in picked.items():
         ids[place] = token
@@ -384,7 +384,7 @@ def advance(
     if filled:
         cut = patchify(torch.tensor(picture).permute(2, 0, 1)[None], size)
         cut[0, filled] = (pixels[filled] * 255 + 0.5).to(torch.uint8)
-        picture = unpatchify(cut, model.cfg.grid)[0].permute(1, 2, 0).numpy().copy()
+        picture = unpatchify(cut, model.cfg.image.grid)[0].permute(1, 2, 0).numpy().copy()
     guesses, entropy = _told(said, step, model.tokenizer)
     after = replace(
         step,
@@ -402,7 +402,7 @@ def advance(
     )
     plain = pixels[filled].unflatten(-1, (-1, 3)).std(1).mean(-1) if filled else ()
     blanks = [i for i, flat in zip(filled, plain) if flat < FLAT and doubt[i] > UNSURE]
-    return replace(after, said=_sentence(after, model.cfg.grid, blanks))
+    return replace(after, said=_sentence(after, model.cfg.image.grid, blanks))
 
 
 def decode(

@@ -101,22 +101,24 @@ def reconstruct(
 ) -> Reconstruction:
     "Fill in the hidden parts in every column at once; raises `UserError` for what cannot be shown to the model."
     shape = pair.image.shape if pair.image is not None else wrong.image.shape if wrong else None
-    if pair.image is None or shape[:2] != tuple(model.cfg.img_size):
+    if pair.image is None or shape[:2] != tuple(model.cfg.image.img_size):
         raise UserError(
-            f"the picture is {shape}, the model reads {model.cfg.img_size} pixels: see pairs.resize"
+            f"the picture is {shape}, the model reads {model.cfg.image.img_size} pixels: see pairs.resize"
         )
     if not (pair.caption or "").strip():
         raise UserError("the caption is empty: write at least one word")
     note = _lacking(model, patches, words)
     asked = {"both", "pixels"} | ({"words"} if len(words) else set())
     rows = [row for row in _rows(pair, wrong, edit) if row[2] in asked]
-    batch = collate([row for _, row, _ in rows], model.tokenizer, model.cfg.max_words)
+    batch = collate([row for _, row, _ in rows], model.tokenizer, model.cfg.text.max_text_len)
     masks = _hide(model, batch, rows, patches, words)
     columns = {name: dict(name=name, beside=_beside(name, wrong, edit)) for name, _, _ in rows}
     sides = ("pixels", "words") if len(words) else ("pixels",)
     asked = {s: [i for i, row in enumerate(rows) if row[2] in ("both", s)] for s in sides}
     output = model(batch, masks, asked=asked)
-    truth = patchify(torch.tensor(pair.image).permute(2, 0, 1)[None] / 255.0, model.cfg.patch_size)
+    truth = patchify(
+        torch.tensor(pair.image).permute(2, 0, 1)[None] / 255.0, model.cfg.image.patch_size
+    )
     for at, i in enumerate(asked["pixels"]):
         pixels = None if output.pixels is None else output.pixels[at]
         columns[rows[i][0]].update(_pixels(model, truth[0], pixels, patches))
@@ -129,12 +131,14 @@ def reconstruct(
             )
     hidden = np.isin(np.arange(model.num_patches), list(patches))
     built = {name: Column(**found) for name, found in columns.items()}
-    return Reconstruction(pair, hidden, tuple(sorted(words)), model.cfg.patch_size, built, note)
+    return Reconstruction(
+        pair, hidden, tuple(sorted(words)), model.cfg.image.patch_size, built, note
+    )
 
 
 def _lacking(model, patches, words) -> str:
     "What the model lacks, in a sentence; raises `UserError` where it can fill in nothing of what is hidden."
-    note, asked = getattr(model, "lacks", ""), dict(pixels=patches, words=words)
+    note, asked = model.lacks, dict(pixels=patches, words=words)
     hidden = {name for name, places in asked.items() if len(places)}
     if hidden and not hidden & model.offers:
         (rest,) = asked.keys() - hidden
@@ -169,14 +173,15 @@ def _pixels(model, truth, pixels, patches) -> dict:
     pasted[chosen] = painted[chosen]
     errors[chosen] = (painted[chosen] - truth[chosen]).abs().mean(1)
     shown = [
-        unpatchify(p[None], model.cfg.grid)[0].permute(1, 2, 0).numpy() for p in (pasted, painted)
+        unpatchify(p[None], model.cfg.image.grid)[0].permute(1, 2, 0).numpy()
+        for p in (pasted, painted)
     ]
     return dict(picture=shown[0], raw=shown[1], errors=errors.numpy())
 
 
 def _letters(model, caption: str) -> dict[int, str]:
     "What stands in a caption at each place that the model reads."
-    found = chips(model.tokenizer, caption, model.cfg.max_words)
+    found = chips(model.tokenizer, caption, model.cfg.text.max_text_len)
     return {chip.position: chip.text for chip in found}
 
 
@@ -197,7 +202,7 @@ def hidden_words(
     names: Sequence[str],  # words of the caption, every occurrence is meant
 ) -> list[int]:  # token positions
     "Token positions of the named words; raises `UserError` for a word that the caption lacks."
-    return positions_of(model.tokenizer, caption, names, model.cfg.max_words)
+    return positions_of(model.tokenizer, caption, names, model.cfg.text.max_text_len)
 
 # %% ../../nbs/inference/00_reconstruction.ipynb #f332b900
 def nearby(
@@ -205,7 +210,7 @@ def nearby(
     pair: Pair,
 ) -> Pair:
     "Another pair, fixed for each sample: the partner for the column `wrong`."
-    other = Scenes("all", "val", 1, model.cfg.img_size).pair(pair.id)
+    other = Scenes("all", "val", 1, model.cfg.image.img_size).pair(pair.id)
     return other._replace(id=pair.id, item=-1)
 
 

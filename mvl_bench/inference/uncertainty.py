@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import ONLY_PIXELS, Batch, Masks, UserError, noise
+from ..core import ONLY_PIXELS, Batch, Masks, UserError, hashed_uniform
 
 # %% ../../nbs/inference/01_uncertainty.ipynb #bf8b37da
 def parts_of(
@@ -29,7 +29,8 @@ def parts_of(
     visible, n = torch.cat([patches, words], 1), patches.shape[1]
     # chance of patches and of words apart, so that padding to a longer row changes nothing
     chance = [
-        noise((*key, s), batch.ids, m.shape[1]) for s, m in (("image", patches), ("text", words))
+        hashed_uniform((*key, s), batch.ids, m.shape[1])
+        for s, m in (("image", patches), ("text", words))
     ]
     order = torch.cat(chance, 1).to(visible.device).masked_fill(~visible, 2.0).argsort(1).argsort(1)
     views = []
@@ -50,7 +51,7 @@ def spread(
 ) -> Tensor:  # (b n) standard deviation of rebuilt pixels, 0..0.5; nan = not hidden
     "How far the answers of each hidden patch spread when parts of what is visible are hidden, too."
     if "pixels" not in model.offers:
-        raise UserError(f"{getattr(model, 'lacks', '')} So there is no spread of pixels")
+        raise UserError(f"{model.lacks} So there is no spread of pixels")
     rows, index = parts_of(batch, masks, parts, key), torch.arange(len(batch)).repeat(parts)
     patches, words = (torch.cat([getattr(m, s) for m in rows]) for s in ("image_mask", "text_mask"))
     there = masks.has_image.repeat(parts), masks.has_text.repeat(parts)

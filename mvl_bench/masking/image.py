@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..core import UserError, noise
+from ..core import UserError, hashed_uniform
 from .base import hide_share, units_to_hide
 
 # %% ../../nbs/masking/01_image.ipynb #c581c6f4
@@ -81,7 +81,7 @@ def hide_blocks(
         hidden, units = torch.zeros(len(rows), *squares, dtype=torch.bool), squares[0] * squares[1]
         count, turn = units_to_hide(torch.full((len(rows),), units), ratio[rows]), 0
         while (left := count - hidden.sum((1, 2))).any():
-            lots = noise((*key, "block", turn), ids[rows], 2 + units)
+            lots = hashed_uniform((*key, "block", turn), ids[rows], 2 + units)
             hidden, turn = _add_block(hidden, left, lots), turn + 1
         return hidden.flatten(1)
 
@@ -110,7 +110,7 @@ def hide_grid(
 
     def choose(rows, squares, unit):
         order = _bayer(max(squares))
-        phase = (noise((*key, "grid"), ids[rows], 2) * len(order)).long()[:, :, None]
+        phase = (hashed_uniform((*key, "grid"), ids[rows], 2) * len(order)).long()[:, :, None]
         down, right = (
             (torch.arange(side) + phase[:, axis]) % len(order) for axis, side in enumerate(squares)
         )
@@ -147,7 +147,7 @@ def hide_by_score(
 
     def choose(rows, squares, unit):
         units = squares[0] * squares[1]
-        lots, round_by = noise((*key, "score"), ids[rows], units + 1).split([units, 1], 1)
+        lots, round_by = hashed_uniform((*key, "score"), ids[rows], units + 1).split([units, 1], 1)
         means = _mean_in(scores[rows], unit, units)
         mixed = lots.argsort(1)  # equal scores: chance decides
         place = mixed.gather(1, means.gather(1, mixed).argsort(dim=1, descending=True, stable=True))

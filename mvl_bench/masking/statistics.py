@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core import Batch, UserError
-from .joint import JOINT, PATCHES, WORDS, masking_of, with_kinds
+from ..core import Batch, UserError, update
+from .joint import JOINT, PATCHES, WORDS, build_masking, with_kinds
 
 # %% ../../nbs/masking/04_statistics.ipynb #8a6afe6d
 def hole_sizes(
@@ -84,7 +84,7 @@ class Habit:
 
 # %% ../../nbs/masking/04_statistics.ipynb #2f690ee0
 def draw_many(
-    masking,  # a strategy, from `strategies.masking_of`
+    masking,  # a strategy, from `strategies.build_masking`
     batch: Batch,  # one row
     draws: int = 1000,
 ) -> Habit:
@@ -109,14 +109,18 @@ def lab(
 ) -> dict[str, dict[str, Habit]]:  # patches, words and joint -> strategy -> what it does
     "Every strategy on one pair at one ratio."
     plain = dict(
-        vary=0.0, absent_ratio=0.0, image_ratio=ratio, text_ratio=ratio, disguise_ratio=0.0
+        random_ratio_prob=0.0,
+        modality_dropout=0.0,
+        image_ratio=ratio,
+        text_ratio=ratio,
+        corruption_ratio=0.0,
+        object_mask_prob=0.0,
     )
-    plain |= dict(box_ratio=0.0) if hasattr(cfg, "box_ratio") else {}
-    usual = dict(image_masking="random", text_masking="random", joint_masking="one")
+    usual = dict(image_strategy="random", text_strategy="random", joint_strategy="alternating")
     tables = dict(
-        patches=("image_masking", PATCHES),
-        words=("text_masking", WORDS),
-        joint=("joint_masking", JOINT),
+        patches=("image_strategy", PATCHES),
+        words=("text_strategy", WORDS),
+        joint=("joint_strategy", JOINT),
     )
     found: dict[str, dict[str, Habit]] = {}
     for side in sides:
@@ -124,8 +128,8 @@ def lab(
         for name in table:
             if name == "score" and scores is None:
                 continue
-            masking = masking_of(
-                with_kinds(replace(cfg, **plain, **{**usual, field: name}), tokenizer)
+            masking = build_masking(
+                with_kinds(update(cfg, **plain, **{**usual, field: name}), tokenizer)
             )
             if name == "score":
                 masking = replace(masking, scorer=lambda rows: scores.expand(len(rows), -1))

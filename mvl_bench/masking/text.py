@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FUNCTION_WORDS', 'KINDS_OF_TOKEN', 'SPAN_ENDS', 'token_kinds', 'table_of', 'known', 'whole_words', 'spans',
-           'content_words', 'disguise_words']
+           'content_words', 'corrupt_tokens']
 
 # %% ../../nbs/masking/02_text.ipynb #745e3fb8
 import math
@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..core import Batch, UserError, noise
+from ..core import Batch, UserError, hashed_uniform
 from .base import hide_share, units_to_hide
 
 # %% ../../nbs/masking/02_text.ipynb #f2141eb7
@@ -80,7 +80,7 @@ def whole_words(
     begins = words & ~(pieces[batch.input_ids] & before)
     place = (begins.cumsum(1) - 1).clamp_min(0)  # the word of each token
     there = torch.arange(words.shape[1], device=words.device) < begins.sum(1, keepdim=True)
-    chance = noise((*key, "text"), batch.ids, words.shape[1]).to(words.device)
+    chance = hashed_uniform((*key, "text"), batch.ids, words.shape[1]).to(words.device)
     return hide_share(chance, ratio, there).gather(1, place) & words
 
 # %% ../../nbs/masking/02_text.ipynb #1b565691
@@ -105,12 +105,17 @@ def spans(
     maskable, t = batch.maskable.cpu(), batch.maskable.shape[1]
     words = maskable.sum(1)
     count = units_to_hide(words, ratio)
-    length = _lengths(count, words, noise((*key, "length"), batch.ids, t))
-    lots = noise((*key, "order"), batch.ids, t).masked_fill(length == 0, 2.0)
+    length = _lengths(count, words, hashed_uniform((*key, "length"), batch.ids, t))
+    lots = hashed_uniform((*key, "order"), batch.ids, t).masked_fill(length == 0, 2.0)
     length = length.gather(1, lots.argsort(1))  # the last one, which is cut, may stand anywhere
     # a span goes into one of the slots before, between and behind the visible tokens
     free = torch.arange(t + 1) <= (words - count)[:, None]
-    slots = noise((*key, "slot"), batch.ids, t + 1).masked_fill(~free, 2.0).argsort(1).argsort(1)
+    slots = (
+        hashed_uniform((*key, "slot"), batch.ids, t + 1)
+        .masked_fill(~free, 2.0)
+        .argsort(1)
+        .argsort(1)
+    )
     slot = (slots >= (length > 0).sum(1, keepdim=True)).int().argsort(dim=1, stable=True)[:, :t]
     start = slot + length.cumsum(1) - length
     place = (maskable.cumsum(1) - 1)[:, :, None]
@@ -127,11 +132,13 @@ def content_words(
     "Hide words of content first; function words only when no other is left."
     words, functions = batch.maskable, known(functions, "function").to(batch.maskable.device)
     place = (words.cumsum(1) - 1).clamp_min(0)
-    chance = noise((*key, "text"), batch.ids, words.shape[1]).to(place.device).gather(1, place)
+    chance = (
+        hashed_uniform((*key, "text"), batch.ids, words.shape[1]).to(place.device).gather(1, place)
+    )
     return hide_share(chance + functions[batch.input_ids], ratio, words)
 
 # %% ../../nbs/masking/02_text.ipynb #53412ff9
-def disguise_words(
+def corrupt_tokens(
     batch: Batch,
     hidden: Tensor,  # (b t) bool, True = hidden
     key: tuple,  # e.g. (seed, epoch)
@@ -143,7 +150,7 @@ def disguise_words(
     words = (~known(special, "special")).nonzero().flatten()
     place, size = (batch.maskable.cumsum(1) - 1).clamp_min(0), batch.maskable.shape[1]
     lot, other = (
-        noise((*key, name), batch.ids, size).to(place.device).gather(1, place)
+        hashed_uniform((*key, name), batch.ids, size).to(place.device).gather(1, place)
         for name in ("disguise", "other")
     )
     another = words.to(place.device)[(other * len(words)).long()]

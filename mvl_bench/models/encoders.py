@@ -66,6 +66,11 @@ class ImageEncoder(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         nn.init.normal_(self.mask_token, std=0.02)
 
+    @property
+    def backbone(self) -> nn.Module:
+        "Return what `frozen` freezes: all of it."
+        return self
+
     def embed(self, images: Tensor) -> Tensor:  # (b c h w) in 0..1 -> (b 1+n d)
         "Patches as tokens with their positions, class token first."
         mean, spread = self.pixels
@@ -119,7 +124,7 @@ class TextEncoder(nn.Module):
         self,
         arch: str,  # a model type of transformers, e.g. bert or roberta
         vocab_size: int,
-        max_words: int,  # longest row, special tokens included
+        max_text_len: int,  # longest row, special tokens included
         dim: int,  # width d of every token
         depth: int,  # transformer blocks
         num_heads: int,
@@ -137,7 +142,7 @@ class TextEncoder(nn.Module):
         # RoBERTa counts positions from pad_id + 1 on
         room = dict(
             vocab_size=vocab_size,
-            max_position_embeddings=max_words + pad_id + 1,
+            max_position_embeddings=max_text_len + pad_id + 1,
             pad_token_id=pad_id,
         )
         plain = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, type_vocab_size=1)
@@ -147,9 +152,14 @@ class TextEncoder(nn.Module):
             self.model = AutoModel.from_config(config, add_pooling_layer=False)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"text_arch {arch!r} is no text encoder of transformers; try bert or roberta"
+                f"arch {arch!r} is no text encoder of transformers; try bert or roberta"
             ) from error
         self.begin_positions()
+
+    @property
+    def backbone(self) -> nn.Module:
+        "Return what `frozen` freezes: all of it."
+        return self
 
     @torch.no_grad()
     def begin_positions(self) -> None:

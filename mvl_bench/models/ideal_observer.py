@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core import BOTH, Batch, Masks, Output, UserError
+from ..core import BOTH, Batch, MaskedVLModel, Masks, Output, UserError
 from ..data.finite_worlds import KNOWN, listed, prototypes
 from ..data.tokenizers import word_tokenizer
-from ..masking.base import Masking
+from ..masking.base import Masking, MaskingConfig
+from ..masking.joint import build_masking
+from .base import ImageConfig, TextConfig
 from .losses import focus
-from ..patches import grid_of, patchify
+from ..patches import patchify
 
 # %% ../../nbs/models/09_ideal_observer.ipynb #68079bd8
 @dataclass(frozen=True)
@@ -25,11 +27,9 @@ class IdealConfig:
     "Which world an ideal observer knows, and how its pictures and captions are cut."
 
     world: str = "one"  # one or two
-    img_size: tuple[int, int] = (64, 64)  # (height, width) in pixels
-    patch_size: int = 8  # side of a patch, in pixels
-    mask_size: int = 16  # side of a hidden square, in pixels
-    vocab_size: int = 0  # words of the tokenizer; 0 = of its own
-    max_words: int = 24  # longest caption, special tokens included
+    image: ImageConfig = ImageConfig()
+    text: TextConfig = TextConfig(vocab_size=6)  # or as many as its own tokenizer has
+    masking: MaskingConfig = MaskingConfig()
     answer: str = "mean"  # pixels: the mean, best for squared errors, or the median, for absolute
     focus: float = 0.0  # errors count more by this for lying 1 from their picture's mean colour
 
@@ -40,22 +40,16 @@ class IdealConfig:
             raise UserError(f"answer {self.answer!r} is neither mean nor median")
         if self.focus < 0:
             raise UserError(f"focus {self.focus} is not a number from 0 up")
-        grid_of(self.img_size, self.patch_size)
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        "Rows and columns of patches."
-        return grid_of(self.img_size, self.patch_size)
-
-    def masking(self) -> Masking:
-        "What is hidden of a pair where nobody says otherwise."
-        return Masking(self.grid, max(1, self.mask_size // self.patch_size))
+    def build_masking(self) -> Masking:
+        "Build what is hidden of a pair where nobody says otherwise."
+        return build_masking(self)
 
 # %% ../../nbs/models/09_ideal_observer.ipynb #e0213998
 NEVER = 1e-9  # chance that is given to what cannot be: about 21 nats
 
 
-class IdealObserver(nn.Module):
+class IdealObserver(nn.Module, MaskedVLModel):
     "Knows every pair of a drawn world, and weighs those that agree with what is visible."
 
     kind, offers = "ideal", frozenset({"pixels", "words"})
@@ -66,11 +60,11 @@ class IdealObserver(nn.Module):
         tokenizer=None,  # of the model that it stands beside; None = its own
     ):
         super().__init__()
-        world = listed(cfg.world, tuple(cfg.img_size))
+        world = listed(cfg.world, tuple(cfg.image.img_size))
         self.cfg, self.facts = cfg, dict(data=f"scenes:{cfg.world}")
         self.tokenizer = tokenizer or word_tokenizer(world.captions)
-        self.vocab_size = max(cfg.vocab_size, len(self.tokenizer))
-        kinds = prototypes(cfg.world, tuple(cfg.img_size), cfg.patch_size)
+        self.vocab_size = max(cfg.text.vocab_size, len(self.tokenizer))
+        kinds = prototypes(cfg.world, tuple(cfg.image.img_size), cfg.image.patch_size)
         self.number = {patch.tobytes(): i for i, patch in enumerate(kinds.patches)}
         rows = self.tokenizer(list(world.captions), padding=True)["input_ids"]
         keep = dict(
@@ -93,7 +87,13 @@ class IdealObserver(nn.Module):
 
     def numbers_of(self, images: Tensor) -> Tensor:  # (b 3 h w) in 0..1 -> (b n)
         "Which prototype each patch is; -1 = none of its world."
-        cut = (patchify(images, self.cfg.patch_size) * 255).round().to(torch.uint8).cpu().numpy()
+        cut = (
+            (patchify(images, self.cfg.image.patch_size) * 255)
+            .round()
+            .to(torch.uint8)
+            .cpu()
+            .numpy()
+        )
         found = [[self.number.get(patch.tobytes(), -1) for patch in row] for row in cut]
         return torch.tensor(found, device=self.picture.device)
 
@@ -126,7 +126,7 @@ class IdealObserver(nn.Module):
 
     def unknown(self, image: np.ndarray, captions: tuple[str, ...]) -> list[str]:
         "What of a pair is not of its world, (h w 3) uint8 and captions, in sentences."
-        world, told = listed(self.cfg.world, tuple(self.cfg.img_size)), []
+        world, told = listed(self.cfg.world, tuple(self.cfg.image.img_size)), []
         if not (world.pictures == image).all((1, 2, 3)).any():
             told.append("picture")
         words = [" ".join(text.lower().split()) for text in captions if text]
@@ -182,7 +182,7 @@ class IdealObserver(nn.Module):
 
     def _pixels(self, chances: Tensor, batch: Batch, masks: Masks) -> Tensor:  # (b n p*p*3)
         "Hidden patches as the mean or the median of what they may be; the others as they are shown."
-        painted = patchify(batch.images, self.cfg.patch_size).clone()
+        painted = patchify(batch.images, self.cfg.image.patch_size).clone()
         for row, chance in enumerate(self.by_picture(chances)):
             some = chance.nonzero()[:, 0]
             for place in masks.image_mask[row].nonzero()[:, 0]:

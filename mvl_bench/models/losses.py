@@ -279,7 +279,7 @@ def hard_negatives(
     logits: Tensor,  # (b b) similarity of each query to the other side of each row
     item: Tensor,  # (b) what each row is about
     lots: Tensor,  # (q) uniform in 0..1, float64
-    easy_share: float = 0.0,  # share that is drawn evenly, however unlike
+    random_negative_frac: float = 0.0,  # share that is drawn evenly, however unlike
     mine: Tensor | None = None,  # (q) the rows that ask; None = all
 ) -> tuple[Tensor, Tensor]:  # (k) rows that have a negative, (k) the row drawn for each
     "Draw a row about another item for every row that asks, the more alike the likelier."
@@ -289,7 +289,7 @@ def hard_negatives(
     logits, allowed = logits.detach().double()[mine[rows]], allowed[rows]
     hard = logits.masked_fill(~allowed, -torch.inf).softmax(1)
     even = allowed / allowed.sum(1, keepdim=True)
-    below = torch.lerp(hard, even.double(), easy_share).cumsum(1)
+    below = torch.lerp(hard, even.double(), random_negative_frac).cumsum(1)
     drawn = torch.searchsorted(below / below[:, -1:], lots[rows, None], right=True)
     return mine[rows], drawn[:, 0]
 
@@ -306,12 +306,12 @@ def match_pairs(
     logits: Tensor,  # (b b) similarity of pictures (rows) and captions (columns)
     item: Tensor,  # (b)
     lots: Tensor,  # (q 2) uniform in 0..1, float64
-    easy_share: float = 0.0,  # share that is drawn evenly, however unlike
+    random_negative_frac: float = 0.0,  # share that is drawn evenly, however unlike
     mine: Tensor | None = None,  # (q) the rows that ask, in a batch of many processes; None = all
 ) -> Matches:  # r = 3 x rows that have a negative: the true pairs first
     "Every true pair, its picture with a wrong caption, and its caption with a wrong picture."
-    rows, texts = hard_negatives(logits, item, lots[:, 0], easy_share, mine)
-    _, images = hard_negatives(logits.T, item, lots[:, 1], easy_share, mine)
+    rows, texts = hard_negatives(logits, item, lots[:, 0], random_negative_frac, mine)
+    _, images = hard_negatives(logits.T, item, lots[:, 1], random_negative_frac, mine)
     matched = torch.ones_like(rows)
     no = torch.zeros_like(rows)
     return Matches(

@@ -6,7 +6,8 @@
 __all__ = ['READER_PRESETS', 'ReaderConfig', 'as_patches', 'numbers_of', 'PatchReader', 'reader_mini', 'reader_tiny']
 
 # %% ../../nbs/models/06_maskvlm_tokens.ipynb #a7bf9540
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from ..core import Batch, Masks, Output, UserError
 from ..data.finite_worlds import KNOWN, prototypes
+from .base import LossConfig
 from .maskvlm import MaskVLM, MaskVLMConfig, maskvlm_mini, maskvlm_tiny
 from ..patches import patchify
 
@@ -22,9 +24,12 @@ from ..patches import patchify
 class ReaderConfig(MaskVLMConfig):
     "A MaskVLM that reads patches out as prototypes of a known world."
 
+    losses: LossConfig = LossConfig(recon_kind="nats")  # cross-entropy over the world's prototypes
     world: str = "one"  # one or two
-    recon_kind: str = "nats"  # cross-entropy over the world's prototypes
-    recon_kinds = ("nats",)  # no other is possible here
+
+    unused: ClassVar[str] = (
+        f"{MaskVLMConfig.unused} masking.full_mask_steps losses.recon_saliency_weight losses.recon_kind"
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -32,16 +37,11 @@ class ReaderConfig(MaskVLMConfig):
             raise UserError(
                 f"the patches of {self.world!r} cannot be named: the worlds are {', '.join(KNOWN)}"
             )
-        for name in ("blind_steps", "recon_focus"):
-            if getattr(self, name):
-                raise UserError(
-                    f"{name} {getattr(self, name)} is for pixels; this model names patches"
-                )
 
     def trivial_recon(self, batch: Batch, views: tuple[Masks, ...]) -> dict[str, float]:
         "Nats a hidden patch of one who knows how frequent each prototype is at each place."
-        kinds = prototypes(self.world, tuple(self.img_size), self.patch_size)
-        numbers = numbers_of(patchify(batch.images, self.patch_size), as_patches(self))
+        kinds = prototypes(self.world, tuple(self.image.img_size), self.image.patch_size)
+        numbers = numbers_of(patchify(batch.images, self.image.patch_size), as_patches(self))
         places = torch.from_numpy(kinds.of_picture).T  # (n m)
         counts = torch.zeros(len(places), len(kinds.patches)).scatter_add_(
             1, places, torch.ones(places.shape)
@@ -54,7 +54,7 @@ class ReaderConfig(MaskVLMConfig):
 
 def as_patches(cfg: ReaderConfig) -> Tensor:  # (k p*p*3) in 0..1
     "The prototypes of a reader's world."
-    kinds = prototypes(cfg.world, tuple(cfg.img_size), cfg.patch_size)
+    kinds = prototypes(cfg.world, tuple(cfg.image.img_size), cfg.image.patch_size)
     return torch.from_numpy(kinds.patches).float() / 255
 
 
@@ -89,7 +89,7 @@ class PatchReader(MaskVLM):
 
     def numbers_of(self, images: Tensor) -> Tensor:  # (b 3 h w) -> (b n)
         "Which prototype each patch is."
-        return numbers_of(patchify(images, self.cfg.patch_size), self.prototypes)
+        return numbers_of(patchify(images, self.cfg.image.patch_size), self.prototypes)
 
     def patch_logits(self, batch: Batch, masks: Masks, at: Tensor) -> Tensor:  # (b k)
         "Scores of every prototype at one place of each row, `at (b)`."
@@ -123,11 +123,17 @@ def reader_tiny() -> ReaderConfig:
 
 
 def _reader(cfg: MaskVLMConfig) -> ReaderConfig:
-    "The same sizes, read out as prototypes, and every share hidden."
-    hides = dict(joint_masking="any", mask_size=8, absent_ratio=0.3, vary=0.0, box_ratio=0.0)
-    begin = dict(blind_steps=0, recon_focus=0.0)
-    sizes = dict(vars(cfg), img_size=(48, 48), pixel_hidden=0, recon_weight=1.0) | begin
-    return ReaderConfig(**sizes | hides | dict(recon_kind="nats"))
+    "Return the same sizes, read out as prototypes, with any ratio hidden."
+    sizes = {f.name: getattr(cfg, f.name) for f in fields(cfg)}
+    masking = replace(
+        cfg.masking, joint_strategy="alternating_any_ratio", mask_size=8, modality_dropout=0.3, random_ratio_prob=0.0,
+        object_mask_prob=0.0, full_mask_steps=0,
+    )  # fmt: skip
+    losses = replace(cfg.losses, recon=1.0, recon_saliency_weight=0.0, recon_kind="nats")
+    image = replace(cfg.image, img_size=(48, 48))
+    return ReaderConfig(
+        **sizes | dict(image=image, masking=masking, losses=losses, pixel_head_dim=0)
+    )
 
 
 READER_PRESETS = dict(mini=reader_mini, tiny=reader_tiny)

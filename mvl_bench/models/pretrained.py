@@ -129,7 +129,7 @@ def timm_model(
     if not timm.is_model(name.split(".")[0]):
         near = timm.list_models(f"*{name.split('_')[0]}*")[:3]
         tip = f"; there are {', '.join(near)}" if near else ""
-        raise UserError(f"image_encoder {name!r} is no model of timm{tip}")
+        raise UserError(f"timm_model {name!r} is no model of timm{tip}")
     try:
         try:
             return timm.create_model(name, pretrained, img_size=img_size)
@@ -137,7 +137,7 @@ def timm_model(
             return timm.create_model(name, pretrained)
     except (RuntimeError, OSError, ValueError, AssertionError) as error:
         what = "reached on the Hub" if pretrained else f"made for {img_size} pixels"
-        raise UserError(f"image_encoder {name!r} cannot be {what}: {error}") from error
+        raise UserError(f"timm_model {name!r} cannot be {what}: {error}") from error
 
 
 def begin_with(
@@ -206,6 +206,8 @@ def _to_width(here: int, there: int) -> nn.Module:
 class GridEncoder(nn.Module):
     "A timm model's grid of features as tokens, after a class token that is their mean; hidden pixels are blanked first."
 
+    class_attention = None  # it has no class token to go by
+
     def __init__(self, name: str, img_size: tuple[int, int], patch_size: int, dim: int):
         super().__init__()
         self.name, self.img_size, self.patch_size = name, img_size, patch_size
@@ -237,7 +239,7 @@ class GridEncoder(nn.Module):
         if self.patch_size not in steps:
             told = ", ".join(map(str, dict.fromkeys(steps)))
             raise UserError(
-                f"patch_size {self.patch_size}: the grids of image_encoder {self.name!r} are {told} pixels wide"
+                f"patch_size {self.patch_size}: the grids of timm_model {self.name!r} are {told} pixels wide"
             )
         self.level = len(steps) - 1 - steps[::-1].index(self.patch_size)
         whole.prune_intermediate_layers([self.level], prune_head=True)
@@ -292,23 +294,25 @@ def read_text_config(
         return AutoConfig.from_pretrained(source).to_json_string(use_diff=True)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"text_encoder {source!r} is neither a folder with an encoder nor a Hub id that can be reached"
+            f"hf_model {source!r} is neither a folder with an encoder nor a Hub id that can be reached"
         ) from error
 
 
 class NamedText(TextEncoder):
     "A text encoder of transformers that looks as a config says; its class token is the mean of all, as in `GridEncoder`."
 
-    def __init__(self, text_config: str, max_words: int, dim: int):  # JSON of its config
+    def __init__(self, text_config: str, max_text_len: int, dim: int):  # JSON of its config
         nn.Module.__init__(self)
         values = json.loads(text_config)
         plain = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
         config = AutoConfig.for_model(values.pop("model_type"), **(values | plain))
-        room = getattr(config, "max_position_embeddings", max_words) - 2 * (
+        room = getattr(config, "max_position_embeddings", max_text_len) - 2 * (
             config.model_type == "roberta"
         )
-        if max_words > room:
-            raise UserError(f"max_words {max_words} is over the {room} that text_encoder can read")
+        if max_text_len > room:
+            raise UserError(
+                f"max_text_len {max_text_len} is over the {room} that hf_model can read"
+            )
         self.model = _text_model(AutoModel.from_config, config)
         same = config.hidden_size == dim
         self.to_width = nn.Identity() if same else nn.Linear(config.hidden_size, dim)
@@ -326,7 +330,7 @@ class NamedText(TextEncoder):
         try:
             whole, told = _text_model(AutoModel.from_pretrained, source, output_loading_info=True)
         except (OSError, ValueError) as error:
-            raise UserError(f"text_encoder {source!r} has no weights that can be read") from error
+            raise UserError(f"hf_model {source!r} has no weights that can be read") from error
         finally:
             logging.set_verbosity(told_before)
             logging.enable_progress_bar()
@@ -357,7 +361,7 @@ def freeze(
 ) -> None:
     "Of an encoder that came by name this is what came; the layer to the model's own width learns all the same."
     for name, encoder in zip(("image", "text"), encoders):
-        part = getattr(encoder, "backbone", encoder)
+        part = encoder.backbone
         part.requires_grad_(name not in frozen.split(","))
 
 
@@ -366,18 +370,29 @@ def encoders_of(
 ) -> tuple[nn.Module, nn.Module]:
     "The encoders of pictures and of captions that a config names, with random weights; frozen parts do not learn."
     d, heads = cfg.embed_dim, cfg.num_heads
-    if not cfg.image_encoder:
-        shades = cfg.pixel_mean, cfg.pixel_std
-        image = ImageEncoder(cfg.img_size, cfg.patch_size, d, cfg.image_depth, heads, shades)
+    if not cfg.image.timm_model:
+        shades = cfg.image.image_mean, cfg.image.image_std
+        image = ImageEncoder(
+            cfg.image.img_size, cfg.image.patch_size, d, cfg.image_depth, heads, shades
+        )
     else:
         image = _image_by_name(cfg)
-    if cfg.text_encoder and not cfg.text_config:
-        raise UserError("text_encoder needs its text_config: see `named_text.read_text_config`")
-    if cfg.text_config:
-        text = NamedText(cfg.text_config, cfg.max_words, d)
+    if cfg.text.hf_model and not cfg.text.hf_config:
+        raise UserError(
+            "text.hf_model needs its text.hf_config: see `models.pretrained.read_text_config`"
+        )
+    if cfg.text.hf_config:
+        text = NamedText(cfg.text.hf_config, cfg.text.max_text_len, d)
     else:
-        sizes = (cfg.vocab_size, cfg.max_words, d, cfg.text_depth, heads, cfg.pad_id)
-        text = TextEncoder(cfg.text_arch, *sizes)
+        sizes = (
+            cfg.text.vocab_size,
+            cfg.text.max_text_len,
+            d,
+            cfg.text_depth,
+            heads,
+            cfg.text.pad_id,
+        )
+        text = TextEncoder(cfg.text.arch, *sizes)
     freeze((image, text), cfg.frozen)
     return image, text
 
@@ -385,42 +400,45 @@ def encoders_of(
 def _image_by_name(cfg) -> nn.Module:
     "A plain ViT as it is, anything else as a grid."
     with torch.device("meta"):
-        whole = timm_model(cfg.image_encoder, cfg.img_size)
+        whole = timm_model(cfg.image.timm_model, cfg.image.img_size)
     if not (
         isinstance(whole, VisionTransformer)
         and whole.num_prefix_tokens == 1
         and whole.has_class_token
     ):
-        if cfg.mask_at == "input":
+        if cfg.mask_token_at == "input":
             raise UserError(
-                f"mask_at input: image_encoder {cfg.image_encoder!r} takes no [MASK] vectors"
+                f"mask_token_at input: timm_model {cfg.image.timm_model!r} takes no [MASK] vectors"
             )
-        return GridEncoder(cfg.image_encoder, cfg.img_size, cfg.patch_size, cfg.embed_dim)
-    if whole.patch_embed.patch_size != (cfg.patch_size, cfg.patch_size):
+        return GridEncoder(
+            cfg.image.timm_model, cfg.image.img_size, cfg.image.patch_size, cfg.embed_dim
+        )
+    if whole.patch_embed.patch_size != (cfg.image.patch_size, cfg.image.patch_size):
         side = whole.patch_embed.patch_size[0]
         raise UserError(
-            f"patch_size {cfg.patch_size}: image_encoder {cfg.image_encoder!r} has {side}"
+            f"patch_size {cfg.image.patch_size}: timm_model {cfg.image.timm_model!r} has {side}"
         )
-    return NamedViT(cfg.image_encoder, cfg.img_size, cfg.embed_dim)
+    return NamedViT(cfg.image.timm_model, cfg.image.img_size, cfg.embed_dim)
 
 
 def begin_encoders(model: nn.Module) -> list[str]:  # names of published weights that are not used
     "Put published weights into the encoders whose config says where they are."
-    image, text = getattr(model, "encoders", (None, None))
-    if getattr(model.cfg, "image_weights", ""):
-        image.begin(model.cfg.image_weights)
-    if not getattr(model.cfg, "text_encoder", ""):
+    if not model.encoders:
         return []
-    unused = text.begin(model.cfg.text_encoder)
+    image, text = model.encoders
+    if model.cfg.image.timm_weights:
+        image.begin(model.cfg.image.timm_weights)
+    if not model.cfg.text.hf_model:
+        return []
+    unused = text.begin(model.cfg.text.hf_model)
     words, scores = text.model.get_input_embeddings().weight, model.to_words[-1].weight
     if words.shape == scores.shape:  # a word is scored by what it means
         scores.data.copy_(words)
     return unused
 
 
-def published_weights(model: nn.Module) -> set[int]:  # their ids
-    "Parameters that did not begin at random: they learn more gently than the rest."
-    cfg = model.cfg
-    begun = getattr(cfg, "image_weights", ""), getattr(cfg, "text_encoder", "")
-    sides = zip(getattr(model, "encoders", ()), begun)
-    return {id(p) for encoder, given in sides if given for p in encoder.backbone.parameters()}
+def published_weights(model: nn.Module) -> list[nn.Parameter]:
+    "Return the parameters of a model with two encoders that start from published weights."
+    sources = model.cfg.image.timm_weights, model.cfg.text.hf_model
+    encoders = (encoder for encoder, source in zip(model.encoders, sources) if source)
+    return [p for encoder in encoders for p in encoder.backbone.parameters()]

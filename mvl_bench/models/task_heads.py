@@ -8,7 +8,7 @@ __all__ = ['TaskConfig', 'ClassHead', 'PairHead', 'TaskModel', 'width_of', 'unkn
 
 # %% ../../nbs/models/11_task_heads.ipynb #ca8fc099
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 from torch import Tensor, nn
 
-from ..core import Batch, UserError
+from ..core import Batch, UserError, update
 from ..data.tasks import TASKS
 from ..data.tokenizers import chips
 from .base import fit, read_about, read_config, save
@@ -80,7 +80,7 @@ class TaskModel(nn.Module):
 
     def __init__(self, body: nn.Module, cfg: TaskConfig):
         super().__init__()
-        if not hasattr(body, "features"):
+        if body.features is None:
             raise UserError(f"a {body.kind} makes no vectors of pairs that a head could read")
         self.body, self.task = body, cfg
         self.head = (PairHead if cfg.task == "pairs" else ClassHead)(width_of(body), cfg)
@@ -96,15 +96,15 @@ def width_of(body: nn.Module) -> int:
     "Length of a model's fused vector."
     one = dict(dtype=torch.long, device=next(body.parameters()).device)
     words, yes = torch.ones(1, 2, **one), torch.ones(1, **one).bool()
-    image = torch.zeros(1, 3, *body.cfg.img_size, device=words.device)
+    image = torch.zeros(1, 3, *body.cfg.image.img_size, device=words.device)
     nothing = torch.zeros(1, **one)
     batch = Batch(image, words, words, words.bool() & False, nothing, nothing, yes, yes)
     return body.features(batch).fused_vector.shape[-1]
 
 # %% ../../nbs/models/11_task_heads.ipynb #da8494e8
-def unknown_words(tokenizer, texts, max_words: int) -> list[str]:  # texts: any number of them
+def unknown_words(tokenizer, texts, max_text_len: int) -> list[str]:  # texts: any number of them
     "Words that a tokenizer reads as unknown, in the order in which they come."
-    found = (chip for text in dict.fromkeys(texts) for chip in chips(tokenizer, text, max_words))
+    found = (chip for text in dict.fromkeys(texts) for chip in chips(tokenizer, text, max_text_len))
     return list(dict.fromkeys(chip.text.lower() for chip in found if not chip.known))
 
 
@@ -117,12 +117,12 @@ def with_words(
         return body
     whole = [AddedToken(word, single_word=True, normalized=True) for word in words]
     body.tokenizer.add_tokens(whole)  # `it` is no part of `white`
-    grown = type(body)(replace(body.cfg, vocab_size=len(body.tokenizer)))
+    grown = type(body)(update(body.cfg, vocab_size=len(body.tokenizer)))
     weights = grown.state_dict()
     for name, old in body.state_dict().items():
         weights[name][tuple(map(slice, old.shape))] = old
     fit(grown, weights, "the grown vocabulary")
-    grown.tokenizer, grown.facts = body.tokenizer, getattr(body, "facts", {})
+    grown.tokenizer, grown.facts = body.tokenizer, body.facts
     return grown.to(next(body.parameters()).device).train(body.training)
 
 # %% ../../nbs/models/11_task_heads.ipynb #12dbb931

@@ -21,14 +21,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core import Batch, Masks, UserError
+from ..core import Batch, Masks, UserError, settings_of
 from ..data.loader import some_pairs
 from ..data.pairs import collate
 from ..evaluation.reconstruction import evaluate_reconstruction
 from ..models.checkpoints import load
 from ..patches import patchify, unpatchify
 from ..storage import newest
-from .config import Run
+from .config import RunConfig
 from .logger import read_baselines, read_log
 from .nan_debug import failures, replay
 from .optim import fastest
@@ -51,11 +51,11 @@ def look_for_leaks(
     masks: Masks,  # a view of it
 ) -> Finding:
     "Whether anything hidden changes what is filled in."
-    patches = patchify(batch.images, model.cfg.patch_size)
+    patches = patchify(batch.images, model.cfg.image.patch_size)
     images = unpatchify(
-        torch.where(masks.image_mask[..., None], 1 - patches, patches), model.cfg.grid
+        torch.where(masks.image_mask[..., None], 1 - patches, patches), model.cfg.image.grid
     )
-    words = (batch.input_ids + 1) % model.cfg.vocab_size
+    words = (batch.input_ids + 1) % model.cfg.text.vocab_size
     other = replace(batch, images=images, input_ids=words.where(masks.text_mask, batch.input_ids))
     pairs = zip(model(batch, masks)[:2], model(other, masks)[:2])
     moved = max(((a - b).abs().max().item() for a, b in pairs if a is not None), default=0.0)
@@ -73,7 +73,7 @@ def look_for_use(
     masks: Masks,  # a view of it
 ) -> list[Finding]:
     "Whether another caption changes any hidden pixel, and another picture any hidden word."
-    lacks, found = getattr(model, "lacks", ""), []
+    lacks, found = model.lacks, []
     texts = [getattr(batch, n).roll(1, 0) for n in ("input_ids", "attention_mask", "maskable")]
     swapped = dict(zip(("input_ids", "attention_mask", "maskable"), texts))
     sides = dict(
@@ -224,7 +224,7 @@ WHY = {  # what it means to score as a trivial predictor does
     "recon background": "patches get the mean colour of what is visible, and nothing is drawn on it",
     "recon neighbour": "patches are no better than copies of what is beside them",
     "itc chance": "pictures and captions are not told apart; from random weights try queue_size=0 and momentum=0.9",
-    "itm chance": "pairs are not told from wrong ones; try easy_share=0.5, or an init that knows words and pictures",
+    "itm chance": "pairs are not told from wrong ones; try random_negative_frac=0.5, or an init that knows words and pictures",
 }
 WORSE = "not even that is learnt; the learning rate may be too low, or much too high"
 NEAR, OVER = 0.97, 1.05  # of a baseline: from here on it sits on it, from there on above it
@@ -313,7 +313,7 @@ def look_at_gaps(
             verdict = "trouble" if loss == "mlm" and not early else "note"
             told = f"{what} is no harder without the {other}: {span}"
             told += f"; {steps} steps are few, it may still come" * early
-            fits = loss == "recon" and getattr(model.cfg, "box_ratio", 0) == 1
+            fits = loss == "recon" and model.cfg.masking.object_mask_prob == 1
             told += "; all holes of its training fit a thing, these are squares anywhere" * fits
         found.append(Finding(verdict, f"{loss} gap", told))
     return found
@@ -330,7 +330,7 @@ def look_at_failures(
 def examine(
     out: str | Path,  # a run's folder
     limit: int = 100,  # pairs that are filled in
-) -> tuple[Run, int, list[Finding]]:  # the run, steps done, what was found
+) -> tuple[RunConfig, int, list[Finding]]:  # the run, steps done, what was found
     "Everything that can be said of a run; raises `UserError` for a folder that is none."
     run, broken = read_run(Path(out)), look_at_failures(out)
     log = read_log(out) if (Path(out) / "log.jsonl").exists() or not broken else []
@@ -340,7 +340,7 @@ def examine(
         raise UserError(f"{out} has an empty log: nothing was trained yet")
     steps, path = log[-1]["step"], newest(Path(out))
     found = broken + look_at_losses(log, read_baselines(out), steps)
-    if run.mismatched:
+    if run.data.mismatched_captions:
         found.append(
             Finding(
                 "note",
@@ -354,7 +354,7 @@ def examine(
     return run, steps, found + _look_inside(run, load(path), steps, limit)
 
 
-def _look_at_weights(run: Run, model, source, steps: int, seen: tuple) -> list[Finding]:
+def _look_at_weights(run: RunConfig, model, source, steps: int, seen: tuple) -> list[Finding]:
     "How far the weights have gone since the run began, where that beginning can be made again."
     if steps < EARLY["rate"]:
         return []
@@ -362,31 +362,36 @@ def _look_at_weights(run: Run, model, source, steps: int, seen: tuple) -> list[F
         begun = new_model(run, source)[0].state_dict()
     except (UserError, OSError):  # what it began with is not here any more
         return []
-    parts, cfg = reached(model, *seen, (run.train.seed, steps)), run.train
+    parts, cfg = (
+        reached(model, *seen, model.cfg.step_key(run.training.seed, steps)),
+        run.training,
+    )
     gone = {part: far for part, far in travels(begun, model).items() if part in parts}
-    fresh = not (run.init or run.changes.get("text_encoder") or run.changes.get("image_weights"))
-    found = look_at_travels(gone, getattr(model.cfg, "frozen", ""), fresh)
+    fresh = not (
+        run.init_from or run.model_config.text.hf_model or run.model_config.image.timm_weights
+    )
+    found = look_at_travels(gone, settings_of(model.cfg).get("frozen", ""), fresh)
     size, moved = cfg.batch_size * cfg.accumulate, any(gone.values())
-    return found + look_at_queue(getattr(model, "contrast", None), steps, size, moved, begun)
+    return found + look_at_queue(model.queue, steps, size, moved, begun)
 
 
-def _look_inside(run: Run, model, steps: int, limit: int) -> list[Finding]:
+def _look_inside(run: RunConfig, model, steps: int, limit: int) -> list[Finding]:
     "What the newest checkpoint makes of the run's own data."
     source = open_source(run)
-    batch = collate(some_pairs(source, 64), model.tokenizer, model.cfg.max_words)
-    found = look_at_data(batch, bool({"itc", "itm"} & {*model.cfg.loss_weights}))
-    masks = model.cfg.masking().plain()(batch, (run.train.seed, 0))
+    batch = collate(some_pairs(source, 64), model.tokenizer, model.cfg.text.max_text_len)
+    found = look_at_data(batch, bool({"itc", "itm"} & {*model.cfg.losses.weights}))
+    masks = model.cfg.build_masking().plain()(batch, (run.training.seed, 0))
     leaks = [look_for_leaks(model, batch, one) for one in masks]
     found.append(next((one for one in leaks if one.verdict == "trouble"), leaks[0]))
     found += [one for view in masks for one in look_for_use(model, batch, view)]
     found += _look_at_weights(run, model, source, steps, (batch, masks))
-    if getattr(model, "lacks", ""):
+    if model.lacks:
         return [*found, Finding("note", "model", model.lacks)]
     return found + look_at_gaps(model, source, steps, limit)
 
 
 def report(
-    run: Run,
+    run: RunConfig,
     steps: int,  # updates done
     found: list[Finding],
 ) -> str:
@@ -394,7 +399,7 @@ def report(
     order = ("trouble", "note", "well")
     rows = sorted(found, key=lambda one: order.index(one.verdict))
     wide = max(len(one.about) for one in rows)
-    head = f"{run.model} {run.preset} on {run.data}, {steps} of {run.train.steps} steps"
+    head = f"{run.model} {run.preset} on {run.data.source}, {steps} of {run.training.steps} steps"
     return "\n".join([head, "", *(f"{r.verdict:9}{r.about:{wide + 2}}{r.text}" for r in rows)])
 
 # %% ../../nbs/training/10_doctor.ipynb #f23b2558

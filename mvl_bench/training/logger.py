@@ -55,7 +55,7 @@ class Log:
             path.unlink(missing_ok=True)
         self.file = _on_a_new_line(path)
         self.bar = tqdm(
-            total=run.train.steps, initial=start, unit="step", dynamic_ncols=True, disable=quiet
+            total=run.training.steps, initial=start, unit="step", dynamic_ncols=True, disable=quiet
         )
         self.before = self._minutes_before(start)
 
@@ -76,11 +76,11 @@ class Log:
             self._look_early(step)
         self.bar.set_postfix({k: f"{v:.3f}" for k, v in step.losses.items()}, refresh=False)
         self.bar.update()
-        if step.step % self.run.log_every == 0 or step.step == self.run.train.steps:
+        if step.step % self.run.log_every == 0 or step.step == self.run.training.steps:
             names = {name for kept in self.kept for name in kept.losses}
             found = {n: [k.losses[n] for k in self.kept if n in k.losses] for n in sorted(names)}
             means = {n: sum(values) / len(values) for n, values in found.items()}
-            size = self.run.train.batch_size * self.run.train.accumulate
+            size = self.run.training.batch_size * self.run.training.accumulate
             rate = size * len(self.kept) / sum(k.seconds for k in self.kept)
             row = dict(
                 step=step.step,

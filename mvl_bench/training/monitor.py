@@ -39,11 +39,11 @@ def probes_of(
 ) -> list[Probe]:
     "The first pairs of a source with what is hidden of each: the same whenever they are asked for."
     pairs, cfg = first_pairs(source, count), model.cfg
-    batch, key = collate(pairs, model.tokenizer, cfg.max_words), (0, "watch")
-    square = max(1, cfg.mask_size // cfg.patch_size)
-    image = random_squares(batch.ids, cfg.grid, 0.5, key, square)
+    batch, key = collate(pairs, model.tokenizer, cfg.text.max_text_len), (0, "watch")
+    square = max(1, cfg.masking.mask_size // cfg.image.patch_size)
+    image = random_squares(batch.ids, cfg.image.grid, 0.5, key, square)
     if batch.boxes is not None:
-        image = one_box(batch, cfg.grid, key)
+        image = one_box(batch, cfg.image.grid, key)
     text = random_words(batch, 1 / 3, key)
     places = [[tuple(row.nonzero().flatten().tolist()) for row in mask] for mask in (image, text)]
     return [Probe(*parts) for parts in zip(pairs, *places)]
@@ -81,12 +81,12 @@ def look(
             for way in ("with", "without")
         }
         about[loss] = found
-        about["score"] += model.cfg.loss_weights.get(loss, 0.0) * found["with"]
+        about["score"] += model.cfg.losses.weights.get(loss, 0.0) * found["with"]
         about["probes"] += [dict(side=offer, **summary(answer)) for answer in answers]
         rows += [_row(answer) for answer in answers if offer == "pixels"]
     model.train(was)
     torch.set_rng_state(chance)
-    high, wide = model.cfg.img_size
+    high, wide = model.cfg.image.img_size
     return Look(about, np.concatenate(rows) if rows else np.zeros((high, 4 * wide, 3), np.uint8))
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..core import Batch, Masks, UserError
+from ..core import Batch, Masks, StepKey, UserError
 from ..models.base import save
 from ..models.checkpoints import load
 from ..models.losses import weigh
@@ -98,7 +98,7 @@ def replay(
         passes = _passes(load_file(Path(path) / PASSES))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} holds no pairs to go through again: {error}") from error
-    facts, cfg = model.facts, model.cfg.at(model.facts["step"])
+    facts, cfg = model.facts, model.cfg.at_step(model.facts["step"])
     said = [f"at step {facts['step']}, {facts['said']}"]
     bad = [n for n, p in model.named_parameters() if not p.isfinite().all()]
     said += [f"weights that are no number: {', '.join(bad[:3])}, {len(bad)} in all"] if bad else []
@@ -106,8 +106,10 @@ def replay(
     for i, (batch, views) in enumerate(passes):
         said += [f"pass {i}: pixels that are no number"] * (not batch.images.isfinite().all())
         with precision(torch.device("cpu"), facts["precision"]):
-            losses = model.losses(batch, views, (facts["seed"], facts["step"], i))
-            total = weigh(losses.parts, cfg.loss_weights) if losses.parts else None
+            losses = model.losses(
+                batch, views, StepKey(facts["seed"], facts["step"], i, cfg.losses)
+            )
+            total = weigh(losses.parts, cfg.losses.weights) if losses.parts else None
         told = {name: part.item() for name, part in losses.parts.items()}
         said.append(f"pass {i} again: " + ", ".join(f"{n} {v:.4g}" for n, v in told.items()))
         if found:

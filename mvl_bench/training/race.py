@@ -9,12 +9,20 @@ __all__ = ['SIDES', 'SECONDS', 'SEEDS', 'IMG_SIZE', 'WORLD', 'STOPPED', 'racing_
 # %% ../../nbs/training/09_race.ipynb #f3420207
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
-from ..core import ONLY_PIXELS, ONLY_WORDS, Batch, Masks, UserError, seed_torch, view
+from mvl_bench.core import (
+    ONLY_PIXELS,
+    ONLY_WORDS,
+    Batch,
+    Masks,
+    UserError,
+    seed_torch,
+    update,
+    view,
+)
 from ..data.factory import make_tokenizer
 from ..data.loader import batches, first_pairs
 from ..data.pairs import collate
@@ -28,9 +36,9 @@ from .optim import TrainConfig
 
 # %% ../../nbs/training/09_race.ipynb #b9294c26
 SIDES = dict(  # what a race can be about: the config's field, and its strategies
-    patches=("image_masking", PATCHES),
-    words=("text_masking", WORDS),
-    joint=("joint_masking", JOINT),
+    patches=("image_strategy", PATCHES),
+    words=("text_strategy", WORDS),
+    joint=("joint_strategy", JOINT),
 )
 SECONDS, SEEDS = 14.0, (0, 1)
 IMG_SIZE, WORLD = 32, dict(world="shapes", things=(1, 1), img_size=32)
@@ -46,10 +54,10 @@ def racing_cfg(
         known = SIDES[side][1] if side in SIDES else SIDES
         raise UserError(f"{side} {name!r} is not to be had: choose one of {', '.join(known)}")
     size = dict(img_size=(IMG_SIZE, IMG_SIZE), mask_size=8, embed_dim=64, num_heads=2)
-    size |= dict(cross_depth=1, pixel_hidden=128, vary=0.0, box_ratio=0.0)
+    size |= dict(cross_depth=1, pixel_head_dim=128, random_ratio_prob=0.0, object_mask_prob=0.0)
     ids = dict(pad_id=tokenizer.pad_token_id, mask_id=tokenizer.mask_token_id)
-    cfg = replace(maskvlm_mini(), vocab_size=len(tokenizer), **size, **ids)
-    return with_kinds(replace(cfg, **{SIDES[side][0]: name}), tokenizer)
+    cfg = update(maskvlm_mini(), vocab_size=len(tokenizer), **size, **ids)
+    return with_kinds(update(cfg, **{SIDES[side][0]: name}), tokenizer)
 
 # %% ../../nbs/training/09_race.ipynb #6422ce9e
 class Held(NamedTuple):
@@ -63,8 +71,11 @@ class Held(NamedTuple):
 def held_out(tokenizer, cfg: MaskVLMConfig, count: int = 128) -> Held:
     "The same questions for every racer."
     pairs = first_pairs(Scenes(split="val", **WORLD), count)
-    batch, key = collate(pairs, tokenizer, cfg.max_words), (0, "race")
-    patches, n = random_squares(batch.ids, cfg.grid, 0.5, key, 1), cfg.grid[0] * cfg.grid[1]
+    batch, key = collate(pairs, tokenizer, cfg.text.max_text_len), (0, "race")
+    patches, n = (
+        random_squares(batch.ids, cfg.image.grid, 0.5, key, 1),
+        cfg.image.grid[0] * cfg.image.grid[1],
+    )
     words = view(batch, n, text_mask=random_words(batch, 1 / 3, key))
     return Held(batch, view(batch, n, image_mask=patches), words)
 
@@ -88,7 +99,7 @@ def score(model, held: Held) -> tuple[float, float]:  # nats a hidden word, erro
     said = model(batch, held.words, asked=ONLY_WORDS).word_logits.float().log_softmax(-1)
     said = said.gather(2, batch.input_ids[..., None])[..., 0][held.words.text_mask]
     made = model(batch, held.squares, asked=ONLY_PIXELS).pixels.float().clamp(0, 1)
-    off = (made - patchify(batch.images, model.cfg.patch_size)).abs().mean(-1)
+    off = (made - patchify(batch.images, model.cfg.image.patch_size)).abs().mean(-1)
     model.train(was)
     return -said.mean().item(), off[held.squares.image_mask].mean().item()
 
@@ -99,7 +110,9 @@ def _racer(cfg: MaskVLMConfig, tokenizer, seed: int):
         seed_torch(seed, 0)
         model = MaskVLM(cfg)
     train = TrainConfig(steps=10**6, batch_size=32, warmup=50, lr=2e-3, seed=seed)
-    data = batches(Scenes(seed=seed, **WORLD), tokenizer, train.batch_size, 0, cfg.max_words)
+    data = batches(
+        Scenes(seed=seed, **WORLD), tokenizer, train.batch_size, 0, cfg.text.max_text_len
+    )
     return model, train_steps(model, data, train)
 
 

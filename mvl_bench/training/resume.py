@@ -12,19 +12,18 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
 import mvl_bench
-from ..core import UserError, data_path
+from ..core import UserError, data_path, settings_of
 from ..data.loader import some_pairs
 from ..distributed import from_all
-from ..models.base import renamed, save
+from ..models.base import save
 from ..storage import remove_folder, write_file
-from .config import Run
+from .config import DataConfig, RunConfig
 from .monitor import best_step
 from .optim import Together, TrainConfig
 
@@ -37,7 +36,7 @@ def save_state(
     model,
     tokenizer,
     optimizer: Together,
-    run: Run,
+    run: RunConfig,
     step: int,
     facts: dict,
     mark: dict | None = None,  # of a stream
@@ -53,7 +52,7 @@ def save_state(
     path = save(model, tokenizer, folder / f"step-{step:08}", dict(facts, steps=step), also=more)
     there = {int(one.name.removeprefix("step-")): one for one in sorted(folder.glob("step-*"))}
     best = best_step(run.out, [*there])
-    for old in [*there][: -run.keep]:
+    for old in [*there][: -run.keep_checkpoints]:
         if old != best:
             remove_folder(there[old])
     for left in folder.glob(".*.gone"):  # by a kill
@@ -72,36 +71,37 @@ def load_state(path: Path, optimizer: Together) -> None:
         optimizer.load_state(load_file(path / STATE))
     except (OSError, ValueError, IndexError) as error:
         raise UserError(
-            f"{path / STATE} is not what this optimiser saves: begin a new run with --set init={path}"
+            f"{path / STATE} is not what this optimiser saves: begin a new run with --set init_from={path}"
         ) from error
 
 # %% ../../nbs/training/05_resume.ipynb #b285ddd8
-FREE = ("out", "save_every", "keep", "log_every", "probe_every", "trackers", "workers", "device")
+FREE = (  # settings that may differ when a run goes on
+    "out", "save_every", "keep_checkpoints", "log_every", "probe_every", "trackers", "data.workers", "device",
+)  # fmt: skip
 
 
-def read_run(out: Path) -> Run:
-    "What was asked for in a run folder; raises `UserError` for a folder that is none."
+def read_run(out: Path) -> RunConfig:
+    "Read the configuration in a run folder; raise `UserError` for a folder that is none."
     try:
-        asked = json.loads((out / "run.json").read_text())
-        changes = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in asked.pop("changes").items()
-        }
-        asked |= dict(train=TrainConfig(**asked["train"]), changes=renamed(changes))
-        return Run(**asked)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        values = json.loads((out / "run.json").read_text())
+        overrides = values.pop("model_overrides")
+        overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
+        data, training = DataConfig(**values.pop("data")), TrainConfig(**values.pop("training"))
+        return RunConfig(**values, data=data, training=training, model_overrides=overrides)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{out} is no run folder: its run.json cannot be read") from error
 
 
-def _flat(run: Run) -> dict:
-    "What makes a run this run and no other, by name."
-    asked = json.loads(json.dumps(asdict(run)))
-    parts = asked.pop("train"), asked.pop("changes")
-    return {k: v for k, v in asked.items() if k not in FREE} | parts[0] | parts[1]
+def _flat(run: RunConfig) -> dict:
+    "Return what makes a run this run and no other, by full name."
+    values = settings_of(run)
+    overrides = values.pop("model_overrides")
+    return {name: value for name, value in values.items() if name not in FREE} | overrides
 
 
 def differences(
-    run: Run,
-    before: Run,  # what the folder was begun with
+    run: RunConfig,
+    before: RunConfig,  # what the folder was begun with
 ) -> dict[str, str]:  # by field, in words
     "What would make it another run."
     now, then = _flat(run), _flat(before)
@@ -113,16 +113,20 @@ def differences(
 
 
 def check_same(
-    run: Run,
-    before: Run,  # what the folder was begun with
+    run: RunConfig,
+    before: RunConfig,  # what the folder was begun with
     changed: bool,  # whether changes are wanted
     told: Callable[[str], None] = print,
 ) -> None:
     "Raise `UserError` where a run that goes on would be another one; wanted changes are told, of the model none can be."
     found = differences(run, before)
-    model = [n for n in found if n in {"model", "preset", "init", *run.changes, *before.changes}]
+    model = [
+        n
+        for n in found
+        if n in {"model", "preset", "init_from", *run.model_overrides, *before.model_overrides}
+    ]
     if model:
-        why = f"{'; '.join(found[n] for n in model)}: that is another model, begin it with --set init={run.out}"
+        why = f"{'; '.join(found[n] for n in model)}: that is another model, begin it with --set init_from={run.out}"
         raise UserError(f"{run.out} was begun otherwise: {why}")
     if found and not changed:
         why = f"{'; '.join(found.values())}: it would be another run; --allow-changes goes on all the same"
@@ -136,7 +140,7 @@ def fingerprint(
     count: int = 16,  # pairs that are looked at
 ) -> str:  # 12 letters
     "A hash of how many pairs there are and of some of them, from all over the data."
-    length = len(source) if hasattr(source, "__len__") else None
+    length = source.length
     digest = hashlib.blake2b(str(length).encode(), digest_size=6)
     for pair in some_pairs(source, count):
         digest.update(b"" if pair.image is None else pair.image.tobytes())
@@ -167,8 +171,7 @@ BAD = "bad_rows.txt"  # in the run's folder, one row a line
 
 def share_bad(source) -> None:
     "Let every process know the unreadable rows of all."
-    if hasattr(source, "bad"):
-        source.note(row for some in from_all(source.bad) for row in some)
+    source.note(row for some in from_all(list(source.bad)) for row in some)
 
 
 def write_bad(source, out: Path) -> Path:  # the file

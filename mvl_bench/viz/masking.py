@@ -171,9 +171,9 @@ def show_lab_of(
     dark: bool | None = None,  # None = as the theme around it
 ) -> Drawing:
     "The lab of a pair at the size of a model, whose scores of patches are used where it has any."
-    batch = collate([pair], model.tokenizer, model.cfg.max_words)
+    batch = collate([pair], model.tokenizer, model.cfg.text.max_text_len)
     scores = None
-    if hasattr(model, "patch_scores"):
+    if model.patch_scores is not None:
         with torch.inference_mode():
             scores = model.patch_scores(batch)[0]
     habits = lab(model.cfg, model.tokenizer, batch, ratio, draws, scores, (side,))[side]

@@ -14,6 +14,7 @@ from mvl_bench.benchmarks import speed as bench
 from mvl_bench.benchmarks import stock_models as reference
 from mvl_bench.benchmarks.stock_models import PADDED, Reference, take_weights
 from mvl_bench.benchmarks.timing import flops, interleave, medians
+from mvl_bench.core import update
 from mvl_bench.data.loader import batches
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.data.tokenizers import word_tokenizer
@@ -23,14 +24,14 @@ SOURCE = Scenes("shapes", img_size=(32, 32))
 TOKENIZER = word_tokenizer(SOURCE.captions(500))
 SIZES = dict(
     img_size=(32, 32), mask_size=8, patch_size=8, embed_dim=32, num_heads=2, vocab_size=len(TOKENIZER),
-    itc_weight=1.0, itm_weight=1.0, queue_size=16, proj_dim=16, max_words=24,
+    itc=1.0, itm=1.0, queue_size=16, proj_dim=16, max_text_len=24,
 )  # fmt: skip
 PRESETS = dict(tiny=maskvlm_tiny, small=maskvlm_small)
 
 
 def config(name="tiny", **changes):
     "A preset with all its losses, smaller."
-    return replace(PRESETS[name](), **(SIZES | dict(blind_steps=0) | changes))
+    return update(PRESETS[name](), **(SIZES | dict(full_mask_steps=0) | changes))
 
 
 def same_weights(cfg, cls=Reference):
@@ -39,19 +40,19 @@ def same_weights(cfg, cls=Reference):
     ours, theirs = MaskVLM(cfg), cls(cfg, kind=RobertaPreLayerNormLayer)
     for p in ours.parameters():
         p.data += 0.05 * torch.randn_like(p)
-    ours.begin_copies()
+    ours.start_momentum()
     with torch.no_grad():
         batch, _ = next(batches(SOURCE, TOKENIZER, 8, 50))
-        views = cfg.masking()(batch, (1, 0))
-        ours.after_step(ours.losses(batch, views, (0, 0)).carry)
+        views = cfg.build_masking()(batch, (1, 0))
+        ours.after_step(ours.losses(batch, views, ours.cfg.step_key(0, 0)).carry)
     take_weights(theirs, ours)
     return ours.train(), theirs.train()
 
 
-def compare(ours, theirs, batch, key=(0, 7)):
+def compare(ours, theirs, batch):
     "Every loss, every count, what goes into the queue, and some gradients."
-    views = ours.cfg.masking()(batch, (0, 0))
-    found = [model.losses(batch, views, key) for model in (ours, theirs)]
+    views = ours.cfg.build_masking()(batch, (0, 0))
+    found = [model.losses(batch, views, ours.cfg.step_key(0, 7)) for model in (ours, theirs)]
     assert found[0].counts == found[1].counts
     assert found[0].parts.keys() == found[1].parts.keys() == {"mlm", "recon", "itc", "itm"}
     for name, part in found[0].parts.items():
@@ -75,8 +76,19 @@ def some_batch(size=12):
     [
         ("tiny", {}),
         ("small", {}),
-        ("tiny", dict(vary=0.0, box_ratio=0.0, absent_ratio=0.0, recon_focus=2.0)),
-        ("tiny", dict(absent_ratio=0.6, decoder_depth=0, recon_kind="l2", easy_share=1.0)),
+        (
+            "tiny",
+            dict(
+                random_ratio_prob=0.0,
+                object_mask_prob=0.0,
+                modality_dropout=0.0,
+                recon_saliency_weight=2.0,
+            ),
+        ),
+        (
+            "tiny",
+            dict(modality_dropout=0.6, decoder_depth=0, recon_kind="l2", random_negative_frac=1.0),
+        ),
     ],
 )
 def test_the_reference_gives_our_losses(name, changes):
@@ -96,7 +108,7 @@ def no_queue(model):
 
 
 def other_negatives(model):
-    model.cfg = replace(model.cfg, easy_share=1 - model.cfg.easy_share)
+    model.cfg = update(model.cfg, random_negative_frac=1 - model.cfg.contrast.random_negative_frac)
 
 
 def sees_all(model):
@@ -113,7 +125,7 @@ def reads_padding(model):
     "fault", [causal, one_weight, no_queue, other_negatives, sees_all, reads_padding]
 )
 def test_another_reference_is_noticed(fault):
-    ours, theirs = same_weights(config(easy_share=0.0))
+    ours, theirs = same_weights(config(random_negative_frac=0.0))
     compare(ours, theirs, some_batch())
     fault(theirs)
     with pytest.raises(AssertionError):
@@ -129,28 +141,28 @@ def layers(tokens, blocks, d, crossed=0):
 
 def full_length(cfg, b, matched):
     "FLOPs of the losses by hand: three passes of each encoder (one by the slow copy), two cross passes, ITM, the heads."
-    d, n, t = cfg.embed_dim, 1 + cfg.grid[0] * cfg.grid[1], PADDED
-    pixels = 3 * cfg.patch_size**2
+    d, n, t = cfg.embed_dim, 1 + cfg.image.grid[0] * cfg.image.grid[1], PADDED
+    pixels = 3 * cfg.image.patch_size**2
     encode = layers(n, cfg.image_depth, d) + 2 * (n - 1) * pixels * d + layers(t, cfg.text_depth, d)
     cross = layers(n, cfg.cross_depth, d, t) + layers(t, cfg.cross_depth, d, n)
     look = 2 * (2 * (n - 1) + 2 * t) * d * d + 4 * (n - 1) * t * d + 2 * (n - 1) * 8 * d * d
-    hidden = cfg.pixel_hidden
+    hidden = cfg.pixel_head_dim
     paint = 2 * (n - 1) * (d * hidden + hidden * pixels if hidden else d * pixels)
-    heads = paint + 2 * t * (d * d + d * cfg.vocab_size)
-    vectors = 2 * 2 * 2 * d * cfg.proj_dim
+    heads = paint + 2 * t * (d * d + d * cfg.text.vocab_size)
+    vectors = 2 * 2 * 2 * d * cfg.contrast.proj_dim
     one = 3 * encode + cross + cfg.decoder_depth * look + heads + vectors
-    candidates = 2 * 2 * b * (b + 8) * cfg.proj_dim + 2 * b * b * cfg.proj_dim
+    candidates = 2 * 2 * b * (b + 8) * cfg.contrast.proj_dim + 2 * b * b * cfg.contrast.proj_dim
     return b * one + matched * (cross + 2 * 2 * d * 2) + candidates
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_reference_does_no_pass_too_many(name):
-    cfg, batch = config(name, absent_ratio=0.0), some_batch()
+    cfg, batch = config(name, modality_dropout=0.0), some_batch()
     _, theirs = same_weights(cfg)
-    views = cfg.masking()(batch, (0, 0))
+    views = cfg.build_masking()(batch, (0, 0))
     with torch.no_grad():
-        matched = theirs.losses(batch, views, (0, 7)).counts["itm"]
-        counted = flops(lambda: theirs.losses(batch, views, (0, 7)))
+        matched = theirs.losses(batch, views, theirs.cfg.step_key(0, 7)).counts["itm"]
+        counted = flops(lambda: theirs.losses(batch, views, theirs.cfg.step_key(0, 7)))
     assert counted == pytest.approx(full_length(cfg, len(batch), matched), rel=1e-3)
 
     class Again(Reference):
@@ -162,25 +174,28 @@ def test_the_reference_does_no_pass_too_many(name):
 
     _, wasteful = same_weights(cfg, Again)
     with torch.no_grad():
-        assert flops(lambda: wasteful.losses(batch, views, (0, 7))) > 1.01 * counted
+        assert (
+            flops(lambda: wasteful.losses(batch, views, wasteful.cfg.step_key(0, 7)))
+            > 1.01 * counted
+        )
 
 
 def test_both_move_on_alike():
     "Slow copies and queue after a step, and then the losses again."
     ours, theirs = same_weights(config())
     batch = some_batch(8)
-    views = ours.cfg.masking()(batch, (0, 0))
+    views = ours.cfg.build_masking()(batch, (0, 0))
     for model in (ours, theirs):
         for p in model.contrast.to_image.parameters():
             p.data += 0.1
-        model.after_step(model.losses(batch, views, (0, 0)).carry)
+        model.after_step(model.losses(batch, views, model.cfg.step_key(0, 0)).carry)
     assert ours.contrast.queue.pushed == theirs.contrast.queue.pushed == 16
     compare(ours, theirs, batch)
 
 
 def test_what_is_said_has_the_agreed_names(monkeypatch):
     monkeypatch.setitem(bench.MASKVLM_PRESETS, "tiny", lambda: config(queue_size=8))
-    small = replace(bench.MLIM_PRESETS["tiny"](), embed_dim=32, num_heads=2, depth=2)
+    small = update(bench.MLIM_PRESETS["tiny"](), embed_dim=32, num_heads=2, depth=2)
     monkeypatch.setitem(bench.MLIM_PRESETS, "tiny", lambda: small)
     told = []
     found = json.loads(json.dumps(bench.run_bench(quick=True, tell=told.append)))

@@ -11,7 +11,7 @@ import torch
 from datasets.packaged_modules.parquet.parquet import Parquet
 from samples import COLOURS, ROOT, SHARED, drawing, encoded, rows_of, write_tar
 
-from mvl_bench.core import Pair, UserError
+from mvl_bench.core import Pair, PairSource, UserError
 from mvl_bench.data.loader import batches, sample_ids
 from mvl_bench.data.pairs import StreamedPairs, open_pairs
 from mvl_bench.data.tokenizers import word_tokenizer
@@ -52,7 +52,9 @@ def test_batches_are_the_same_for_any_number_of_workers(home, workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_error_comes_out_where_it_belongs(workers):
-    class Sour:
+    class Sour(PairSource):
+        name = "sour"
+
         def pair(self, i, epoch):
             if i == 9:
                 raise OSError("disk gone")
@@ -154,14 +156,14 @@ def shards_of(count, rows=200, group=20):
         rows_of(rows).to_parquet(f"s-{shard}.parquet", batch_size=group)
 
 
-@pytest.mark.parametrize("by_length", [False, True])
-def test_going_on_in_a_stream_reads_one_window(home, monkeypatch, by_length):
+@pytest.mark.parametrize("group_by_length", [False, True])
+def test_going_on_in_a_stream_reads_one_window(home, monkeypatch, group_by_length):
     shards_of(4)
     tokenizer = word_tokenizer(["a red half"])
 
     def opened(mark=None):
         stream = open_pairs("s-*.parquet", 16, seed=3, streaming=True)
-        stream.window, stream.mark, stream.by_length = 16, mark, by_length
+        stream.window, stream.mark, stream.group_by_length = 16, mark, group_by_length
         return stream
 
     whole = opened()
@@ -182,7 +184,7 @@ def test_going_on_in_a_stream_reads_one_window(home, monkeypatch, by_length):
         return counted.rows
 
     fresh = read(0)
-    assert 2 * 16 <= fresh <= 2 * 16 + 20 + 16 * 6 * by_length  # two windows and a row group
+    assert 2 * 16 <= fresh <= 2 * 16 + 20 + 16 * 6 * group_by_length  # two windows and a row group
     for start in (1, 70, 132, 134, 140, 265, 299):
         assert read(start, marks[start - 1]) <= fresh + 2 * 20  # a row group at each end
     assert (

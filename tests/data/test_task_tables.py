@@ -18,7 +18,7 @@ from mvl_bench.data.task_tables import digest, open_task, user_columns
 from mvl_bench.data.tasks import CLASSES, collate_examples
 from mvl_bench.evaluation.tasks import answers
 from mvl_bench.models.task_heads import TaskConfig, TaskModel
-from mvl_bench.training.finetune import Finetune, apart
+from mvl_bench.training.finetune import FinetuneConfig, TaskDataConfig, apart
 
 # ---- other people's tables, as small look-alikes
 
@@ -130,7 +130,9 @@ def test_nothing_that_is_scored_was_trained_on(name):
     train, scored = both(name)
     ids = range(len(train))
     if name == "nlvr":  # a few box pictures of train stand in dev too
-        run = Finetune("x", "nlvr", str(SHARED / SETS[name][1]), "train", apart_from="dev")
+        run = FinetuneConfig(
+            "x", "nlvr", TaskDataConfig(str(SHARED / SETS[name][1]), "train", apart_from="dev")
+        )
         ids = apart(run, train, list(ids))
         assert 0.95 * len(train) < len(ids) < len(train)
     seen = set().union(*(train.hashes(i) for i in ids))
@@ -171,6 +173,10 @@ def test_a_leak_is_found(home):
     train, scored = (open_task("vqa", "a.parquet", 16, split) for split in ("train", "val"))
     assert set().union(*(train.hashes(i) for i in range(6))) & scored.hashes(0)
     assert (
-        apart(Finetune("x", "vqa", "a.parquet", "train", apart_from="val"), train, list(range(6)))
+        apart(
+            FinetuneConfig("x", "vqa", TaskDataConfig("a.parquet", "train", apart_from="val")),
+            train,
+            list(range(6)),
+        )
         == []
     )

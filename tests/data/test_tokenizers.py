@@ -40,5 +40,5 @@ def test_several_threads_may_read_with_one_tokenizer():
         return text.encode(tokenizer, some, 24).input_ids.tolist()
 
     with ThreadPoolExecutor(4) as pool:
-        at_once = list(pool.map(read, range(2000)))
-    assert at_once == [read(i) for i in range(2000)]
+        joint = list(pool.map(read, range(2000)))
+    assert joint == [read(i) for i in range(2000)]

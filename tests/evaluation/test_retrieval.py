@@ -11,7 +11,7 @@ from contract import TOKENIZER, one_thread, small  # noqa: F401
 from torch.nn.functional import cosine_similarity
 
 from mvl_bench.apps.cli.main import main
-from mvl_bench.core import Pair, UserError
+from mvl_bench.core import Pair, PairSource, UserError
 from mvl_bench.data.pairs import collate
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.evaluation.retrieval import (
@@ -32,7 +32,7 @@ from mvl_bench.training.runner import train
 WORLD = Scenes("shapes", "val", img_size=(24, 32))
 
 
-class Told:
+class Told(PairSource):
     "Three pictures with two captions each, the last of which two pictures share."
 
     def pair(self, i):
@@ -41,13 +41,12 @@ class Told:
     def all_captions(self, i):
         return (f"a red circle {i}", "a blue star" if i else "a green ring")
 
-    def __len__(self):
-        return 3
+    length = 3
 
 
 @pytest.fixture(scope="module")
 def model():
-    return small("maskvlm", itc_weight=1.0, itm_weight=1.0, proj_dim=16)
+    return small("maskvlm", itc=1.0, itm=1.0, proj_dim=16)
 
 
 def test_every_true_caption_counts(model):
@@ -90,7 +89,7 @@ def test_vectors_rank_and_matching_reorders(model):
         for r, o in zip(rows.tolist(), others.tolist())
     ]
     with torch.inference_mode():
-        said = model.features(collate(mixed, TOKENIZER, model.cfg.max_words))
+        said = model.features(collate(mixed, TOKENIZER, model.cfg.text.max_text_len))
     expected = cosine_similarity(said.image_vector, said.text_vector).view(9, 9)
     torch.testing.assert_close(image @ text.T, expected, rtol=1e-4, atol=1e-5)
     logits = matches(model, found, rows, others, batch_size=20)
@@ -110,7 +109,7 @@ def test_vectors_rank_and_matching_reorders(model):
 
 def test_a_model_that_matches_without_parts(model):
     "MLIM reads pairs whole: the slow way agrees with its features."
-    mlim = small("mlim", itm_weight=1.0)
+    mlim = small("mlim", itm=1.0)
     found = gallery(mlim, WORLD, 5)
     rows, others = torch.tensor([0, 3, 4]), torch.tensor([1, 3, 0])
     mixed = [
@@ -118,7 +117,7 @@ def test_a_model_that_matches_without_parts(model):
         for r, o in zip(rows.tolist(), others.tolist())
     ]
     with torch.inference_mode():
-        said = mlim.features(collate(mixed, TOKENIZER, mlim.cfg.max_words)).match
+        said = mlim.features(collate(mixed, TOKENIZER, mlim.cfg.text.max_text_len)).match
     torch.testing.assert_close(matches(mlim, found, rows, others), said, rtol=1e-4, atol=1e-5)
 
 
@@ -145,7 +144,7 @@ def test_what_cannot_be_ranked(model):
 
 
 def test_fine_tuning_is_contrast_and_matching_alone(home, capfd):
-    begun = small("maskvlm", itc_weight=1.0, itm_weight=1.0, proj_dim=16)
+    begun = small("maskvlm", itc=1.0, itm=1.0, proj_dim=16)
     save(begun, TOKENIZER, home / "begun", {})  # 24 x 32 pixels, which no preset has
     words = "finetune --task retrieval --checkpoint begun --data photos --steps 2 --out tuned"
     few = ["--set", "batch_size=5", "log_every=1", "probe_every=0", "workers=0"]
@@ -153,15 +152,17 @@ def test_fine_tuning_is_contrast_and_matching_alone(home, capfd):
     log = [json.loads(line) for line in (home / "tuned" / "log.jsonl").read_text().splitlines()]
     assert all({"itc", "itm"} <= row.keys() and not {"mlm", "recon"} & row.keys() for row in log)
     tuned = load(home / "tuned")
-    assert tuned.cfg.img_size == begun.cfg.img_size
+    assert tuned.cfg.image.img_size == begun.cfg.image.img_size
     moved = [n for n, x in begun.state_dict().items() if not x.equal(tuned.state_dict()[n])]
     assert any("text_encoder" in name for name in moved)
     assert not any("to_words" in name or "decoder" in name for name in moved)
     shutil.rmtree(home / "begun")  # a run goes on without what it began with
     run = read_run(home / "tuned")
-    train(replace(run, train=replace(run.train, steps=3)), resume=True, quiet=True, changed=True)
+    train(
+        replace(run, training=replace(run.training, steps=3)), resume=True, quiet=True, changed=True
+    )
     assert load(home / "tuned").facts["steps"] == 3
-    assert load(home / "tuned").cfg.img_size == begun.cfg.img_size
+    assert load(home / "tuned").cfg.image.img_size == begun.cfg.image.img_size
     ask = "evaluate --task retrieval --data photos --checkpoint tuned"
     assert main(ask.split()) == 0 and "by ITC alone" in capfd.readouterr().out
     for wrong, rule in (

@@ -23,10 +23,10 @@ from mvl_bench.models.base import save
 from mvl_bench.models.task_heads import TaskConfig, TaskModel, load_task
 from mvl_bench.training import finetune
 from mvl_bench.training.config import with_settings
-from mvl_bench.training.finetune import Finetune, begin
+from mvl_bench.training.finetune import FinetuneConfig, TaskDataConfig, begin
 
 SIZES = "embed_dim=32 num_heads=2 image_depth=1 text_depth=1 cross_depth=1 decoder_depth=1".split()
-SIZES += "img_size=32 batch_size=4 steps=2 look_every=1 precision=fp32".split()
+SIZES += "img_size=32 batch_size=4 steps=2 eval_every=1 precision=fp32".split()
 
 
 @pytest.fixture(autouse=True)
@@ -88,13 +88,15 @@ def examples(task, count=8, size=(24, 32), tokenizer=TOKENIZER):
 @pytest.mark.parametrize("task", ["nlvr", "pairs"])
 def test_a_batch_is_learnt_by_heart(name, task):
     body = small(name)
-    batch, count = examples(task, size=body.cfg.img_size)
+    batch, count = examples(task, size=body.cfg.image.img_size)
     model = TaskModel(body, TaskConfig(task, CLASSES[task], count, 32))
-    run = with_settings(Finetune("x", task), ["lr=3e-3", "warmup=3", "steps=60", "precision=fp32"])
+    run = with_settings(
+        FinetuneConfig("x", task), ["lr=3e-3", "warmup=3", "steps=60", "precision=fp32"]
+    )
     optimizer = finetune.task_optimizer(model, run)
     before = [p.clone() for p in body.parameters()]
     for step in range(60):
-        loss = finetune.task_step(model, optimizer, batch, run.train, step)
+        loss = finetune.task_step(model, optimizer, batch, run.training, step)
         if loss < 0.1:
             break
     assert loss < 0.3, loss
@@ -104,7 +106,7 @@ def test_a_batch_is_learnt_by_heart(name, task):
 @pytest.mark.parametrize("name", checkpoints.MODELS)
 def test_what_is_absent_is_not_looked_at(name):
     body = small(name)
-    batch, count = examples("pairs", size=body.cfg.img_size)
+    batch, count = examples("pairs", size=body.cfg.image.img_size)
     model = TaskModel(body, TaskConfig("pairs", CLASSES["pairs"], count)).eval()
     other = dict(
         image=dict(images=1 - batch.batch.images),
@@ -125,7 +127,7 @@ def easy(count=40):
 
 def test_the_same_record_the_same_weights(home):
     easy()
-    run = with_settings(Finetune("a", "vqa", "a.parquet"), SIZES)
+    run = with_settings(FinetuneConfig("a", "vqa", TaskDataConfig("a.parquet")), SIZES)
     for out in ("a", "b"):
         finetune.finetune(replace(run, out=out), quiet=True)
     one, other = (load_task(out, "vqa").state_dict() for out in ("a", "b"))
@@ -147,7 +149,10 @@ def test_stopped_it_keeps_the_best_moment(home, monkeypatch, number):
 
     monkeypatch.setattr(finetune, "task_step", stopped)
     easy()
-    run = with_settings(Finetune("a", "vqa", "a.parquet"), [*SIZES, "steps=50", "look_every=40"])
+    run = with_settings(
+        FinetuneConfig("a", "vqa", TaskDataConfig("a.parquet")),
+        [*SIZES, "steps=50", "eval_every=40"],
+    )
     with pytest.raises(UserError) as caught:
         finetune.finetune(run, quiet=True)
     one_sentence(caught, "stopped at step 3", "a holds that of step 3")
@@ -158,7 +163,11 @@ def test_stopped_it_keeps_the_best_moment(home, monkeypatch, number):
 def test_the_chosen_moment_is_not_the_first_rows(home):
     rows = [HUB["easy"][2](i) | dict(answer=["yes", "no"][i >= 100]) for i in range(200)]
     Dataset.from_list(rows, Features(HUB["easy"][1])).to_parquet("a.parquet")  # sorted by label
-    begun = begin(with_settings(Finetune("x", "vqa", "a.parquet", held_out=0.5), SIZES))
+    begun = begin(
+        with_settings(
+            FinetuneConfig("x", "vqa", TaskDataConfig("a.parquet"), val_fraction=0.5), SIZES
+        )
+    )
     first = [begun.source.told(i).label for i in begun.held[:20]]
     assert set(first) == {"yes", "no"} and not set(begun.held) & set(begun.train)
 
@@ -234,8 +243,8 @@ MISTAKES = [
     bad(FINETUNE, "asked nothing", data="scenes:one", out="b"),
     bad(FINETUNE, "preset 'tniy'", preset="tniy", out="b"),
     bad(FINETUNE, "batch_size 999", "batch_size=999", out="b"),
-    bad(FINETUNE, "absent 2.0", "absent=2", out="b"),
-    bad(FINETUNE, "did you mean absent", "absents=1", out="b"),
+    bad(FINETUNE, "input_dropout 2.0", "input_dropout=2", out="b"),
+    bad(FINETUNE, "did you mean input_dropout", "input_dropuot=1", out="b"),
     bad(FINETUNE, "--streaming", "--streaming", out="b"),
     bad(EVALUATE, "was not fine-tuned for a task", checkpoint="plain"),
     bad(EVALUATE, "was not fine-tuned for a task", checkpoint="maskvlm-tiny"),

@@ -45,7 +45,7 @@ def maskvlm():
 @torch.inference_mode()
 def alone(model, pair, patches, words):
     "Pixels (n p) and nats (t) of one view, asked for by itself."
-    batch = collate([pair], model.tokenizer, model.cfg.max_words)
+    batch = collate([pair], model.tokenizer, model.cfg.text.max_text_len)
     masks = view(batch, model.num_patches, patches[None], words[None])
     made = model(batch, masks)
     said = made.word_logits[0].log_softmax(-1).gather(1, batch.input_ids[0, :, None])[:, 0]
@@ -61,7 +61,7 @@ def with_one(mask, place):
 
 def test_four_masks_say_what_single_removals_say(model):
     found, n = influence(model, PAIR), model.num_patches
-    batch = collate([PAIR], model.tokenizer, model.cfg.max_words)
+    batch = collate([PAIR], model.tokenizer, model.cfg.text.max_text_len)
     places = batch.maskable[0].nonzero().flatten().tolist()
     none = torch.zeros(batch.input_ids.shape[1], dtype=torch.bool)
     truth = patchify(batch.images, 8)[0]
@@ -125,7 +125,7 @@ def test_a_colour_words_strongest_patches_are_its_things_and_shuffled_ones_are_n
 @pytest.mark.parametrize("name", ["mlim-tiny", "vilt-tiny"])
 def test_which_part_of_a_joint_attention_is_which(name):
     model = load(name)
-    batch = collate([PAIR, WORLD.pair(1)], model.tokenizer, model.cfg.max_words)
+    batch = collate([PAIR, WORLD.pair(1)], model.tokenizer, model.cfg.text.max_text_len)
     n, t = model.num_patches, batch.input_ids.shape[1]
     padded = batch.attention_mask == 0
     short = int(padded.any(1).nonzero()[0])
@@ -142,7 +142,7 @@ def test_which_part_of_a_joint_attention_is_which(name):
 
 @pytest.mark.parametrize("way, first", [("to_patches", 0), ("to_words", 2)])
 def test_the_gradient_of_attention_is_what_a_nudge_does(maskvlm, monkeypatch, way, first):
-    batch = collate([PAIR], maskvlm.tokenizer, maskvlm.cfg.max_words)
+    batch = collate([PAIR], maskvlm.tokenizer, maskvlm.cfg.text.max_text_len)
     places = batch.maskable[0].nonzero().flatten().tolist()
     patches, words = (m[:1] for m in views_of(batch, places, (8, 8))[way])
     masks = view(batch, 64, patches, words)
@@ -172,7 +172,7 @@ def test_the_gradient_of_attention_is_what_a_nudge_does(maskvlm, monkeypatch, wa
 
 
 def test_attention_leaves_the_answer_as_it_is(model):
-    batch = collate([PAIR, WORLD.pair(1)], model.tokenizer, model.cfg.max_words)
+    batch = collate([PAIR, WORLD.pair(1)], model.tokenizer, model.cfg.text.max_text_len)
     masks = view(batch, 64, torch.rand(2, 64) < 0.5)
     with torch.no_grad():
         plain, asked = model(batch, masks), model(batch, masks, attention=True)
@@ -193,7 +193,7 @@ def test_patches_taken_away_in_a_true_order_go_first(maskvlm):
 
 def test_a_caption_that_is_absent_is_told_apart_from_one_that_is_hidden(maskvlm):
     "All words hidden is not no caption: the four masks never ask that."
-    batch = collate([PAIR], maskvlm.tokenizer, maskvlm.cfg.max_words)
+    batch = collate([PAIR], maskvlm.tokenizer, maskvlm.cfg.text.max_text_len)
     for patches, words in views_of(batch, list(range(1, 11)), (8, 8)).values():
         assert (~patches).any(1).all() and (words.sum(1) < batch.maskable.sum()).all()
     assert replace(batch, ids=batch.ids + 7).images.equal(batch.images)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from captions import KINDS, PIECES, config, pieces_batch
 
-from mvl_bench.core import Pair, UserError
+from mvl_bench.core import Pair, UserError, update
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.inference.decoding import (
     ORDERS,
@@ -25,7 +25,7 @@ from mvl_bench.inference.decoding import (
 )
 from mvl_bench.inference.reconstruction import reconstruct
 from mvl_bench.inference.uncertainty import spread
-from mvl_bench.masking.joint import masking_of
+from mvl_bench.masking.joint import build_masking
 from mvl_bench.masking.statistics import draw_many, hole_sizes, lab, run_lengths
 from mvl_bench.models.checkpoints import load
 
@@ -173,7 +173,7 @@ def test_spread_is_the_deviation_of_the_answers_and_nothing_where_they_agree(mod
     from mvl_bench.data.pairs import collate
     from mvl_bench.inference.uncertainty import parts_of
 
-    batch = collate([WORLD.pair(i) for i in (1, 5)], model.tokenizer, model.cfg.max_words)
+    batch = collate([WORLD.pair(i) for i in (1, 5)], model.tokenizer, model.cfg.text.max_text_len)
     masks = view(batch, 64, torch.arange(64).expand(2, -1) % 3 > 0)
     with torch.no_grad():
         each = [model(batch, v).pixels.clamp(0, 1) for v in parts_of(batch, masks, 3)]
@@ -215,7 +215,7 @@ def test_holes_are_what_walking_finds():
 
 
 def test_the_lab_counts_what_the_strategies_draw():
-    cfg, batch = replace(config(), token_kinds=KINDS), pieces_batch(1)
+    cfg, batch = update(config(), token_kinds=KINDS), pieces_batch(1)
     found = lab(
         cfg, PIECES, batch, 0.4, 400, torch.rand(64, generator=torch.Generator().manual_seed(0))
     )
@@ -230,8 +230,8 @@ def test_the_lab_counts_what_the_strategies_draw():
                 chance, shares = getattr(habit, f"{kind}_chance"), getattr(habit, f"{kind}_shares")
                 assert abs(chance.mean() - shares.mean()) < 1e-9
             assert len(habit.holes) == habit.patches.sum() and len(habit.runs) == habit.words.sum()
-    alone = draw_many(masking_of(replace(cfg, image_ratio=0.4, text_ratio=0.4)), batch, 400)
-    assert found["joint"]["one"].patches.equal(alone.patches)
+    alone = draw_many(build_masking(update(cfg, image_ratio=0.4, text_ratio=0.4)), batch, 400)
+    assert found["joint"]["alternating"].patches.equal(alone.patches)
     share = found["words"]["random"].word_shares
     assert (share == round(0.4 * words) / words).all()
     sigma = (0.4 * 0.6 / 400) ** 0.5

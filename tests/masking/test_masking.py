@@ -7,11 +7,11 @@ import pytest
 import torch
 from captions import KINDS, PIECES, config, pieces_batch
 
-from mvl_bench.core import UserError, noise
+from mvl_bench.core import UserError, hashed_uniform, update
 from mvl_bench.data.pairs import collate
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.masking.base import Masking, hide_share
-from mvl_bench.masking.joint import JOINT, PATCHES, WORDS, ModalityAware, any_shares, masking_of
+from mvl_bench.masking.joint import JOINT, PATCHES, WORDS, ModalityAware, any_shares, build_masking
 from mvl_bench.masking.text import table_of
 from mvl_bench.models import checkpoints
 from mvl_bench.models.base import read_config
@@ -27,7 +27,7 @@ def patch_hider(name, grid=(5, 7), square=1):
 
     def hide(batch, ratio, key):
         size = grid[0] * grid[1]
-        seen = dict(scores=noise(("seen",), batch.ids, size)) if name == "score" else {}
+        seen = dict(scores=hashed_uniform(("seen",), batch.ids, size)) if name == "score" else {}
         return PATCHES[name](batch.ids, grid, ratio, key, square, None, **seen)
 
     return hide
@@ -35,7 +35,7 @@ def patch_hider(name, grid=(5, 7), square=1):
 
 def word_hider(name):
     "A word strategy over pieces."
-    return masking_of(config(text_masking=name)).hide_words
+    return build_masking(config(text_strategy=name)).hide_words
 
 
 def first_pieces(batch):
@@ -102,21 +102,23 @@ def test_every_word_strategy(name):
 def test_every_joint_strategy(name, ratio):
     batch, ratios = (
         pieces_batch(),
-        dict.fromkeys(("image_ratio", "text_ratio", "light_ratio"), ratio),
+        dict.fromkeys(("image_ratio", "text_ratio", "mam_light_ratio"), ratio),
     )
-    strategy = masking_of(config(joint_masking=name, vary=1.0, **ratios))
-    views = replace(strategy, vary=0.0, grid=(4, 6))(batch, (0, 1))
-    assert type(strategy) is JOINT[name].kind and len(views) == (2 if name in ("one", "any") else 1)
+    strategy = build_masking(config(joint_strategy=name, random_ratio_prob=1.0, **ratios))
+    views = replace(strategy, random_ratio_prob=0.0, grid=(4, 6))(batch, (0, 1))
+    assert type(strategy) is JOINT[name].kind and len(views) == (
+        2 if name.startswith("alternating") else 1
+    )
     squares = sum(v.image_mask.reshape(8, 4, 6)[:, ::2, ::2].sum((1, 2)) for v in views)
     words, there = sum(v.text_mask.sum(1) for v in views), batch.maskable.sum(1)
     one = [max(1, round(ratio * m)) if ratio else 0 for m in (6, *there.tolist())]
-    if name in ("one", "both"):
+    if name in ("alternating", "joint"):
         assert squares.tolist() == [one[0]] * 8 and words.tolist() == one[1:]
     elif name == "mam":
         assert all(s in (0, one[0]) and w in (0, k) for s, w, k in zip(squares, words, one[1:]))
-    elif name == "uniform":
+    elif name == "pooled":
         assert (squares + words).tolist() == [one[0] + k for k in one[1:]]
-    elif name == "any":  # whatever the ratio
+    elif name == "alternating_any_ratio":  # whatever the ratio
         shares = any_shares(batch, 6, (ratio, ratio), (0, 1))
         for found, share, units in zip((squares, words), shares, (6, there)):
             assert found.equal((share * units).round().clamp_min(1).to(found))
@@ -127,18 +129,21 @@ def test_every_joint_strategy(name, ratio):
 
 def test_defaults_hide_as_they_did():
     for cfg, kind in ((maskvlm_tiny(), Masking), (mlim_tiny(), ModalityAware)):
-        masking = cfg.masking()
-        assert type(masking) is kind and masking.share is masking.disguise is masking.scorer is None
+        masking = cfg.build_masking()
+        assert (
+            type(masking) is kind
+            and masking.ratio_sampler is masking.corrupt is masking.scorer is None
+        )
         usual = (masking.hide_patches, masking.hide_words)
         assert usual == (PATCHES["random"], WORDS["random"])
-    assert not maskvlm_tiny().masking().at_once and mlim_tiny().masking().at_once
+    assert not maskvlm_tiny().build_masking().joint and mlim_tiny().build_masking().joint
 
 
 def test_the_masks_of_a_preset_are_what_they_were():
     "Checksums of masks, written down before strategies had names."
     batch, told = collate([Scenes().pair(i) for i in range(16)], PIECES, 24), []
-    for cfg in (maskvlm_tiny(), replace(maskvlm_tiny(), box_ratio=0.0), mlim_tiny()):
-        for v in cfg.masking()(batch, (3, 1)):
+    for cfg in (maskvlm_tiny(), update(maskvlm_tiny(), object_mask_prob=0.0), mlim_tiny()):
+        for v in cfg.build_masking()(batch, (3, 1)):
             parts = (v.image_mask, v.text_mask, v.has_image, v.has_text)
             told.append(zlib.crc32(torch.cat([part.flatten() for part in parts]).numpy().tobytes()))
             assert v.text_ids is None
@@ -149,32 +154,30 @@ def test_names_are_refused_in_one_line_that_lists_them():
     for field, table in (("image", PATCHES), ("text", WORDS), ("joint", JOINT)):
         for cfg in (maskvlm_tiny(), mlim_tiny()):
             with pytest.raises(UserError) as told:
-                replace(cfg, **{f"{field}_masking": "nonsense"})
-            assert str(told.value) == f"{field}_masking 'nonsense' is not one of {', '.join(table)}"
+                update(cfg, **{f"{field}_strategy": "nonsense"})
+            assert (
+                str(told.value) == f"{field}_strategy 'nonsense' is not one of {', '.join(table)}"
+            )
     batch = pieces_batch()
     for changes in (
-        dict(image_masking="score"),
-        dict(text_masking="content", token_kinds=""),
-        dict(text_masking="whole_word", token_kinds=""),
-        dict(disguise_ratio=0.2, token_kinds=""),
+        dict(image_strategy="score"),
+        dict(text_strategy="content", token_kinds=""),
+        dict(text_strategy="whole_word", token_kinds=""),
+        dict(corruption_ratio=0.2, token_kinds=""),
     ):
         with pytest.raises(UserError, match="needs scores|token_kinds is empty"):
-            config(**changes).masking()(batch, (0, 0))
+            config(**changes).build_masking()(batch, (0, 0))
     with pytest.raises(UserError, match="cross_depth 0"):
-        config(image_masking="score", cross_depth=0)
+        config(image_strategy="score", cross_depth=0)
 
 
-def test_configs_of_older_checkpoints_load():
-    for model, old, joint in (
-        ("maskvlm", dict(at_once=False), "one"),
-        ("maskvlm", dict(at_once=True), "both"),
-        ("mlim", dict(aware=False), "both"),
-        ("mlim", dict(aware=True), "mam"),
-    ):
-        config_of = checkpoints.MODELS[model][0].config
-        cfg = read_config(config_of, dict(old, img_size=[32, 32], image_ratio=0.5))
-        assert cfg.joint_masking == joint and cfg.masking().at_once == (joint != "one")
-    assert checkpoints.load("maskvlm-tiny").cfg.joint_masking == "one"
+def test_a_config_of_another_version_is_refused_by_name():
+    for model in ("maskvlm", "mlim"):
+        with pytest.raises(UserError, match="has no field at_once"):
+            read_config(checkpoints.MODELS[model][0].config, dict(at_once=False, embed_dim=32))
+        with pytest.raises(UserError, match="MaskingConfig has no field vary"):
+            read_config(checkpoints.MODELS[model][0].config, dict(masking=dict(vary=0.5)))
+    assert checkpoints.load("maskvlm-tiny").cfg.masking.joint_strategy == "alternating"
 
 
 def test_faults_are_found():
@@ -183,13 +186,13 @@ def test_faults_are_found():
     def by_place(batch, ratio, key):  # of the batch, not of the sample
         return sound(replace(batch, ids=torch.arange(len(batch))), ratio, key)
 
-    def by_length(batch, ratio, key):  # ranks run over the padding, too
-        chance = noise((*key, "text"), batch.ids, batch.maskable.shape[1]).flip(1)
+    def group_by_length(batch, ratio, key):  # ranks run over the padding, too
+        chance = hashed_uniform((*key, "text"), batch.ids, batch.maskable.shape[1]).flip(1)
         return hide_share(chance, ratio, batch.maskable)
 
     def keyless(batch, ratio, key):
         return sound(batch, ratio, (0,))
 
-    for fault in (by_place, by_length, keyless):
+    for fault in (by_place, group_by_length, keyless):
         with pytest.raises(AssertionError):
             check_rows_alone(fault, batch)

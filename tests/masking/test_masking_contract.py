@@ -19,7 +19,7 @@ from contract import (  # noqa: F401  fixtures among them
     some_batch,
 )
 
-from mvl_bench.core import UserError, view
+from mvl_bench.core import UserError, update, view
 from mvl_bench.data.pairs import collate
 from mvl_bench.masking.base import (
     Masking,
@@ -63,10 +63,10 @@ def check_repeatable(strategy, batch):
                    for a, b in zip(strategy(batch, (0, 1)), other))  # fmt: skip
 
 
-def check_views(strategy, batch, n, at_once, hides=("recon", "mlm")):
+def check_views(strategy, batch, n, joint, hides=("recon", "mlm")):
     "A tuple of views with what they claim: shapes, kinds, and nothing hidden of what is absent."
     views = strategy(batch, (0, 0))
-    assert isinstance(views, tuple) and len(views) == (1 if at_once else 2)
+    assert isinstance(views, tuple) and len(views) == (1 if joint else 2)
     for masks in views:
         assert masks.image_mask.shape == (len(batch), n) and masks.image_mask.dtype == torch.bool
         assert masks.text_mask.shape == batch.maskable.shape and masks.text_mask.dtype == torch.bool
@@ -76,7 +76,7 @@ def check_views(strategy, batch, n, at_once, hides=("recon", "mlm")):
         assert (masks.has_image | masks.has_text).all(), "both sides are absent"
         assert not (masks.image_mask & ~masks.has_image[:, None]).any()
         assert not (masks.text_mask & ~masks.has_text[:, None]).any()
-        assert at_once or not (masks.image_mask.any() and masks.text_mask.any())
+        assert joint or not (masks.image_mask.any() and masks.text_mask.any())
     found = dict(recon=[v.image_mask for v in views], mlm=[v.text_mask for v in views])
     assert {name for name, masks in found.items() if any(m.any() for m in masks)} == {*hides}
 
@@ -105,31 +105,31 @@ def test_words_are_counted_exactly_and_only_words_hidden():
     check_only_words(hide, batch)
 
 
-@pytest.mark.parametrize("at_once", [False, True])
-@pytest.mark.parametrize("absent_ratio", [0.0, 0.5, 1.0])
-def test_strategies(at_once, absent_ratio):
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("modality_dropout", [0.0, 0.5, 1.0])
+def test_strategies(joint, modality_dropout):
     batch = some_batch()
-    strategy = Masking((3, 4), 2, at_once=at_once, absent_ratio=absent_ratio)
+    strategy = Masking((3, 4), 2, joint=joint, modality_dropout=modality_dropout)
     check_repeatable(strategy, batch)
-    if not (at_once and absent_ratio == 1.0):
-        check_views(strategy, batch, 12, at_once)
+    if not (joint and modality_dropout == 1.0):
+        check_views(strategy, batch, 12, joint)
     pairs = [
         pairs_of()[0]._replace(image=None),
         pairs_of()[1]._replace(caption=None),
         *pairs_of()[2:],
     ]
-    check_views(strategy, collate(pairs, TOKENIZER, 24), 12, at_once)
+    check_views(strategy, collate(pairs, TOKENIZER, 24), 12, joint)
 
 
-@pytest.mark.parametrize("at_once", [False, True])
-@pytest.mark.parametrize("absent_ratio", [0.0, 0.5])
-def test_modality_aware_masking(at_once, absent_ratio):
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("modality_dropout", [0.0, 0.5])
+def test_modality_aware_masking(joint, modality_dropout):
     batch = some_batch()
-    strategy = ModalityAware((3, 4), at_once=at_once, absent_ratio=absent_ratio)
+    strategy = ModalityAware((3, 4), joint=joint, modality_dropout=modality_dropout)
     check_repeatable(strategy, batch)
-    check_views(strategy, batch, 12, at_once)
+    check_views(strategy, batch, 12, joint)
     lacking = [p._replace(image=None) if i % 2 else p for i, p in enumerate(pairs_of())]
-    check_views(strategy, collate(lacking, TOKENIZER, 24), 12, at_once)
+    check_views(strategy, collate(lacking, TOKENIZER, 24), 12, joint)
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.1, float("nan")])
@@ -140,7 +140,7 @@ def test_a_ratio_outside_is_refused(ratio):
         lambda: random_words(batch, ratio, (0,)),
         lambda: Masking((3, 4), image_ratio=ratio),
         lambda: Masking((3, 4), text_ratio=ratio),
-        lambda: ModalityAware((3, 4), light_ratio=ratio),
+        lambda: ModalityAware((3, 4), mam_light_ratio=ratio),
     ):
         with pytest.raises(UserError, match="between 0 and 1"):
             hide()
@@ -151,13 +151,13 @@ def test_the_config_reaches_the_masking(name):
     cfg = small(name).cfg
     shared = {f.name for f in fields(cfg)} & {f.name for f in fields(Masking)} - {"grid"}
     for option in shared:
-        assert getattr(replace(cfg, **{option: 0.37}).masking(), option) == 0.37, option
+        assert getattr(update(cfg, **{option: 0.37}).build_masking(), option) == 0.37, option
     for image in PATCHES.keys() - ({"score"} if name in ADAPTED else set()):
-        assert replace(cfg, image_masking=image).masking().hide_patches is PATCHES[image]
+        assert update(cfg, image_strategy=image).build_masking().hide_patches is PATCHES[image]
 
 
-NAMED = [(i, "random", "one") for i in PATCHES] + [("random", t, "both") for t in WORDS]
-NAMED += [("random", "random", j) for j in JOINT] + [("block", "content", "uniform")]
+NAMED = [(i, "random", "alternating") for i in PATCHES] + [("random", t, "joint") for t in WORDS]
+NAMED += [("random", "random", j) for j in JOINT] + [("block", "content", "pooled")]
 NAMED = {
     (name, i, *(("", "") if name == "vitmae" else rest))  # it hides no words
     for name in checkpoints.MODELS
@@ -169,15 +169,17 @@ NAMED = {
 @pytest.mark.parametrize("name, image, text, joint", sorted(NAMED))
 def test_strategies_by_name(name, image, text, joint, monkeypatch):
     monkeypatch.setitem(SMALL, "img_size", SQUARE.get(name, SMALL["img_size"]))
-    words = dict(text_masking=text, joint_masking=joint, text_ratio=0.4, disguise_ratio=0.5)
-    chosen = dict(image_masking=image, image_ratio=0.5, vary=0.3, **(words if text else {}))
+    words = dict(text_strategy=text, joint_strategy=joint, text_ratio=0.4, corruption_ratio=0.5)
+    chosen = dict(
+        image_strategy=image, image_ratio=0.5, random_ratio_prob=0.3, **(words if text else {})
+    )
     batch, model = some_batch(), small(name, **chosen)
-    cfg = replace(model.cfg, absent_ratio=0.0) if text else model.cfg
-    strategy = with_scores(cfg.masking(), model)
+    cfg = update(model.cfg, modality_dropout=0.0) if text else model.cfg
+    strategy = with_scores(cfg.build_masking(), model)
     check_repeatable(strategy, batch)
     views = strategy(batch, (0, 0))
     hides = {"recon", "mlm"} if text else {"recon"}
-    check_views(strategy, batch, model.num_patches, joint not in ("one", "any"), hides)
+    check_views(strategy, batch, model.num_patches, not joint.startswith("alternating"), hides)
     for masks in views:
         assert not (masks.text_mask & ~batch.maskable).any()
     if text:

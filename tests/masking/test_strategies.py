@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from dataclasses import replace
 from functools import partial
 from itertools import combinations, permutations, product
 
@@ -11,10 +10,11 @@ import pytest
 import torch
 from captions import KINDS, PIECES, config, pieces_batch, words_batch
 
+from mvl_bench.core import update
 from mvl_bench.masking.base import random_words
 from mvl_bench.masking.image import hide_blocks, hide_by_score, hide_grid
-from mvl_bench.masking.joint import PATCHES, dirichlet_shares, masking_of, uniform_shares
-from mvl_bench.masking.text import SPAN_ENDS, disguise_words, spans, table_of
+from mvl_bench.masking.joint import PATCHES, build_masking, dirichlet_shares, uniform_shares
+from mvl_bench.masking.text import SPAN_ENDS, corrupt_tokens, spans, table_of
 
 MANY = torch.arange(6000)
 
@@ -53,9 +53,9 @@ def shuffled_over(weights):
 
 def test_random_and_whole_words():
     batch = words_batch(6000, 6)
-    plain = replace(config(), token_kinds="w" * len(PIECES))
+    plain = update(config(), token_kinds="w" * len(PIECES))
     for name in ("random", "whole_word", "content"):  # without pieces and function words all alike
-        hide = masking_of(replace(plain, text_masking=name)).hide_words
+        hide = build_masking(update(plain, text_strategy=name)).hide_words
         assert fits(hide(batch, 0.5, (0, 0))[:, 1:7], evenly(6, 3))
 
 
@@ -63,7 +63,7 @@ def test_whole_words_are_drawn_alike():
     batch = words_batch(6000, 6)
     kinds = list("w" * len(PIECES))
     kinds[12] = kinds[13] = "p"  # tokens 10..17: words of 1, 3, 1, 1 tokens stand at 1..6
-    hide = masking_of(config(text_masking="whole_word", token_kinds="".join(kinds))).hide_words
+    hide = build_masking(config(text_strategy="whole_word", token_kinds="".join(kinds))).hide_words
     words = [{0, 1, 2}, {3}, {4}, {5}]  # the first maskable token is id 11
     pairs = [pattern(a | b, 6) for a, b in combinations(words, 2)]
     assert fits(hide(batch, 0.5, (0, 0))[:, 1:7], dict.fromkeys(pairs, 1 / 6))
@@ -72,7 +72,7 @@ def test_whole_words_are_drawn_alike():
 def test_content_words_are_drawn_alike_and_before_function_words():
     batch, kinds = words_batch(6000, 5), list("w" * len(PIECES))
     kinds[11] = kinds[14] = "f"  # the first and the fourth word
-    hide = masking_of(config(text_masking="content", token_kinds="".join(kinds))).hide_words
+    hide = build_masking(config(text_strategy="content", token_kinds="".join(kinds))).hide_words
     content, other = (1, 2, 4), (0, 3)
     two = {pattern(c, 5): 1 / 3 for c in combinations(content, 2)}
     assert fits(hide(batch, 0.4, (0, 0))[:, 1:6], two)
@@ -115,7 +115,7 @@ def test_spans(words, count):
 def test_disguised_words():
     batch, special = words_batch(20000, 4), table_of(KINDS, "special")
     hidden = batch.maskable & (torch.arange(6) == 2)
-    shown = disguise_words(batch, hidden, (0, 0), PIECES.mask_token_id, special, 0.2)
+    shown = corrupt_tokens(batch, hidden, (0, 0), PIECES.mask_token_id, special, 0.2)
     assert shown[~hidden].equal(batch.input_ids[~hidden])
     counts = torch.bincount(shown[hidden], minlength=len(PIECES)) / len(batch)
     each = 0.1 / (~special).sum()  # another word, each alike, the word itself among them
@@ -125,7 +125,7 @@ def test_disguised_words():
     sigma = (expected * (1 - expected) / len(batch)).sqrt()
     assert ((counts - expected).abs() <= 5 * sigma).all()
     few, mask = pieces_batch(), random_words(pieces_batch(), 0.6, (0, 1))
-    show = partial(disguise_words, mask_id=PIECES.mask_token_id, special=special, share=0.5)
+    show = partial(corrupt_tokens, mask_id=PIECES.mask_token_id, special=special, share=0.5)
     whole = show(few, mask, (0, 1))
     wide = show(pieces_batch(extra=9), torch.nn.functional.pad(mask, (0, 9)), (0, 1))
     assert wide[:, : mask.shape[1]].equal(whole)

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from mvl_bench.apps.cli.main import main
-from mvl_bench.core import UserError, view
+from mvl_bench.core import UserError, update, view
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.evaluation.reconstruction import evaluate_reconstruction
 from mvl_bench.inference.reconstruction import reconstruct
@@ -53,19 +53,19 @@ def plain_mae(model, images, hidden):
     "The library's own answer and loss, in its own units, for rows that hide as many patches."
     shown = (~hidden[0]).sum().item()
     model.net.config.mask_ratio = 1 - (shown + 0.5) / hidden.shape[1]
-    pixels = (images - model.cfg.pixel_mean) / model.cfg.pixel_std
+    pixels = (images - model.cfg.image.image_mean) / model.cfg.image.image_std
     return model.net(pixels, noise=hidden.float())
 
 
 @torch.no_grad()
 def check_mae(model, batch, masks):
     "Each row alone through the plain library; then all rows that hide as many."
-    scale = model.cfg.pixel_std
+    scale = model.cfg.image.image_std
     painted = model(batch, masks).pixels
     for row, hidden in enumerate(masks.image_mask):
         alone = plain_mae(model, batch.images[[row]], hidden[None])
         assert alone.mask[0].bool().equal(hidden)
-        expected = alone.logits[0] * scale + model.cfg.pixel_mean
+        expected = alone.logits[0] * scale + model.cfg.image.image_mean
         torch.testing.assert_close(painted[row], expected, **CLOSE)
         if hidden.any():
             loss = model.losses(batch.rows([row]), (masks.rows([row]),)).parts["recon"]
@@ -79,7 +79,7 @@ def counts_of(batch, n):
 
 
 def test_vitmae_is_the_library_whatever_each_row_hides():
-    model, batch = shaken(small("vitmae", pixel_mean=0.6, pixel_std=0.3)), some_batch()
+    model, batch = shaken(small("vitmae", image_mean=0.6, image_std=0.3)), some_batch()
     check_mae(model, batch, counts_of(batch, 9))
 
     class Shifted(ViTMAE):
@@ -97,14 +97,14 @@ def test_vitmae_is_the_library_whatever_each_row_hides():
 
 def plain_vilt(model, batch, masks, labels=None):
     "The library's own answer to pictures with nothing hidden, given as pixels."
-    ids = batch.input_ids.masked_fill(masks.text_mask, model.cfg.mask_id)
-    pixels = (batch.images - model.cfg.pixel_mean) / model.cfg.pixel_std
+    ids = batch.input_ids.masked_fill(masks.text_mask, model.cfg.text.mask_id)
+    pixels = (batch.images - model.cfg.image.image_mean) / model.cfg.image.image_std
     return model.net(ids, batch.attention_mask, pixel_values=pixels, labels=labels)
 
 
 @torch.no_grad()
 def test_vilt_is_the_library_with_pixels_and_with_patches_left_out():
-    model, batch = shaken(small("vilt", pixel_mean=0.6, pixel_std=0.3)), some_batch()
+    model, batch = shaken(small("vilt", image_mean=0.6, image_std=0.3)), some_batch()
     words = batch.maskable & (torch.arange(batch.maskable.shape[1]) % 3 == 1)
     whole = view(batch, 9, None, words)
     labels = batch.input_ids.masked_fill(~words, -100)
@@ -113,13 +113,13 @@ def test_vilt_is_the_library_with_pixels_and_with_patches_left_out():
     torch.testing.assert_close(model.losses(batch, (whole,)).parts["mlm"], theirs.loss, **CLOSE)
     hidden = replace(whole, image_mask=counts_of(batch, 9).image_mask)
     ours, tokens = model(batch, hidden).word_logits, model.embed(batch.images)
-    ids = batch.input_ids.masked_fill(words, model.cfg.mask_id)
+    ids = batch.input_ids.masked_fill(words, model.cfg.text.mask_id)
     for row, mask in enumerate(hidden.image_mask):
         seen = torch.cat([torch.tensor([True]), ~mask])
         few = dict(image_embeds=tokens[[row]][:, seen], pixel_mask=torch.ones(1, seen.sum()).long())
         alone = model.net(ids[[row]], batch.attention_mask[[row]], **few).logits[0]
         torch.testing.assert_close(ours[row], alone, **CLOSE)
-    model.cfg = replace(model.cfg, pixel_std=0.29)  # the comparison is not blind
+    model.cfg = update(model.cfg, image_std=0.29)  # the comparison is not blind
     with pytest.raises(AssertionError):
         torch.testing.assert_close(model(batch, whole).word_logits, theirs.logits, **CLOSE)
 
@@ -203,7 +203,7 @@ def test_a_tensor_of_two_names_is_saved_and_stays_one(name, tmp_path):
 
 @pytest.mark.parametrize("name, kept, lost", [("vitmae", "recon", "mlm"), ("vilt", "mlm", "recon")])
 def test_columns_and_scores_say_what_is_lacking(name, kept, lost):
-    model = small(name, max_words=40)
+    model = small(name, max_text_len=40)
     world = Scenes("shapes", "val", img_size=SQUARE["img_size"])
     pair, wrong = world.pair(0), world.pair(1)
     found = reconstruct(model, pair, [0, 4], [2], wrong, pair.caption)
@@ -263,10 +263,10 @@ def test_trained_measured_and_shown_from_the_command_line(name, tmp_path, monkey
     [
         ("--model vitmae --set img_size=64,48", "is not square"),
         ("--model vitmae --preset small", "is not one of tiny, base"),
-        ("--model vitmae --set mlm_weight=1", "there is no setting"),
-        ("--model vilt --set recon_weight=1", "there is no setting"),
-        ("--model vilt --set mlm_weight=0", "nothing would be learnt"),
-        ("--model vilt --set init=maskvlm-tiny", "is another model than vilt"),
+        ("--model vitmae --set mlm=1", "losses.mlm has no effect"),
+        ("--model vilt --set recon=1", "losses.recon has no effect"),
+        ("--model vilt --set mlm=0", "nothing would be learnt"),
+        ("--model vilt --set init_from=maskvlm-tiny", "is another model than vilt"),
         ("--model vit", "is not one of maskvlm, mlim, vitmae, vilt"),
     ],
 )

@@ -97,7 +97,7 @@ def test_a_config_of_another_kind(folder):
         (about | {"model": "gpt"}, "gpt"),
         ({"architectures": ["BertModel"], "hidden_size": 768}, "model"),
         (about | {"config": about["config"] | {"width": 3}}, "width"),
-        (about | {"config": about["config"] | {"patch_size": 7}}, "patch_size 7"),
+        (about | {"config": about["config"] | {"image": {"patch_size": 7}}}, "patch_size 7"),
         (about | {"config": about["config"] | {"embed_dim": "wide"}}, "config"),
         ([], "config"),
     ):

@@ -31,7 +31,7 @@ from contract import (  # noqa: F401  fixtures among them
     some_batch,
 )
 
-from mvl_bench.core import Losses, UserError, view
+from mvl_bench.core import Losses, StepKey, UserError, view
 from mvl_bench.data.pairs import collate
 from mvl_bench.models import base as saving
 from mvl_bench.models.encoders import ImageEncoder
@@ -44,12 +44,16 @@ def test_shapes(model):
 
 def test_finite(model):
     batch = some_batch()
-    check_finite(model, batch, (*odd_views(model, batch), *model.cfg.masking()(batch, (0, 0))))
+    check_finite(
+        model, batch, (*odd_views(model, batch), *model.cfg.build_masking()(batch, (0, 0)))
+    )
 
 
 def test_gradients_reach_what_should_learn(case):
     name, variant, model = case
-    idle = IDLE["mask_at input" if variant == "mask_at input" else "plain"] + IDLE.get(variant, [])
+    idle = IDLE["mask_token_at input" if variant == "mask_token_at input" else "plain"] + IDLE.get(
+        variant, []
+    )
     idle = idle if name == "maskvlm" else IDLE.get(f"{name} {variant}", IDLE.get(name, []))
     batch = some_batch()
     check_gradients(model, batch, odd_views(model, batch), idle)
@@ -57,9 +61,9 @@ def test_gradients_reach_what_should_learn(case):
 
 def test_one_batch_is_learnt_by_heart(case):
     (name, _, model), batch = case, some_batch(4)
-    views = replace(model.cfg.masking(), absent_ratio=0.0)(batch, (0, 0))
+    views = replace(model.cfg.build_masking(), modality_dropout=0.0)(batch, (0, 0))
     pace = dict(steps=300) if name == "vitmae" else {}  # its decoder is 16 wide here
-    pace = dict(steps=300, lr=2e-3) if "itc" in model.cfg.loss_weights else pace
+    pace = dict(steps=300, lr=2e-3) if "itc" in model.cfg.losses.weights else pace
     check_learns(model.train(), batch, views, **pace)
 
 
@@ -71,7 +75,7 @@ def test_rows_that_are_asked_for_are_answered(model):
 def test_what_is_hidden_changes_nothing(model):
     batch = some_batch()
     check_hidden_is_hidden(
-        model, batch, (*odd_views(model, batch), *model.cfg.masking()(batch, (3, 1)))
+        model, batch, (*odd_views(model, batch), *model.cfg.build_masking()(batch, (3, 1)))
     )
 
 
@@ -86,13 +90,13 @@ def test_rows_stand_alone(model):
 def test_losses_repeat_and_change_nothing(model):
     batch = some_batch()
     check_losses_repeat(model, batch, odd_views(model, batch))
-    check_losses_repeat(model, batch, model.cfg.masking()(batch, (0, 0)))
+    check_losses_repeat(model, batch, model.cfg.build_masking()(batch, (0, 0)))
 
 
 def test_losses_are_means_of_what_forward_says(model):
     batch = some_batch()
     check_losses_agree(model, batch, odd_views(model, batch))
-    check_losses_agree(model, batch, model.cfg.masking()(batch, (0, 0)))
+    check_losses_agree(model, batch, model.cfg.build_masking()(batch, (0, 0)))
 
 
 def test_saved_and_loaded_bit_by_bit(model, tmp_path):
@@ -107,7 +111,7 @@ def test_gathered_and_dense_models_agree(model):
     batch = some_batch()
     views = odd_views(model, batch)
     check_ways_agree(model.image_encoder, batch.images, views[0].image_mask)
-    if model.cfg.mask_at == "cross":
+    if model.cfg.mask_token_at == "cross":
         gathered = [model(batch, masks) for masks in views]
         forward = model.image_encoder.forward
         model.image_encoder.forward = lambda images, hidden, way: forward(images, hidden, "dense")
@@ -119,9 +123,9 @@ def test_gathered_and_dense_models_agree(model):
 def test_pairs_that_lack_a_side_are_answered(model):
     pairs = pairs_of()
     lacking = [pairs[0], pairs[1]._replace(image=None), pairs[2]._replace(caption=None), *pairs[3:]]
-    batch = collate(lacking, TOKENIZER, model.cfg.max_words)
+    batch = collate(lacking, TOKENIZER, model.cfg.text.max_text_len)
     nothing = view(batch, model.num_patches)
-    check_finite(model, batch, (*model.cfg.masking()(batch, (0, 0)), nothing))
+    check_finite(model, batch, (*model.cfg.build_masking()(batch, (0, 0)), nothing))
     other = scrambled(model, batch, nothing)
     assert not other.images.equal(batch.images)
     for a, b in zip(
@@ -149,7 +153,7 @@ class Blind(MaskVLM):
 
 
 class BlindLoss(MaskVLM):
-    def losses(self, batch, views, key=()):
+    def losses(self, batch, views, key=StepKey()):
         found = super().losses(batch, views, key)
         bad = torch.nan if any(v.image_mask.all(1).any() for v in views) else 0
         return found._replace(parts={name: part + bad for name, part in found.parts.items()})
@@ -208,7 +212,7 @@ class MixesRows(MaskVLM):
 
 
 class Restless(MaskVLM):
-    def losses(self, batch, views, key=()):
+    def losses(self, batch, views, key=StepKey()):
         found = super().losses(batch, views, key)
         return found._replace(parts={n: p + torch.rand(()) for n, p in found.parts.items()})
 
@@ -216,7 +220,7 @@ class Restless(MaskVLM):
 class Moves(MaskVLM):
     "Moves a weight where only `after_step` may."
 
-    def losses(self, batch, views, key=()):
+    def losses(self, batch, views, key=StepKey()):
         found = super().losses(batch, views, key)
         self.mask_vector.data += 1e-3
         return found
@@ -225,7 +229,7 @@ class Moves(MaskVLM):
 class ScoresAll(MaskVLM):
     "Its loss ignores the masks."
 
-    def losses(self, batch, views, key=()):
+    def losses(self, batch, views, key=StepKey()):
         every = [replace(v, image_mask=torch.ones_like(v.image_mask)) for v in views]
         found = super().losses(batch, views, key)
         return Losses(
@@ -236,7 +240,7 @@ class ScoresAll(MaskVLM):
 class MeanOfViews(MaskVLM):
     "A mean of each view's mean instead of a mean over all hidden units."
 
-    def losses(self, batch, views, key=()):
+    def losses(self, batch, views, key=StepKey()):
         each = [super(MeanOfViews, self).losses(batch, (v,), key) for v in views]
         whole = super().losses(batch, views, key)
         means = {n: [e.parts[n] for e in each if n in e.parts] for n in whole.parts}

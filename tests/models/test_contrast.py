@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mvl_bench.core import noise
+from mvl_bench.core import hashed_uniform, update
 from mvl_bench.data.pairs import collate
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.data.tokenizers import word_tokenizer
@@ -27,9 +27,9 @@ from mvl_bench.models.maskvlm import MaskVLM, maskvlm_tiny
 from mvl_bench.training.optim import TrainConfig
 
 SIZES = dict(
-    img_size=(24, 32), patch_size=8, mask_size=8, max_words=24, embed_dim=32, num_heads=2,
+    img_size=(24, 32), patch_size=8, mask_size=8, max_text_len=24, embed_dim=32, num_heads=2,
     image_depth=1, text_depth=1, cross_depth=2, decoder_depth=0,
-    itc_weight=1.0, itm_weight=1.0, proj_dim=16, queue_size=12, momentum=0.9, easy_share=0.25,
+    itc=1.0, itm=1.0, proj_dim=16, queue_size=12, momentum=0.9, random_negative_frac=0.25,
 )  # fmt: skip
 WORLD = Scenes("shapes", img_size=SIZES["img_size"])
 TOKENIZER = word_tokenizer(WORLD.captions(300))
@@ -49,7 +49,7 @@ def small(cls=MaskVLM, **changes):
     "A small model with all four losses and random weights."
     ids = dict(pad_id=TOKENIZER.pad_token_id, mask_id=TOKENIZER.mask_token_id)
     torch.manual_seed(0)
-    return cls(replace(maskvlm_tiny(), vocab_size=len(TOKENIZER), **ids, **{**SIZES, **changes}))
+    return cls(update(maskvlm_tiny(), vocab_size=len(TOKENIZER), **ids, **{**SIZES, **changes}))
 
 
 def some_batch(first=0, count=6, items=None):
@@ -138,14 +138,14 @@ def test_a_faulty_itc_is_found():
 # ---- hard negatives and itm
 
 
-def draw_in_words(logits, items, lots, easy_share=0.0):
+def draw_in_words(logits, items, lots, random_negative_frac=0.0):
     "The row drawn for each row that may have one, by walking up the chances."
     drawn = {}
     for i, item in enumerate(items):
         others = [j for j, other in enumerate(items) if other != item]
         weights = [math.exp(logits[i][j]) for j in others]
-        even = easy_share / max(1, len(others))
-        weights = [(1 - easy_share) * w / sum(weights) + even for w in weights]
+        even = random_negative_frac / max(1, len(others))
+        weights = [(1 - random_negative_frac) * w / sum(weights) + even for w in weights]
         left = lots[i]
         for j, weight in zip(others, weights):
             left -= weight
@@ -160,7 +160,7 @@ def check_draws(draw=hard_negatives):
     logits = 2 * torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
     for items in ([0, 1, 2, 3, 4, 5], [0, 0, 1, 2, 1, 1], [7, 7, 7, 7, 7, 2]):
         for seed in range(30):
-            lots = noise((seed,), torch.arange(6), 1)[:, 0]
+            lots = hashed_uniform((seed,), torch.arange(6), 1)[:, 0]
             for share in (0.0, 0.4, 1.0):
                 rows, picked = draw(logits, torch.tensor(items), lots, share)
                 expected = draw_in_words(logits.tolist(), items, lots.tolist(), share)
@@ -204,7 +204,7 @@ def test_faulty_draws_are_found():
 
 def test_matches_are_one_right_and_two_wrong_a_row():
     logits, items = torch.randn(5, 5), torch.tensor([4, 4, 6, 7, 8])
-    lots = noise((1,), torch.arange(5), 2)
+    lots = hashed_uniform((1,), torch.arange(5), 2)
     image, text, matched = match_pairs(logits, items, lots)
     assert matched.tolist() == [1] * 5 + [0] * 10
     texts = draw_in_words(logits.tolist(), items.tolist(), lots[:, 0].tolist())

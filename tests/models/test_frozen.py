@@ -7,7 +7,7 @@ import torch
 from contract import TOKENIZER, one_thread, some_batch  # noqa: F401
 from torch import nn
 
-from mvl_bench.core import view
+from mvl_bench.core import update, view
 from mvl_bench.models import pretrained as frozen
 from mvl_bench.models.base import save
 from mvl_bench.models.checkpoints import load
@@ -18,7 +18,7 @@ from mvl_bench.models.pretrained import CHUNK, GridEncoder, in_chunks, is_frozen
 PHOTOS = dict(
     img_size=(24, 32), patch_size=8, mask_size=8, embed_dim=16, num_heads=2, cross_depth=1, text_depth=1,
     vocab_size=len(TOKENIZER), pad_id=TOKENIZER.pad_token_id, mask_id=TOKENIZER.mask_token_id,
-    image_encoder="test_efficientnet", itc_weight=1.0, itm_weight=1.0, queue_size=12, proj_dim=8,
+    timm_model="test_efficientnet", itc=1.0, itm=1.0, queue_size=12, proj_dim=8,
 )  # fmt: skip
 
 
@@ -34,13 +34,15 @@ def seen(monkeypatch):
 
 def photos(**changes):
     torch.manual_seed(0)
-    return MaskVLM(replace(maskvlm_tiny(), **PHOTOS | changes))
+    return MaskVLM(update(maskvlm_tiny(), **PHOTOS | changes))
 
 
 def a_step(model, epoch):
     "Losses of one step and the step itself."
     batch = some_batch()
-    losses = model.losses(batch, model.cfg.masking()(batch, (0, epoch)), (0, 5000 + epoch, 0))
+    losses = model.losses(
+        batch, model.cfg.build_masking()(batch, (0, epoch)), model.cfg.step_key(0, 5000 + epoch, 0)
+    )
     sum(losses.parts.values()).backward()
     with torch.no_grad():
         for p in model.parameters():
@@ -67,7 +69,7 @@ def test_a_whole_picture_is_seen_once(seen):
 @torch.no_grad()
 def test_a_picture_with_holes_is_seen_once_beside_all_captions(seen):
     model, batch = photos(frozen="image"), some_batch()
-    masks = model.cfg.masking()(batch, (0, 0))[0]
+    masks = model.cfg.build_masking()(batch, (0, 0))[0]
     plain = model(batch, masks).pixels  # as in training, where holes do not come again
     model(batch, masks)
     assert len(seen) == 2

@@ -21,7 +21,7 @@ from mvl_bench.evaluation.tasks import evaluate_probe
 from mvl_bench.masking.base import by_hand, without_image, without_text
 from mvl_bench.models.checkpoints import IDEALS, load
 from mvl_bench.patches import patchify
-from mvl_bench.training.config import Run, with_settings
+from mvl_bench.training.config import DataConfig, RunConfig, with_settings
 from mvl_bench.training.doctor import examine
 from mvl_bench.training.runner import new_model, open_source, train
 
@@ -123,7 +123,12 @@ def test_a_run_on_a_known_world_knows_its_floor(tmp_path):
         "save_every=3",
         "trackers=",
     ]
-    train(with_settings(Run(str(out), "maskvlm", "mini", data="scenes:one"), settings), quiet=True)
+    train(
+        with_settings(
+            RunConfig(str(out), "maskvlm", "mini", data=DataConfig("scenes:one")), settings
+        ),
+        quiet=True,
+    )
     lines = json.loads((out / "baselines.json").read_text())
     assert 0 <= lines["mlm floor"] < lines["mlm unigram"]
     assert 0 <= lines["recon floor"] < min(lines["recon median"], lines["recon background"])
@@ -146,10 +151,10 @@ def test_what_the_observer_has_not_is_one_sentence(event, given):
 
 
 def test_a_reader_names_patches_of_its_data_only(tmp_path):
-    run = Run(str(tmp_path / "run"), "reader", "mini", data="scenes:shapes")
+    run = RunConfig(str(tmp_path / "run"), "reader", "mini", data=DataConfig("scenes:shapes"))
     with pytest.raises(UserError, match="patches of 'shapes' cannot be named"):
         train(run, quiet=True)
-    two = with_settings(replace(run, data="scenes:two"), ["steps=1"])
+    two = with_settings(replace(run, data=DataConfig("scenes:two")), ["steps=1"])
     model, _ = new_model(two, open_source(two))
     assert model.cfg.world == "two" and len(model.prototypes) == 98
 

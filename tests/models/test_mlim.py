@@ -8,7 +8,7 @@ from contract import TOKENIZER, check_hidden_is_hidden, odd_views, scrambled, sm
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 
-from mvl_bench.core import UserError, view
+from mvl_bench.core import StepKey, UserError, update, view
 from mvl_bench.data.tokenizers import encode
 from mvl_bench.models.layers import PatchEmbedder
 from mvl_bench.models.mlim import MLIM, MLIM_PRESETS, mlim_paper, mlim_tiny
@@ -75,7 +75,7 @@ def test_hidden_pixels_change_no_visible_token(model):
 @torch.no_grad()
 def test_hidden_pixels_change_no_input_and_no_prediction(model):
     batch = some_batch()
-    views = (*odd_views(model, batch), *model.cfg.masking()(batch, (0, 0)))
+    views = (*odd_views(model, batch), *model.cfg.build_masking()(batch, (0, 0)))
     for masks in views:
         other = scrambled(model, batch, masks)
         for before, after in zip(model.sequence(batch, masks), model.sequence(other, masks)):
@@ -92,10 +92,10 @@ def test_hidden_patches_and_hidden_words_are_one_vector(model):
     patches = torch.arange(n).expand(len(batch), n) % 2 == 0
     masks = view(batch, n, patches, batch.maskable)
     x, _ = model.sequence(batch, masks)
-    vector = model.words[model.cfg.mask_id]
+    vector = model.words[model.cfg.text.mask_id]
     hidden = torch.cat([masks.image_mask, masks.text_mask], 1)
     assert (x[hidden] == vector).all() and not (x[~hidden] == vector).all(-1).any()
-    model.words[model.cfg.mask_id] += 1.0  # one number moves both
+    model.words[model.cfg.text.mask_id] += 1.0  # one number moves both
     moved, _ = model.sequence(batch, masks)
     assert (moved[hidden] == vector).all() and moved[~hidden].equal(x[~hidden])
     assert not any("mask" in name for name, _ in model.named_parameters())
@@ -105,7 +105,7 @@ def test_the_mask_vector_learns_from_pixels_alone(model):
     batch = some_batch()
     masks = view(batch, model.num_patches, torch.ones(len(batch), model.num_patches) > 0)
     model.losses(batch, (masks,)).parts["recon"].backward()
-    assert model.words.grad[model.cfg.mask_id].any()
+    assert model.words.grad[model.cfg.text.mask_id].any()
 
 
 @torch.no_grad()
@@ -114,7 +114,7 @@ def test_words_go_through_berts_own_head(model):
     cfg, batch = model.cfg, some_batch()
     theirs = BertForMaskedLM(
         BertConfig(
-            vocab_size=cfg.vocab_size, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+            vocab_size=cfg.text.vocab_size, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
             intermediate_size=128, max_position_embeddings=12 + 24 + 1, type_vocab_size=1,
         )
     ).eval()  # fmt: skip
@@ -152,7 +152,7 @@ def test_logits_only_at_hidden_words(model, monkeypatch):
     batch, seen = some_batch(), []
     score = model.score_words
     monkeypatch.setattr(model, "score_words", lambda x: seen.append(x.shape) or score(x))
-    (masks,) = model.cfg.masking()(batch, (0, 0))
+    (masks,) = model.cfg.build_masking()(batch, (0, 0))
     model.losses(batch, (masks,))
     assert seen == [(masks.text_mask.sum(), model.cfg.embed_dim)]
 
@@ -173,7 +173,7 @@ def test_the_papers_sizes():
     convs = [m for m in paper.embedder if isinstance(m, nn.Conv2d)]
     assert [m.kernel_size[0] for m in convs] == [2] * 5 + [1] * 2
     assert all(m.kernel_size == m.stride for m in convs)
-    assert mlim_paper().grid == (12, 12) and mlim_paper().recon_area == "whole"
+    assert mlim_paper().image.grid == (12, 12) and mlim_paper().losses.recon_area == "whole"
 
 
 def test_no_batch_statistics():
@@ -189,28 +189,28 @@ def test_no_batch_statistics():
         (dict(embedder_dim=30), "embedder_dim 30"),
         (dict(decoder_dim=-8), "decoder_dim -8"),
         (dict(depth=0), "depth 0"),
-        (dict(text_arch="gpt2"), "'gpt2'"),
+        (dict(arch="gpt2"), "'gpt2'"),
         (dict(recon_area="all"), "'all'"),
-        (dict(light_ratio=2.0), "light_ratio 2.0"),
+        (dict(mam_light_ratio=2.0), "mam_light_ratio 2.0"),
         (dict(mask_id=400), "mask_id 400"),
-        (dict(mlm_weight=0.0, image_ratio=0.0, light_ratio=0.0, vary=0.0), "ratio of 0"),
+        (dict(mlm=0.0, image_ratio=0.0, mam_light_ratio=0.0, random_ratio_prob=0.0), "ratio of 0"),
     ],
 )
 def test_impossible_sizes_are_refused(wrong, said):
     with pytest.raises(UserError, match=said):
-        replace(mlim_tiny(), **wrong)
+        update(mlim_tiny(), **wrong)
 
 
 def test_captions_of_any_length_fit(model):
-    ids, _, _ = encode(TOKENIZER, ["red " * 60], model.cfg.max_words)
-    assert ids.shape[1] == model.cfg.max_words
+    ids, _, _ = encode(TOKENIZER, ["red " * 60], model.cfg.text.max_text_len)
+    assert ids.shape[1] == model.cfg.text.max_text_len
     batch = some_batch(1)
     longest = replace(batch, input_ids=ids, attention_mask=torch.ones_like(ids), maskable=ids > 4)
     assert model(longest, view(longest, 12)).word_logits.isfinite().all()
 
 
 def test_matching_is_what_anybody_computes():
-    model, batch, key = small("mlim", itm_weight=1.0), some_batch(), (0, 3, 1)
+    model, batch, key = small("mlim", itm=1.0), some_batch(), StepKey(0, 3, 1)
     found = model.losses(batch, (view(batch, 12),), key)  # nothing is hidden: matching alone
     pairs, matched = model._pairs(batch, key)
     assert found.counts == dict(itm=3 * len(batch)) and matched.tolist() == [1] * 6 + [0] * 12
@@ -222,14 +222,14 @@ def test_matching_is_what_anybody_computes():
 
 
 def test_matching_never_takes_the_same_item_for_wrong():
-    model, batch = small("mlim", itm_weight=1.0), some_batch()
+    model, batch = small("mlim", itm=1.0), some_batch()
     for item in (torch.tensor([0, 0, 1, 1, 2, 2]), torch.zeros(6, dtype=torch.long)):
         given = replace(batch, item=item)
-        pairs, matched = model._pairs(given, (0, 0))
+        pairs, matched = model._pairs(given, StepKey())
         pictures = [
             (batch.images == one).flatten(1).all(1).nonzero().item() for one in pairs.images
         ]
         wrong = pairs.item != item[pictures]
         assert wrong.equal(matched == 0)
-        losses = model.losses(given, (view(given, 12),), (0, 0))
+        losses = model.losses(given, (view(given, 12),), model.cfg.step_key(0, 0))
         assert ("itm" in losses.parts) == bool(len(matched)) == (item.max() > 0)

@@ -17,14 +17,14 @@ from test_contrast import (  # noqa: F401  one_thread is a fixture
 )
 from torch import nn
 
-from mvl_bench.core import UserError, noise, view
+from mvl_bench.core import StepKey, UserError, hashed_uniform, view
 from mvl_bench.masking.base import without_image, without_text
 from mvl_bench.models import base as saving
 from mvl_bench.models import checkpoints, maskvlm
 from mvl_bench.models import losses as contrast
 from mvl_bench.models.losses import Vectors, itc
 from mvl_bench.models.maskvlm import MaskVLM
-from mvl_bench.training.loop import check_queue, train_steps, update
+from mvl_bench.training.loop import check_queue, train_step, train_steps
 from mvl_bench.training.optim import make_optimizer
 
 # ---- the model
@@ -45,7 +45,9 @@ def check_pair_losses(model, batches):
     slow, earlier = small(type(model)), []
     slow.load_state_dict(model.state_dict())
     for step, batch in enumerate(batches):
-        found = model.losses(batch, model.cfg.masking()(batch, (0, step)), (0, step))
+        found = model.losses(
+            batch, model.cfg.build_masking()(batch, (0, step)), model.cfg.step_key(0, step)
+        )
         both = (batch.has_image & batch.has_text).nonzero()[:, 0]
         whole, items = batch.rows(both), batch.item[both].tolist()
         fast, old = model.features(whole), slow.features(whole)
@@ -57,7 +59,7 @@ def check_pair_losses(model, batches):
             assert found.parts["itc"].item() == pytest.approx(expected, rel=1e-4)
         if len(set(items)) > 1:
             logits = fast.image_vector @ fast.text_vector.T / model.contrast.temperature
-            lots = noise((0, step, "negatives"), whole.ids, 2)
+            lots = hashed_uniform((0, step, 0, "negatives"), whole.ids, 2)
             texts = draw_in_words(logits.tolist(), items, lots[:, 0].tolist(), 0.25)
             images = draw_in_words(logits.T.tolist(), items, lots[:, 1].tolist(), 0.25)
             pairs = [(i, i, 1) for i in texts] + [(i, j, 0) for i, j in texts.items()]
@@ -77,7 +79,7 @@ def check_pair_losses(model, batches):
         model.after_step(found.carry)
         for copy, p in zip(slow.parameters(), model.parameters()):
             copy.copy_(0.9 * copy + 0.1 * p)
-        size = model.cfg.queue_size
+        size = model.cfg.contrast.queue_size
         joined = contrast.join([*earlier, before])
         earlier = [Vectors(*(part[-size:] for part in joined))] if size else []
 
@@ -109,7 +111,7 @@ def test_pair_losses_are_what_features_say(queue_size):
         check_pair_losses(model, batches_of_all_kinds())
         assert model.contrast.queue.pushed == 6 + 6 + 2 + 4 + 6 + 3 + 6
     else:
-        found = model.losses(some_batch(30, 3, [7, 7, 7]), (), ())
+        found = model.losses(some_batch(30, 3, [7, 7, 7]), ())
         assert not found.parts and not found.counts and len(found.carry.item) == 3
         model.after_step(found.carry)
         assert len(model.contrast.queue.filled().item) == 0
@@ -141,14 +143,14 @@ class Static(MaskVLM):
 class SameItem(MaskVLM):
     "Takes every row for another item."
 
-    def losses(self, batch, views, key=()):
+    def losses(self, batch, views, key=StepKey()):
         return super().losses(replace(batch, item=torch.arange(len(batch))), views, key)
 
 
 class Lacking(MaskVLM):
     "Contrasts with sides that are not there."
 
-    def losses(self, batch, views, key=()):
+    def losses(self, batch, views, key=StepKey()):
         there = torch.ones_like(batch.has_image)
         return super().losses(replace(batch, has_image=there, has_text=there), views, key)
 
@@ -162,11 +164,13 @@ def test_faulty_pair_losses_are_found(cls):
 
 def test_losses_change_nothing_and_after_step_only_what_it_should():
     model, batch = small(), some_batch()
-    views, before = model.cfg.masking()(batch, (0, 0)), state_of(model)
+    views, before = model.cfg.build_masking()(batch, (0, 0)), state_of(model)
     noise_before = torch.get_rng_state()
-    losses = model.losses(batch, views, (1, 2))
+    losses = model.losses(batch, views, model.cfg.step_key(1, 2))
     assert not moved(before, model) and torch.get_rng_state().equal(noise_before)
-    assert model.losses(batch, views, (1, 2)).parts["itm"].equal(losses.parts["itm"])
+    assert (
+        model.losses(batch, views, model.cfg.step_key(1, 2)).parts["itm"].equal(losses.parts["itm"])
+    )
     for p in model.parameters():
         p.data += p.requires_grad * 0.1
     before = state_of(model)
@@ -179,8 +183,11 @@ def test_losses_change_nothing_and_after_step_only_what_it_should():
 
 
 def test_negatives_come_from_the_key():
-    model, batch = small(itc_weight=0.0), some_batch()  # without ITC: uniform, and so all vary
-    values = {model.losses(batch, (), (0, step)).parts["itm"].item() for step in range(4)}
+    model, batch = small(itc=0.0), some_batch()  # without ITC: uniform, and so all vary
+    values = {
+        model.losses(batch, (), model.cfg.step_key(0, step)).parts["itm"].item()
+        for step in range(4)
+    }
     assert len(values) > 1 and model.losses(batch, ()).parts["itm"].isfinite()
 
 
@@ -191,17 +198,17 @@ def test_what_is_absent_is_not_looked_at():
         images=torch.where(batch.has_image[:, None, None, None], batch.images, 1 - batch.images),
         input_ids=torch.where(batch.has_text[:, None], batch.input_ids, 7),
     )
-    first, second = (model.losses(b, (), (0,)) for b in (batch, other))
+    first, second = (model.losses(b, (), model.cfg.step_key(0)) for b in (batch, other))
     assert all(first.parts[n].equal(second.parts[n]) for n in ("itc", "itm"))
     assert first.carry.item.tolist() == batch.item[[0, 2, 4, 5]].tolist()
     nobody = replace(batch, has_image=batch.has_image & False)
-    none = model.losses(nobody, (), (0,))
+    none = model.losses(nobody, (), model.cfg.step_key(0))
     assert not none.parts and len(none.carry.item) == 0
 
 
 @pytest.mark.parametrize("way", ["cross", "input"])
 def test_shared_passes_run_once(monkeypatch, way):
-    model, batch, calls = small(mask_at=way), some_batch(), []
+    model, batch, calls = small(mask_token_at=way), some_batch(), []
     for name in ("image_encoder", "text_encoder"):
         module = getattr(model, name)
 
@@ -211,25 +218,27 @@ def test_shared_passes_run_once(monkeypatch, way):
 
         monkeypatch.setattr(module, "forward", counting)
     rows = torch.tensor([True, False, False, True, False, False])
-    picture, caption = model.cfg.masking()(batch, (0, 0))
-    model.losses(batch, (without_text(picture, rows), without_image(caption, rows)), (0,))
+    picture, caption = model.cfg.build_masking()(batch, (0, 0))
+    model.losses(
+        batch, (without_text(picture, rows), without_image(caption, rows)), model.cfg.step_key(0)
+    )
     assert sorted(calls) == ["image_encoder"] * 2 + ["text_encoder"] * 2  # one hidden, one whole
     calls.clear()
-    model.losses(batch, (view(batch, model.num_patches),), (0,))
+    model.losses(batch, (view(batch, model.num_patches),), model.cfg.step_key(0))
     assert sorted(calls) == ["image_encoder", "text_encoder"]
 
 
 @pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0), (0.0, 0.0)])
 def test_what_weighs_nothing_is_not_there(weights):
     names = [n for n, weight in zip(("itc", "itm"), weights) if weight]
-    model = small(itc_weight=weights[0], itm_weight=weights[1])
+    model = small(itc=weights[0], itm=weights[1])
     there = {name.split(".")[0] for name in model.state_dict()}
     assert ("contrast" in there) == ("itc" in names) and ("to_match" in there) == ("itm" in names)
     offered = {"itc": "embed", "itm": "match"}
     assert model.offers == {"pixels", "words", *(offered[name] for name in names)}
     batch = some_batch()
-    losses = model.losses(batch, model.cfg.masking()(batch, (0, 0)), (0,))
-    assert losses.parts.keys() == {"mlm", "recon", *names} == model.cfg.loss_weights.keys()
+    losses = model.losses(batch, model.cfg.build_masking()(batch, (0, 0)), model.cfg.step_key(0))
+    assert losses.parts.keys() == {"mlm", "recon", *names} == model.cfg.losses.weights.keys()
     assert (losses.carry is None) == ("itc" not in names)
     found = model.features(batch)
     assert (found.match is None) == ("itm" not in names)
@@ -240,7 +249,7 @@ def test_what_weighs_nothing_is_not_there(weights):
 
 def test_weights_that_were_there_are_drawn_as_before():
     "Turning the pair losses on changes no weight that was there without them."
-    plain, full = small(itc_weight=0.0, itm_weight=0.0).state_dict(), small().state_dict()
+    plain, full = small(itc=0.0, itm=0.0).state_dict(), small().state_dict()
     assert all(full[name].equal(value) for name, value in plain.items())
 
 
@@ -264,14 +273,14 @@ def test_the_shipped_checkpoint_loads_strictly():
 def test_queue_and_copies_are_saved(tmp_path, dtype):
     model, batch = small(), some_batch(items=[2**62 + i for i in range(6)])
     for step in range(3):  # wraps around
-        model.after_step(model.losses(batch, (), (step,)).carry)
+        model.after_step(model.losses(batch, (), model.cfg.step_key(step)).carry)
     saving.save(model, TOKENIZER, tmp_path / "one", dtype=dtype)
     again = checkpoints.load(tmp_path / "one")
     queue, back = model.contrast.queue, again.contrast.queue
     assert back.item.tolist() == queue.item.tolist() and back.pushed == queue.pushed == 18
     if dtype == torch.float32:
         assert not moved(state_of(model), again)
-        parts = [m.losses(batch, (), (9,)).parts for m in (model.eval(), again)]
+        parts = [m.losses(batch, (), m.cfg.step_key(9)).parts for m in (model.eval(), again)]
         assert all(parts[0][name].equal(parts[1][name]) for name in parts[0])
 
 
@@ -302,11 +311,15 @@ def test_stopped_and_gone_on_is_the_same_bit_for_bit(tmp_path):
 def test_passes_of_one_update_are_averaged():
     "Candidates are not gathered across passes; copies and queue move once, after the step."
     model, cfg = small(), replace(TRAIN, accumulate=2)
-    views = model.cfg.masking()
+    views = model.cfg.build_masking()
     passes = [(b, views(b, (0, 0))) for b in (some_batch(0, 5), some_batch(6, 3))]
-    alone = [model.losses(b, v, (0, 0, i)).parts for i, (b, v) in enumerate(passes)]
+    alone = [
+        model.losses(b, v, model.cfg.step_key(0, 0, i)).parts for i, (b, v) in enumerate(passes)
+    ]
     slow = state_of(model.contrast.slow)
-    losses, _ = update(model, make_optimizer(model, cfg), passes, cfg, 0)
+    losses, _ = train_step(
+        model, make_optimizer(model, cfg), passes, cfg, model.cfg.step_key(cfg.seed, 0)
+    )
     for name in ("itc", "itm"):
         assert losses[name] == pytest.approx(sum(p[name].item() for p in alone) / 2, rel=1e-5)
     held = model.contrast.queue.filled()
@@ -317,19 +330,23 @@ def test_passes_of_one_update_are_averaged():
 
 
 def test_a_pass_without_a_question_is_not_counted():
-    model, cfg = small(mlm_weight=0.0, recon_weight=0.0), replace(TRAIN, accumulate=2)
+    model, cfg = small(mlm=0.0, recon=0.0), replace(TRAIN, accumulate=2)
     passes = [(some_batch(0), ()), (some_batch(6, 2, [50, 50]), ())]
-    expected = model.losses(*passes[0], (0, 0, 0)).parts
-    losses, _ = update(model, make_optimizer(model, cfg), passes, cfg, 0)
+    expected = model.losses(*passes[0], model.cfg.step_key(0, 0)).parts
+    losses, _ = train_step(
+        model, make_optimizer(model, cfg), passes, cfg, model.cfg.step_key(cfg.seed, 0)
+    )
     assert losses == {n: pytest.approx(part.item()) for n, part in expected.items()}
-    lonely = small(mlm_weight=0.0, recon_weight=0.0, itc_weight=0.0)
-    losses, norm = update(lonely, make_optimizer(lonely, cfg), passes[1:], cfg, 0)
+    lonely = small(mlm=0.0, recon=0.0, itc=0.0)
+    losses, norm = train_step(
+        lonely, make_optimizer(lonely, cfg), passes[1:], cfg, lonely.cfg.step_key(cfg.seed, 0)
+    )
     assert losses == {} and norm == 0
 
 
 def test_a_queue_holds_whole_batches():
     check_queue(small().cfg, 6)
-    check_queue(small(itc_weight=0.0).cfg, 7)  # there is no queue
+    check_queue(small(itc=0.0).cfg, 7)  # there is no queue
     with pytest.raises(UserError, match="queue_size 12 is not a multiple of batch_size 7"):
         train(small(), 0, 1, batch_size=7)
 
@@ -342,11 +359,11 @@ def test_a_queue_holds_whole_batches():
         (dict(proj_dim=0), "proj_dim 0"),
         (dict(momentum=1.01), "momentum 1.01"),
         (dict(momentum=-0.1), "momentum -0.1"),
-        (dict(easy_share=1.5), "easy_share 1.5"),
-        (dict(itc_weight=-1.0), "itc_weight -1"),
-        (dict(itm_weight=math.nan), "itm_weight nan"),
+        (dict(random_negative_frac=1.5), "random_negative_frac 1.5"),
+        (dict(itc=-1.0), "itc -1"),
+        (dict(itm=math.nan), "itm nan"),
         (dict(cross_depth=0), "cross_depth"),
-        (dict(mlm_weight=0, recon_weight=0, itc_weight=0, itm_weight=0), "all 0"),
+        (dict(mlm=0, recon=0, itc=0, itm=0), "all 0"),
     ],
 )
 def test_impossible_values_are_refused(changes, words):

@@ -4,7 +4,6 @@ import json
 import pickle
 import shlex
 import shutil
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +15,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
 from mvl_bench.apps.cli.main import main
-from mvl_bench.core import UserError
+from mvl_bench.core import UserError, update
 from mvl_bench.data.pairs import collate
 from mvl_bench.models.base import fit
 from mvl_bench.models.checkpoints import load
@@ -57,11 +56,11 @@ def named(sources, **changes):
     given = dict(
         img_size=(64, 96), patch_size=16, mask_size=16, embed_dim=48, num_heads=2, cross_depth=1,
         vocab_size=len(TOKENIZER), pad_id=TOKENIZER.pad_token_id, mask_id=TOKENIZER.mask_token_id,
-        image_encoder="test_efficientnet", image_weights=f"{sources.root}/net.pth",
-        text_encoder=f"{sources.root}/bert", text_config=read_text_config(f"{sources.root}/bert"),
+        timm_model="test_efficientnet", timm_weights=f"{sources.root}/net.pth",
+        hf_model=f"{sources.root}/bert", hf_config=read_text_config(f"{sources.root}/bert"),
     )  # fmt: skip
     torch.manual_seed(0)
-    model = MaskVLM(replace(maskvlm_tiny(), **given | changes))
+    model = MaskVLM(update(maskvlm_tiny(), **given | changes))
     begin_encoders(model)
     return model.eval()
 
@@ -121,7 +120,7 @@ def test_what_is_hidden_reaches_no_grid(sources):
     "The contract's own test, and a planted fault: pixels that are not blanked."
     model = named(sources)
     batch = scenes(3)
-    views = model.cfg.masking()(batch, (0, 0))
+    views = model.cfg.build_masking()(batch, (0, 0))
     check_hidden_is_hidden(model, batch, views)
     seeing = model.image_encoder.forward
     model.image_encoder.forward = lambda images, hidden=None, way="": seeing(images)
@@ -141,9 +140,9 @@ def scenes(count):
 def test_what_is_frozen_stays_and_the_rest_learns_gently(frozen, sources):
     model, before = named(sources, frozen=frozen), named(sources, frozen=frozen)
     assert model.to_words[-1].weight.shape[1] != 32  # widths differ: scores begin at random
-    cfg = TrainConfig(published_lr=0.1)
+    cfg = TrainConfig(pretrained_lr_scale=0.1)
     optimizer, batch = make_optimizer(model.train(), cfg), scenes(4)
-    losses = model.losses(batch, model.cfg.masking()(batch, (0, 0)), (0, 0))
+    losses = model.losses(batch, model.cfg.build_masking()(batch, (0, 0)), model.cfg.step_key(0, 0))
     sum(losses.parts.values()).backward()
     for group in optimizer.param_groups:
         group["lr"] = 1e-2 * group.get("scale", 1)
@@ -220,7 +219,7 @@ def test_a_window_that_is_too_short(tmp_path):
     sizes = dict(SIZES, vocab_size=50, max_position_embeddings=20, pad_token_id=1)
     RobertaModel(RobertaConfig(**sizes)).save_pretrained(tmp_path)
     NamedText(read_text_config(str(tmp_path)), 18, 32)
-    with pytest.raises(UserError, match="max_words 19 is over the 18"):
+    with pytest.raises(UserError, match="max_text_len 19 is over the 18"):
         NamedText(read_text_config(str(tmp_path)), 19, 32)
 
 
@@ -242,7 +241,7 @@ def test_trained_from_published_weights_and_loaded_without_them(
     monkeypatch.chdir(tmp_path)
     for name in ("bert", "vit.safetensors"):
         (tmp_path / name).symlink_to(sources.root / name)
-    both = "image_encoder=test_vit image_weights=vit.safetensors text_encoder=bert frozen=text"
+    both = "timm_model=test_vit timm_weights=vit.safetensors hf_model=bert frozen=text"
     code, said = run(capfd, TRAIN + both)
     assert code == 0 and "not used of bert: pooler.dense.bias, pooler.dense.weight" in said
     (tmp_path / "bert").unlink(), (tmp_path / "vit.safetensors").unlink()
@@ -253,7 +252,7 @@ def test_trained_from_published_weights_and_loaded_without_them(
     )
     kept = {k: v for k, v in sources.bert.state_dict().items() if "pooler" not in k}
     assert all(v.equal(kept[k]) for k, v in model.text_encoder.backbone.state_dict().items())
-    assert json.loads(model.cfg.text_config)["model_type"] == "bert"
+    assert json.loads(model.cfg.text.hf_config)["model_type"] == "bert"
     code, said = run(capfd, TRAIN.replace("--steps 2", "--steps 2 --resume") + both)
     assert code == 0, said
 
@@ -263,7 +262,7 @@ def test_a_published_cnn_that_learns_is_saved_and_goes_on(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.pth").symlink_to(sources.root / "net.pth")
     asked = TRAIN.replace("--steps 2", "--steps 4 --resume") + (
-        "image_encoder=test_efficientnet image_weights=net.pth precision=fp32 save_every=2 warmup=0"
+        "timm_model=test_efficientnet timm_weights=net.pth precision=fp32 save_every=2 warmup=0"
     )
     assert run(capfd, asked.replace("run", "straight").replace("--resume", ""))[0] == 0
     shutil.copytree("straight", "run", ignore=shutil.ignore_patterns("step-00000004"))
@@ -278,14 +277,14 @@ def test_slow_copies_begin_as_the_weights_that_were_put_in(tmp_path, monkeypatch
     "Published ones, and those of a checkpoint that had no contrast; with momentum 1 they stay so."
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bert").symlink_to(sources.root / "bert")
-    contrast = " itc_weight=1 queue_size=0 momentum=1"
-    assert run(capfd, TRAIN + "text_encoder=bert" + contrast)[0] == 0
+    contrast = " itc=1 queue_size=0 momentum=1"
+    assert run(capfd, TRAIN + "hf_model=bert" + contrast)[0] == 0
     kept = {k: v for k, v in sources.bert.state_dict().items() if "pooler" not in k}
     slow = load("run").contrast.slow[1].backbone.state_dict()
     assert slow.keys() == kept.keys() and all(v.equal(kept[k]) for k, v in slow.items())
 
     assert run(capfd, TRAIN.replace("run", "plain") + "embed_dim=32 num_heads=2")[0] == 0
-    code, said = run(capfd, TRAIN.replace("run", "more") + "init=plain" + contrast)
+    code, said = run(capfd, TRAIN.replace("run", "more") + "init_from=plain" + contrast)
     assert code == 0 and "contrast.to_image.weight" in said and "contrast.slow" not in said
     begun, more = load("plain"), load("more")
     for copy, encoder in zip(more.contrast.slow, begun.encoders):
@@ -295,14 +294,14 @@ def test_slow_copies_begin_as_the_weights_that_were_put_in(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     "words, says",
     [
-        ("image_encoder=resnet51", "resnet51"),
-        ("image_encoder=test_vit patch_size=8 mask_size=8", "patch_size 8"),
-        ("image_encoder=test_efficientnet patch_size=64 mask_size=64", "2, 4, 8, 16, 32"),
-        ("image_encoder=test_efficientnet mask_at=input", "takes no [MASK]"),
-        ("image_encoder=test_vit image_weights=nowhere.pth", "nowhere.pth"),
-        ("image_encoder=test_vit image_weights=hub", "'test_vit'"),
-        ("image_weights=some.pth", "some.pth"),
-        ("text_encoder=nowhere", "nowhere"),
+        ("timm_model=resnet51", "resnet51"),
+        ("timm_model=test_vit patch_size=8 mask_size=8", "patch_size 8"),
+        ("timm_model=test_efficientnet patch_size=64 mask_size=64", "2, 4, 8, 16, 32"),
+        ("timm_model=test_efficientnet mask_token_at=input", "takes no [MASK]"),
+        ("timm_model=test_vit timm_weights=nowhere.pth", "nowhere.pth"),
+        ("timm_model=test_vit timm_weights=hub", "'test_vit'"),
+        ("timm_weights=some.pth", "some.pth"),
+        ("hf_model=nowhere", "nowhere"),
         ("frozen=all", "frozen 'all'"),
     ],
 )

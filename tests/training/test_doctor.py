@@ -12,7 +12,7 @@ from mvl_bench.core import UserError, view
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.models.maskvlm import MaskVLM
 from mvl_bench.training import doctor
-from mvl_bench.training.config import Run, with_settings
+from mvl_bench.training.config import RunConfig, with_settings
 from mvl_bench.training.doctor import examine, last_of, look_at_data, look_at_losses, look_for_leaks
 from mvl_bench.training.runner import train
 
@@ -49,7 +49,7 @@ def test_a_healthy_log_is_not_accused():
 @pytest.mark.parametrize(
     "name, path, words",
     [
-        ("itm", (0.7, 0.637), "easy_share"),
+        ("itm", (0.7, 0.637), "random_negative_frac"),
         ("itc", (3.5, 3.39), "not told apart"),
         ("mlm", (5.0, 3.99), "how common"),
         ("recon", (0.3, 0.097), "mean colour of what is visible"),
@@ -95,7 +95,7 @@ class Leaky(MaskVLM):
 def test_a_leak_is_found():
     batch = some_batch()
     for model, verdict in ((small("maskvlm"), "well"), (small("maskvlm", Leaky), "trouble")):
-        masks = model.cfg.masking().plain()(batch, (0, 0))
+        masks = model.cfg.build_masking().plain()(batch, (0, 0))
         assert {look_for_leaks(model, batch, masks=one).verdict for one in masks} >= {verdict}
 
 
@@ -111,14 +111,14 @@ def test_data_that_is_all_alike_and_false_negatives():
     assert "0 of 0" in look_at_data(item, True)[1].text
 
 
-SMALL = "embed_dim=16 num_heads=2 img_size=32 mask_size=8 batch_size=8 blind_steps=0 log_every=1 precision=fp32 steps=3"
+SMALL = "embed_dim=16 num_heads=2 img_size=32 mask_size=8 batch_size=8 full_mask_steps=0 log_every=1 precision=fp32 steps=3"
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("doctor") / "run"
-    asked = Run(str(folder), preset="mini", data="scenes:shapes")
-    train(with_settings(asked, [*SMALL.split(), "itc_weight=1", "itm_weight=1"]), quiet=True)
+    asked = RunConfig(str(folder), preset="mini", data="scenes:shapes")
+    train(with_settings(asked, [*SMALL.split(), "itc=1", "itm=1"]), quiet=True)
     return folder
 
 
@@ -164,7 +164,9 @@ def test_a_control_and_a_run_without_checkpoint_are_said_to_be_so(run, tmp_path)
     for name in ("log.jsonl", "baselines.json"):
         (other / name).write_text((run / name).read_text())
     asked = json.loads((run / "run.json").read_text())
-    (other / "run.json").write_text(json.dumps(asked | dict(mismatched=True)))
+    (other / "run.json").write_text(
+        json.dumps(asked | dict(data=asked["data"] | dict(mismatched_captions=True)))
+    )
     found = verdicts(examine(other)[2])
     assert found["control"] == found["checkpoint"] == "note" and "leak" not in found
 

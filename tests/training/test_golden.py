@@ -11,15 +11,15 @@ import torch
 
 from mvl_bench.data.factory import make_tokenizer
 from mvl_bench.data.loader import batches
-from mvl_bench.training.config import Run, with_settings
+from mvl_bench.training.config import DataConfig, RunConfig, with_settings
 from mvl_bench.training.loop import train_steps
 from mvl_bench.training.runner import new_model, open_source
 
 KEPT = Path(__file__).with_name("golden.json")
 SMALL = ["precision=fp32", "steps=20", "batch_size=8", "warmup=5", "embed_dim=32", "num_heads=2"]
 MODELS = dict(
-    maskvlm=["image_depth=1", "text_depth=1", "blind_steps=5", "itc_weight=1", "itm_weight=1", "queue_size=16"],
-    mlim=["depth=2", "itm_weight=1", "joint_masking=mam"],
+    maskvlm=["image_depth=1", "text_depth=1", "full_mask_steps=5", "itc=1", "itm=1", "queue_size=16"],
+    mlim=["depth=2", "itm=1", "joint_strategy=mam"],
     vitmae=["depth=2"],
     vilt=["depth=2"],
 )  # fmt: skip
@@ -29,12 +29,14 @@ def losses_of(name: str) -> list[dict[str, float]]:
     "Losses and norm of the gradient of twenty steps, on one thread."
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    run = with_settings(Run("", name, data="scenes:shapes"), SMALL + MODELS[name])
+    run = with_settings(RunConfig("", name, data=DataConfig("scenes:shapes")), SMALL + MODELS[name])
     source = open_source(run)
     model, tokenizer = new_model(run, source)
     assert len(tokenizer) == len(make_tokenizer(source))
-    stream = batches(source, tokenizer, run.train.batch_size, max_words=model.cfg.max_words)
-    steps = [s.losses | dict(grad=s.grad_norm) for s in train_steps(model, stream, run.train)]
+    stream = batches(
+        source, tokenizer, run.training.batch_size, max_text_len=model.cfg.text.max_text_len
+    )
+    steps = [s.losses | dict(grad=s.grad_norm) for s in train_steps(model, stream, run.training)]
     torch.set_num_threads(threads)
     return steps
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from mvl_bench.core import UserError
-from mvl_bench.training.config import Run
+from mvl_bench.training.config import RunConfig
 from mvl_bench.training.logger import Log, read_baselines, read_log
 from mvl_bench.training.optim import TrainConfig
 
@@ -18,7 +18,7 @@ def step(number):
 
 
 def test_a_torn_line_is_passed_over_and_the_next_sitting_begins_a_new_one(tmp_path):
-    run = Run(str(tmp_path), train=TrainConfig(steps=4), log_every=1)
+    run = RunConfig(str(tmp_path), training=TrainConfig(steps=4), log_every=1)
     first = Log(run, 0, quiet=True)
     for number in (1, 2, 3):
         first.add(step(number))

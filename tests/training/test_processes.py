@@ -19,11 +19,11 @@ from mvl_bench.apps.cli.main import main
 
 SIZES = "embed_dim=24 num_heads=2 image_depth=1 text_depth=1 cross_depth=1 decoder_depth=1".split()
 ASKED = ["train", "--data", "scenes:shapes", "--steps", "6", "--set", *SIZES, "precision=fp32"]
-ASKED += ["batch_size=7", "accumulate=2", "log_every=1", "blind_steps=2", "warmup=1"]
-ASKED += ["itc_weight=1", "itm_weight=1", "queue_size=14", "momentum=0.5", "absent_ratio=0.3"]
+ASKED += ["batch_size=7", "accumulate=2", "log_every=1", "full_mask_steps=2", "warmup=1"]
+ASKED += ["itc=1", "itm=1", "queue_size=14", "momentum=0.5", "modality_dropout=0.3"]
 MLIM = ["train", "--model", "mlim", "--data", "scenes:shapes", "--steps", "3", "--set"]
 MLIM += ["embed_dim=24", "num_heads=2", "depth=1", "precision=fp32", "batch_size=7", "log_every=1"]
-MLIM += ["itm_weight=1", "warmup=1", "joint_masking=mam"]
+MLIM += ["itm=1", "warmup=1", "joint_strategy=mam"]
 
 
 def with_torchrun(out, count: int, asked: list[str]):

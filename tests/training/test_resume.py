@@ -40,12 +40,12 @@ def test_a_stream_that_goes_on_reads_one_window(tmp_path, one_thread, monkeypatc
             yield key, table
 
     monkeypatch.setattr(Parquet, "_generate_tables", counted)
-    goes_on = replace(run, train=replace(run.train, steps=before + 2))
+    goes_on = replace(run, training=replace(run.training, steps=before + 2))
     runs.train(goes_on, resume=True, quiet=True, changed=True)
     assert sum(read) < 200 < 12 * before
     read.clear()
     monkeypatch.setattr(runs, "read_mark", lambda path: None)
-    goes_on = replace(run, train=replace(run.train, steps=before + 4))
+    goes_on = replace(run, training=replace(run.training, steps=before + 4))
     runs.train(goes_on, resume=True, quiet=True, changed=True)
     assert sum(read) > 12 * before  # without its mark it reads all that went before
 
@@ -89,7 +89,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, one
 def test_other_data_under_the_same_name_is_refused(tmp_path, one_thread):  # noqa: F811
     run = certificate.case("stream", tmp_path, 3)
     runs.train(run, quiet=True)
-    more = replace(run, train=replace(run.train, steps=3))
+    more = replace(run, training=replace(run.training, steps=3))
     other = certificate.Scenes("shapes", seed=9, img_size=16)
     pairs = [other.pair(i) for i in range(20)]
     told = dict(image=[certificate.png(p.image) for p in pairs], caption=[p.caption for p in pairs])

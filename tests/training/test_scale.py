@@ -24,7 +24,7 @@ from mvl_bench.data.tokenizers import word_tokenizer
 
 SIZES = "embed_dim=24 num_heads=2 image_depth=1 text_depth=1 cross_depth=1 decoder_depth=1".split()
 SIZES += "img_size=16 patch_size=4 mask_size=4 precision=fp32 batch_size=10 warmup=1".split()
-SIZES += "window=30 trackers= probe_every=0".split()
+SIZES += "shuffle_window=30 trackers= probe_every=0".split()
 CUT, BLANK, OTHER = {3, 50, 51, 120}, {7, 99, 160}, {11, 85, 199}  # 10 of 200 rows
 
 
@@ -154,9 +154,9 @@ def test_captions_of_like_length_share_a_batch(home, streaming):
         varied(300).select(range(shard, 300, 3)).to_parquet(f"v-{shard}.parquet")
     tokenizer = word_tokenizer(["dog"])
 
-    def drawn(by_length, start=0, count=111):
+    def drawn(group_by_length, start=0, count=111):
         source = open_pairs("v-*.parquet", 16, seed=2, streaming=streaming)
-        source.by_length = by_length
+        source.group_by_length = group_by_length
         if streaming:
             source.window = 40
         return list(islice(batches(source, tokenizer, 8, start=start, workers=1), count))
@@ -176,14 +176,14 @@ def test_captions_of_like_length_share_a_batch(home, streaming):
         assert batch.ids.equal(again.ids) and epoch == was
     with pytest.raises(UserError, match="batch_size 301"):
         source = open_pairs("v-*.parquet", 16, streaming=streaming)
-        source.by_length = True
+        source.group_by_length = True
         next(batches(source, tokenizer, 301))
 
 
 def test_drawn_scenes_by_length():
     source, tokenizer = Scenes("shapes", img_size=16), word_tokenizer(Scenes("shapes").captions())
     plain = list(islice(batches(source, tokenizer, 4), 32))
-    source.by_length = True
+    source.group_by_length = True
     sorted_ = list(islice(batches(source, tokenizer, 4), 32))
     wide = [sum(batch.input_ids.shape[1] for batch, _ in found) for found in (plain, sorted_)]
     assert wide[1] < wide[0]

@@ -56,11 +56,16 @@ def scatter(
 ) -> Board:
     "The same pair with other parts hidden by chance, in the board's pattern."
     cfg, (patterned, worded) = model.cfg, board.pattern
-    batch = collate([Pair(None, board.caption, 0, 0)], model.tokenizer, cfg.max_words, cfg.img_size)
-    key, square = (board.seed,), cfg.mask_size // cfg.patch_size
+    batch = collate(
+        [Pair(None, board.caption, 0, 0)],
+        model.tokenizer,
+        cfg.text.max_text_len,
+        cfg.image.img_size,
+    )
+    key, square = (board.seed,), cfg.masking.mask_size // cfg.image.patch_size
     changed = {}
     if picture is not None:
-        mask = PATCHES[patterned](batch.ids, cfg.grid, picture, key, square)
+        mask = PATCHES[patterned](batch.ids, cfg.image.grid, picture, key, square)
         changed["patches"] = tuple(mask[0].nonzero().flatten().tolist())
     if text is not None:
         more = _word_tables(model.tokenizer).get(worded, {})
@@ -98,13 +103,15 @@ def pose(
     seed: int = 14,  # of what is hidden by chance, and of the wrong partner
 ) -> Posed:
     "Hide one thing, its word, or half of the picture and its word."
-    size, it = model.cfg.img_size, scene.things[thing]
+    size, it = model.cfg.image.img_size, scene.things[thing]
     told = thing if kind == "object" else (thing + 1) % len(scene.things)
     after, new = propose(scene, told)
     board = Board(draw(scene, size), caption(scene), scene=scene, seed=seed, edit=caption(after))
-    board = replace(board, grid=tuple(model.cfg.grid))
+    board = replace(board, grid=tuple(model.cfg.image.grid))
     if kind == "object":
-        hidden = touched(box(it, size), size, model.cfg.patch_size).nonzero().flatten().tolist()
+        hidden = (
+            touched(box(it, size), size, model.cfg.image.patch_size).nonzero().flatten().tolist()
+        )
         says = f"says that it is {it.colour}" if it.colour else "still names it"
         story = (
             f"The {it.name} is hidden. The caption {says}; as a first edit we wrote “{new}”."
@@ -134,7 +141,7 @@ EXAMPLES = (  # scene, thing, what is hidden; the first one opens the page
 def another(model, board: Board) -> Posed:
     "The next of endless scenes, with something hidden."
     data, seed = str(model.facts.get("data", "scenes")), (board.seed + 1) % 2**31
-    source = open_data(data if is_drawn(data) else "scenes", model.cfg.img_size, "val")
+    source = open_data(data if is_drawn(data) else "scenes", model.cfg.image.img_size, "val")
     scene, kind = source.scene(seed), ("object", "object", "word", "object", "both")[seed % 5]
     return pose(model, scene, seed % len(scene.things), kind, seed)
 
@@ -147,11 +154,11 @@ def bring(
 ) -> Posed:
     "A person's own picture, half of it hidden."
     data = picture_bytes(source) if isinstance(source, str) else source
-    picture = open_picture(data, name, at_least=max(model.cfg.img_size))
+    picture = open_picture(data, name, at_least=max(model.cfg.image.img_size))
     notes = (f"Shown is {picture.note}.",) if picture.note else ()
-    image = resize(picture.image, model.cfg.img_size)
+    image = resize(picture.image, model.cfg.image.img_size)
     new = Board(image, board.caption, seed=board.seed, edit=_swap(board.caption))
-    new = replace(new, grid=tuple(model.cfg.grid), pattern=board.pattern)
+    new = replace(new, grid=tuple(model.cfg.image.grid), pattern=board.pattern)
     story = "Half of your picture is hidden. Give it its caption, then click patches and words."
     return Posed(scatter(model, new, 0.5), story, notes)
 
@@ -177,8 +184,13 @@ def _swap(text: str) -> str:
 # %% ../../../nbs/apps/board/02_events.ipynb #df2a563d
 def _hide(model, board: Board, patches: str = "", words: str = "") -> Board:
     "Hide just these."
-    hidden = read_places(patches, model.num_patches), read_places(words, model.cfg.max_words)
-    there = {c.position for c in spelled(model.tokenizer, board.caption, model.cfg.max_words)}
+    hidden = (
+        read_places(patches, model.num_patches),
+        read_places(words, model.cfg.text.max_text_len),
+    )
+    there = {
+        c.position for c in spelled(model.tokenizer, board.caption, model.cfg.text.max_text_len)
+    }
     taken(there >= set(hidden[1]), f"words {words[:20]} are not all words of the caption")
     return replace(board, patches=hidden[0], words=hidden[1])
 
@@ -211,7 +223,7 @@ def _example(model, board: Board, number: int = 0) -> Posed:
 def _open(model, board: Board, link: str = "") -> Posed:
     "A board that came as a link."
     story = "This board came as a link. Hide other patches and words, and change the edit."
-    return Posed(unpack(from_link(link), model.cfg.img_size), story)
+    return Posed(unpack(from_link(link), model.cfg.image.img_size), story)
 
 
 EVENTS = dict(  # name -> (model, board, what comes with it) -> the next board

@@ -93,7 +93,7 @@ model = open_same({name!r}, {sha!r})""",
     """state = {state}
 board = unpack(state, model.cfg.img_size)
 made = fill_in(model, board)
-four_columns(made, chips(model.tokenizer, board.caption, model.cfg.max_words), numbers=True)""",
+four_columns(made, chips(model.tokenizer, board.caption, model.cfg.max_text_len), numbers=True)""",
     """recorded = {recorded}
 found = numbers(made)
 assert farthest(found, recorded) <= 1e-4, (found, recorded)
@@ -121,7 +121,7 @@ def card_text(
     "A notebook that repeats a board; raises `UserError` for a model that is no saved checkpoint."
     name = str(name or state.get("model", ""))
     check_saved(model, name)
-    board = unpack(state, model.cfg.img_size)
+    board = unpack(state, model.cfg.image.img_size)
     parts = dict(name=name, sha=fingerprint(name), state=pformat(state, width=98, sort_dicts=False))
     parts["recorded"] = pformat(numbers(fill_in(model, board)), width=98, sort_dicts=False)
     about = (

@@ -90,7 +90,9 @@ def _word(model, scene: Scene, number: int, share: float, chance: Random) -> dic
     place = word_position(model, scene, thing, attribute)
     value = getattr(scene.things[thing], attribute)
     own = touched(
-        box(scene.things[thing], model.cfg.img_size), model.cfg.img_size, model.cfg.patch_size
+        box(scene.things[thing], model.cfg.image.img_size),
+        model.cfg.image.img_size,
+        model.cfg.image.patch_size,
     )
     own, rest = (part.nonzero().flatten().tolist() for part in (own, ~own))
     hidden = chance.sample(own, len(own) - max(1, len(own) // 4))  # a part of it is left to see
@@ -103,8 +105,8 @@ def _word(model, scene: Scene, number: int, share: float, chance: Random) -> dic
 
 def _colour(model, scene: Scene, number: int, share: float, chance: Random) -> dict:
     "Hide a thing, a third of the picture's rest, and a share of all words but its colour."
-    thing, size = chance.randrange(len(scene.things)), model.cfg.img_size
-    own = touched(box(scene.things[thing], size), size, model.cfg.patch_size)
+    thing, size = chance.randrange(len(scene.things)), model.cfg.image.img_size
+    own = touched(box(scene.things[thing], size), size, model.cfg.image.patch_size)
     rest = (~own).nonzero().flatten().tolist()
     spot = tuple(own.nonzero().flatten().tolist())
     hidden = sorted({*spot, *chance.sample(rest, len(rest) // 3)})
@@ -119,7 +121,7 @@ def _colour(model, scene: Scene, number: int, share: float, chance: Random) -> d
 # %% ../../../nbs/apps/board/06_quiz.ipynb #0ebb28ea
 def _said(model, scene: Scene) -> list[Chip]:
     "The caption's words as the model reads them."
-    return chips(model.tokenizer, caption(scene), model.cfg.max_words)
+    return chips(model.tokenizer, caption(scene), model.cfg.text.max_text_len)
 
 
 def check_quiz(model) -> None:
@@ -127,7 +129,7 @@ def check_quiz(model) -> None:
     if not model.offers >= {"pixels", "words"}:
         raise UserError(f"{model.lacks} A round asks for both: choose a model of both")
     for word in sum(ASKED.values(), ()):
-        found = chips(model.tokenizer, word, model.cfg.max_words)
+        found = chips(model.tokenizer, word, model.cfg.text.max_text_len)
         if len(found) != 1 or not found[0].known:
             raise UserError(
                 f"the model does not read {word!r} as one known word: choose one of drawn scenes"
@@ -142,14 +144,14 @@ def riddle(
 ) -> Riddle:
     "A question as a function of (seed, turn, number); raises `UserError` as `check_quiz` does."
     check_quiz(model)
-    chance, size = Random(f"quiz/{seed}/{turn}/{number}"), model.cfg.img_size
+    chance, size = Random(f"quiz/{seed}/{turn}/{number}"), model.cfg.image.img_size
     source, sample = Scenes("shapes", "val", seed, size, (2, 4)), ROUND * turn + number
     scene, kind = source.scene(sample), ("word", "colour")[number % 2]
     share = np.interp(number, (0, ROUND - 1), SHARES[kind])
     made = (_word if kind == "word" else _colour)(model, scene, number, share, chance)
     pixels = object_masks(scene, size)[made.pop("thing")]
     said, pair = tuple(_said(model, scene)), source.pair(sample)
-    return Riddle(pair=pair, said=said, grid=tuple(model.cfg.grid), pixels=pixels, **made)
+    return Riddle(pair=pair, said=said, grid=tuple(model.cfg.image.grid), pixels=pixels, **made)
 
 # %% ../../../nbs/apps/board/06_quiz.ipynb #af046d96
 NOTHING = "no thing"  # where a colour is asked for and only ground was painted
@@ -169,12 +171,12 @@ def answer(
     asked: Riddle,
 ) -> Answer:
     "The model's answer, from what the person sees and nothing else."
-    batch = collate([asked.pair], model.tokenizer, model.cfg.max_words)
+    batch = collate([asked.pair], model.tokenizer, model.cfg.text.max_text_len)
     masks = by_hand(batch, model.num_patches, asked.patches, asked.words)
     made = model(batch, masks)
-    true = patchify(batch.images, model.cfg.patch_size)
+    true = patchify(batch.images, model.cfg.image.patch_size)
     filled = torch.where(masks.image_mask[..., None], made.pixels.float().clamp(0, 1), true)
-    image = unpatchify(filled, model.cfg.grid)
+    image = unpatchify(filled, model.cfg.image.grid)
     picture = image[0].permute(1, 2, 0).numpy()
     if asked.kind == "colour":
         inside = torch.from_numpy(asked.pixels)[None]

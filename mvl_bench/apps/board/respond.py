@@ -74,8 +74,8 @@ def patches_of(
     thing: int,  # index in `board.scene.things`
 ) -> set[int]:
     "The patches that a thing's box touches."
-    size = model.cfg.img_size
-    found = touched(box(board.scene.things[thing], size), size, model.cfg.patch_size)
+    size = model.cfg.image.img_size
+    found = touched(box(board.scene.things[thing], size), size, model.cfg.image.patch_size)
     return set(found.nonzero().flatten().tolist())
 
 
@@ -121,7 +121,7 @@ def _of_picture(model, board: Board) -> Hidden:
 
 def _of_caption(model, board: Board) -> Hidden:
     "The caption's part of the sentence."
-    chips = spelled(model.tokenizer, board.caption, model.cfg.max_words)
+    chips = spelled(model.tokenizer, board.caption, model.cfg.text.max_text_len)
     gone = [f"“{chip.text}”" for chip in chips if chip.position in board.words]
     if len(gone) == len(chips):
         return Hidden("the whole caption", False, "Only the picture is left.")
@@ -160,7 +160,7 @@ def edit_in_view(model, board: Board) -> str:
 def edit_of_hidden(model, board: Board) -> str:
     "Which words of an edit the model cannot see, because they are hidden; nothing where it sees all."
     texts = board.caption, board.edit.strip()
-    old, new = (spelled(model.tokenizer, text, model.cfg.max_words) for text in texts)
+    old, new = (spelled(model.tokenizer, text, model.cfg.text.max_text_len) for text in texts)
     changed = [a for a, b in zip(old, new) if a.text.lower() != b.text.lower()]
     names = [f"“{chip.text}”" for chip in changed if chip.position in board.words]
     if len(old) != len(new) or not names:
@@ -202,14 +202,14 @@ def _against_redrawn(model, board: Board, made, told: dict) -> None:
     edited, own = told["edited"], made["with"]
     if not edited or not edited["raw"]:
         return
-    side, hidden = model.cfg.patch_size, list(board.patches)
+    side, hidden = model.cfg.image.patch_size, list(board.patches)
     after = boards.redraw(board.scene, board.edit.strip()) if board.scene else None
     edited |= dict(errors=None, error=None)
     if after is None:
         moved = _off(made["edited"].raw, own.raw * 255.0, side)[hidden].mean()
         edited["change"] = _plain(moved)
         return
-    truth = draw(after, model.cfg.img_size)
+    truth = draw(after, model.cfg.image.img_size)
     before, now = (_off(made[name].raw, truth, side) for name in ("with", "edited"))
     errors = np.where(np.isin(np.arange(len(now)), hidden), now, np.nan)
     edited |= dict(errors=[_plain(e) for e in errors], error=_plain(now[hidden].mean()))
@@ -234,7 +234,7 @@ def columns(
     texts = {"with": board.caption, "wrong": wrong.caption, "edited": change or ""}
     for name, text in texts.items():
         if told[name]:
-            found = boards.spelled(model.tokenizer, text, model.cfg.max_words)
+            found = boards.spelled(model.tokenizer, text, model.cfg.text.max_text_len)
             told[name]["said"] = [[chip.position, chip.text] for chip in found]
     return told
 
@@ -290,9 +290,9 @@ def describe(
     "A board and its answer as JSON; raises `UserError` for what cannot be shown to the model."
     model = models[board.model]
     asked = untrained(model) if "untrained" in board.view else model
-    words = boards.spelled(model.tokenizer, board.caption, model.cfg.max_words)
+    words = boards.spelled(model.tokenizer, board.caption, model.cfg.text.max_text_len)
     found = [chip._asdict() for chip in words]
-    state, lacks = boards.pack(board), getattr(model, "lacks", "")
+    state, lacks = boards.pack(board), model.lacks
     tables, why = board_influence(asked, board) if "influence" in board.view else (None, "")
     notes = [
         *filter(None, [lacks, why, edit_in_view(model, board), edit_of_hidden(model, board)]),
@@ -353,7 +353,7 @@ def react(
         echo["source"] = read_text(request.get("source", ""), "source")[:40]
         state, first = request.get("state"), next(iter(models.values()))
         asked = models.get(str(state.get("model"))) if isinstance(state, dict) else None
-        before = boards.unpack(state, (asked or first).cfg.img_size)
+        before = boards.unpack(state, (asked or first).cfg.image.img_size)
         before, _ = settle(models, before)
         posed = _event(request.get("kind"), request.get("given", {}), before, models)
         board = posed.board

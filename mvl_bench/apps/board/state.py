@@ -141,7 +141,7 @@ def redraw(
 
 def shares_of(model, board: Board) -> list[int]:
     "How much of the picture and of the words is hidden, in percent."
-    words = len(spelled(model.tokenizer, board.caption, model.cfg.max_words))
+    words = len(spelled(model.tokenizer, board.caption, model.cfg.text.max_text_len))
     hidden = (len(board.patches), model.num_patches), (len(board.words), max(1, words))
     return [round(100 * part / whole) for part, whole in hidden]
 
@@ -151,7 +151,7 @@ def warnings_about(
     board: Board,
 ) -> list[str]:  # sentences
     "What keeps the model from making sense of a pair: another world, unknown words, a caption that is cut."
-    data, most = str(model.facts.get("data", "scenes")), model.cfg.max_words
+    data, most = str(model.facts.get("data", "scenes")), model.cfg.text.max_text_len
     told, edited = [], board.edit
     if board.scene is None and is_drawn(data):
         told.append(
@@ -162,7 +162,7 @@ def warnings_about(
             f"This drawn scene is outside the pictures that the model was trained on ({data}): expect no sense."
         )
     texts = (board.caption, edited)
-    told += getattr(model, "unknown", lambda *_: [])(board.image, texts)
+    told += model.unknown(board.image, texts)
     unknown = dict.fromkeys(
         c.text for text in texts for c in spelled(model.tokenizer, text, most) if not c.known
     )
@@ -184,19 +184,19 @@ def fit(
     before=None,  # the model whose words `board.words` are; None = not at hand
 ) -> Board:
     "The same board for another model, as near as its patches and words allow."
-    new, old = tuple(model.cfg.grid), board.grid
+    new, old = tuple(model.cfg.image.grid), board.grid
     patches = board.patches
     if new != old:
         fine = np.isin(np.arange(old[0] * old[1]), patches).reshape(old)
         fine = np.kron(fine, np.ones(new)).reshape(new[0], old[0], new[1], old[1])
         patches = tuple(np.flatnonzero(fine.mean((1, 3)) >= 0.5).tolist())
-    own = spelled(model.tokenizer, board.caption, model.cfg.max_words)
+    own = spelled(model.tokenizer, board.caption, model.cfg.text.max_text_len)
     words = {chip.position for chip in own} & set(board.words)
     if before is not None and before is not model:
-        theirs = spelled(before.tokenizer, board.caption, before.cfg.max_words)
+        theirs = spelled(before.tokenizer, board.caption, before.cfg.text.max_text_len)
         gone = [c for c in theirs if c.position in board.words]
         words = {c.position for c in own if any(c.start < g.end and g.start < c.end for g in gone)}
-    size, image = tuple(model.cfg.img_size), board.image
+    size, image = tuple(model.cfg.image.img_size), board.image
     if image.shape[:2] != size:
         drawn = board.scene is not None
         image = draw(board.scene, size) if drawn else resize(Image.fromarray(image), size)

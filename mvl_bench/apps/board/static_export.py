@@ -36,11 +36,17 @@ def _areas(grid: tuple[int, int]) -> dict[str, np.ndarray]:
 
 def _things(model, scene: Scene) -> dict[str, tuple]:  # name -> patches, words
     "Each thing of a scene: where it is, and the words that speak of it."
-    size, found = model.cfg.img_size, {}
+    size, found = model.cfg.image.img_size, {}
     spoken = [w for w in words_of(scene) if w.text != ","]
-    told = [c for c in chips(model.tokenizer, caption(scene), model.cfg.max_words) if c.text != ","]
+    told = [
+        c
+        for c in chips(model.tokenizer, caption(scene), model.cfg.text.max_text_len)
+        if c.text != ","
+    ]
     for i, thing in enumerate(scene.things):
-        hidden = touched(box(thing, size), size, model.cfg.patch_size).nonzero().flatten().tolist()
+        hidden = (
+            touched(box(thing, size), size, model.cfg.image.patch_size).nonzero().flatten().tolist()
+        )
         about = [c.position for c, w in zip(told, spoken) if w.thing == i and w.attribute]
         found[thing.name] = tuple(hidden), tuple(about) if len(told) == len(spoken) else ()
     return found
@@ -53,13 +59,14 @@ def to_store(
     "Boards of one pair whose answers a page keeps."
     words = [
         c
-        for c in chips(model.tokenizer, board.caption, model.cfg.max_words)
+        for c in chips(model.tokenizer, board.caption, model.cfg.text.max_text_len)
         if re.search(r"\w", c.text)
     ]
     things = _things(model, board.scene) if board.scene else {}
     own = {name: (patches, ()) for name, (patches, _) in things.items()}
     own |= {
-        n: (tuple(np.flatnonzero(a).tolist()), ()) for n, a in _areas(tuple(model.cfg.grid)).items()
+        n: (tuple(np.flatnonzero(a).tolist()), ())
+        for n, a in _areas(tuple(model.cfg.image.grid)).items()
     }
     own |= {f"{n} and its words": both for n, both in things.items() if both[1]}
     own |= {f"“{c.text}” {c.position}": ((), (c.position,)) for c in words}

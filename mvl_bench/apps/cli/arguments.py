@@ -43,7 +43,10 @@ def _add_train(commands) -> None:
     told = "tiny, small or base; maskvlm has mini too, mlim has paper, vitmae and vilt no small, reader mini and tiny (default: tiny)"
     train.add_argument("--preset", default="tiny", help=told)
     train.add_argument("--steps", type=int, help="updates of the weights (default: 2000)")
-    train.add_argument("--out", required=True, metavar="DIR", help="the run's folder")
+    train.add_argument("--out", metavar="DIR", help="the run's folder")
+    told = "print every setting with its value and meaning, and train nothing"
+    train.add_argument("--list-settings", action="store_true", help=told)
+    train.set_defaults(fail=train.error)
     train.add_argument("--resume", action="store_true", help="go on with the run in DIR")
     told = "with --resume: go on although the data or the training are asked for otherwise"
     train.add_argument("--allow-changes", action="store_true", help=told)
@@ -53,7 +56,7 @@ def _add_train(commands) -> None:
 
 def _add_set(command) -> None:
     "The flag that reaches every field."
-    told = "any field of the run, the training or the model"
+    told = "change a setting, e.g. masking.image_ratio=0.5 (train --list-settings prints all)"
     command.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=told
     )

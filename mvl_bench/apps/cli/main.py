@@ -16,18 +16,39 @@ from .arguments import parser
 # %% ../../../nbs/apps/cli/02_main.ipynb #e0512f9f
 def do_train(asked) -> None:
     "Train and say where the checkpoint is."
-    from mvl_bench.training.config import Run, with_settings
+    from mvl_bench.training.config import RunConfig, with_settings
 
-    data = dict(
-        data=asked.data,
-        split=asked.split,
-        image_column=asked.image_column,
-        caption_column=asked.caption_column,
-        streaming=asked.streaming,
-    )
-    settings = asked.set + ([f"steps={asked.steps}"] if asked.steps is not None else [])
-    run = with_settings(Run(asked.out, asked.model, asked.preset, **data), settings)
+    if asked.out is None and not asked.list_settings:
+        asked.fail("the following arguments are required: --out")
+    run = RunConfig(asked.out or "", asked.model, asked.preset, _data_config(asked))
+    run = with_settings(run, _settings(asked))
+    if asked.list_settings:
+        _print_settings(run)
+        return
     _train(run, asked.resume, asked.allow_changes)
+
+
+def _data_config(asked):
+    "Return the data that the flags name."
+    from mvl_bench.training.config import DataConfig
+
+    names = ("split", "image_column", "caption_column", "streaming")
+    return DataConfig(asked.data, **{name: getattr(asked, name) for name in names})
+
+
+def _settings(asked) -> list[str]:
+    "Return what `--set` and `--steps` change."
+    return asked.set + ([f"training.steps={asked.steps}"] if asked.steps is not None else [])
+
+
+def _print_settings(run) -> None:
+    "Print every setting with its value and its meaning."
+    from mvl_bench.training.config import list_settings
+
+    rows = [("setting", "value", "meaning"), *list_settings(run)]
+    wide = [max(len(row[i]) for row in rows) for i in range(2)]
+    for name, value, meaning in rows:
+        print(f"{name:{wide[0]}}  {value:{min(wide[1], 16)}}  {meaning}".rstrip())
 
 
 def _train(run, resume: bool = False, changed: bool = False) -> None:
@@ -37,7 +58,7 @@ def _train(run, resume: bool = False, changed: bool = False) -> None:
     from mvl_bench.training.runner import train
 
     if processes()[0] == 0:
-        _note(getattr(MODELS[run.model][0], "lacks", ""))
+        _note(MODELS[run.model][0].lacks)
     path = train(run, resume, changed=changed)
     if processes()[0] == 0:
         print(f"checkpoint: {path}")
@@ -46,17 +67,17 @@ def _train(run, resume: bool = False, changed: bool = False) -> None:
 def do_finetune(asked) -> None:
     "Fine-tune and say where the checkpoint is."
     from mvl_bench.training.config import with_settings
-    from mvl_bench.training.finetune import Finetune, finetune
+    from mvl_bench.training.finetune import FinetuneConfig, TaskDataConfig, finetune
 
     if asked.task == "retrieval":
         _finetune_retrieval(asked)
         return
     if asked.streaming:
         _no_stream()
-    named = "task data split items image_column caption_column label_column checkpoint model preset"
-    record = {name: getattr(asked, name) for name in [*named.split(), "apart_from"]}
-    settings = asked.set + ([f"steps={asked.steps}"] if asked.steps is not None else [])
-    print(f"checkpoint: {finetune(with_settings(Finetune(asked.out, **record), settings))}")
+    named = "split items image_column caption_column label_column apart_from"
+    data = TaskDataConfig(asked.data, **{name: getattr(asked, name) for name in named.split()})
+    run = FinetuneConfig(asked.out, asked.task, data, asked.checkpoint, asked.model, asked.preset)
+    print(f"checkpoint: {finetune(with_settings(run, _settings(asked)))}")
 
 
 def _finetune_retrieval(asked) -> None:
@@ -69,10 +90,8 @@ def _finetune_retrieval(asked) -> None:
             raise UserError(
                 f"--{name.replace('_', '-')} is for tasks with labels, not for retrieval"
             )
-    named = "checkpoint model preset data split image_column caption_column streaming"
-    run = for_retrieval(asked.out, **{name: getattr(asked, name) for name in named.split()})
-    settings = asked.set + ([f"steps={asked.steps}"] if asked.steps is not None else [])
-    _train(with_settings(run, settings))
+    start = asked.checkpoint, _data_config(asked), asked.model, asked.preset
+    _train(with_settings(for_retrieval(asked.out, *start), _settings(asked)))
 
 
 def _no_stream() -> None:
@@ -98,10 +117,12 @@ def _evaluate_task(asked) -> dict:
     own = user_columns(asked.image_column, asked.caption_column, asked.label_column)
     split = asked.split or ("val" if is_drawn(asked.data) else None)
     form = asked.items, own
-    source = open_task(asked.task, asked.data, body.cfg.img_size, split, *form)
+    source = open_task(asked.task, asked.data, body.cfg.image.img_size, split, *form)
     if probing:
         way = "hash:train" if str(split).startswith("hash:") else "train"
-        train = open_task("probe", asked.data, body.cfg.img_size, asked.train_split or way, *form)
+        train = open_task(
+            "probe", asked.data, body.cfg.image.img_size, asked.train_split or way, *form
+        )
         scores = evaluate_probe(model, train, source, asked.limit or 2000)
     else:
         scores = evaluate_task(model, source, asked.limit)
@@ -130,7 +151,7 @@ def _pairs_of(asked, model):
     columns = dict(image_column=asked.image_column, caption_column=asked.caption_column)
     columns = {} if is_drawn(asked.data) else dict(columns, streaming=asked.streaming)
     split = asked.split or ("val" if is_drawn(asked.data) else None)
-    return open_data(asked.data, model.cfg.img_size, split, **columns)
+    return open_data(asked.data, model.cfg.image.img_size, split, **columns)
 
 
 def _evaluate_pairs(asked) -> dict:
@@ -179,7 +200,7 @@ def _told(model, pair, note: str) -> list:  # the caption's words as chips
     "Read a caption as the model does, and say what it cannot make sense of."
     from mvl_bench.data.tokenizers import chips, cut_off
 
-    most = model.cfg.max_words
+    most = model.cfg.text.max_text_len
     said, lost = (f(model.tokenizer, pair.caption, most) for f in (chips, cut_off))
     unknown = [chip.text for chip in said if not chip.known]
     for text in (
@@ -247,13 +268,13 @@ def do_reconstruct(asked) -> None:
     picture = open_picture(asked.image)
     if asked.edit is not None and not asked.edit.strip():
         raise UserError("the edit is empty: write at least one word")
-    pair = Pair(resize(picture.image, model.cfg.img_size), asked.caption, asked.seed, 0)
+    pair = Pair(resize(picture.image, model.cfg.image.img_size), asked.caption, asked.seed, 0)
     words = hidden_words(
         model, asked.caption, [w for w in asked.hide_words.split(",") if w.strip()]
     )
-    square = model.cfg.mask_size // model.cfg.patch_size
+    square = model.cfg.masking.mask_size // model.cfg.image.patch_size
     hidden = random_squares(
-        torch.tensor([asked.seed]), model.cfg.grid, asked.hide_image, (asked.seed,), square
+        torch.tensor([asked.seed]), model.cfg.image.grid, asked.hide_image, (asked.seed,), square
     )
     found = reconstruct(
         model, pair, hidden[0].nonzero().flatten().tolist(), words, nearby(model, pair), asked.edit
@@ -299,7 +320,7 @@ def _write_json(path: str | None, content: dict) -> None:
 def main(
     words: list[str] | None = None,  # the command line; None = what the shell was given
 ) -> int:  # 0, or 2 after a user's mistake
-    "Run a command; a user's mistake is one line on standard error."
+    "RunConfig a command; a user's mistake is one line on standard error."
     asked = parser().parse_args(words)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     actions = dict(

@@ -39,7 +39,7 @@ def does(source: str) -> str:
 
 
 def _run(nb, name: str, root: Path, tell: Callable[[str], None]) -> None:
-    "Run the cells of a notebook in place, from the top of the project."
+    "RunConfig the cells of a notebook in place, from the top of the project."
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
@@ -69,7 +69,7 @@ def repeat(
     quick: bool = False,  # draw saved results; measure nothing
     tell: Callable[[str], None] = print,
 ) -> list[Path]:  # results that were written
-    "Run a study from the top; raises `UserError` for an unknown name and where a cell fails."
+    "RunConfig a study from the top; raises `UserError` for an unknown name and where a cell fails."
     import nbformat
 
     if name not in study_names():

@@ -52,7 +52,7 @@ def film(
     step = begin(model, pair, board.patches, board.words)
     if step.done:
         raise UserError("nothing is hidden: hide some patches or words on the board first")
-    steps, size = [step, *decode(model, step, plan)], model.cfg.patch_size
+    steps, size = [step, *decode(model, step, plan)], model.cfg.image.patch_size
     truth = begin(model, pair)
     pictures = [drawn(show_steps([one], size, truth=truth, dark=dark)) for one in steps]
     count = f"{len(steps) - 1} step{'s' * (len(steps) > 2)}"
@@ -221,7 +221,7 @@ def beside(
             answers[name] = made
     if not answers:
         raise UserError(left[0])
-    words = chips(own.tokenizer, board.caption, own.cfg.max_words)
+    words = chips(own.tokenizer, board.caption, own.cfg.text.max_text_len)
     return drawn(four_columns(replace(row, note=" ".join(left)), words, dark=dark))
 
 # %% ../../../nbs/apps/web/01_analysis_tabs.ipynb #6b9c4947
@@ -240,7 +240,7 @@ def _spread_and_error(model, batch, masks) -> tuple[torch.Tensor, torch.Tensor, 
     "Of each hidden patch (b n), nan elsewhere; and what is painted (b n p*p*c)."
     with torch.inference_mode():
         painted = model(batch, masks, asked=ONLY_PIXELS).pixels.float().clamp(0, 1)
-    off = (painted - patchify(batch.images, model.cfg.patch_size)).abs().mean(-1)
+    off = (painted - patchify(batch.images, model.cfg.image.patch_size)).abs().mean(-1)
     return spread(model, batch, masks), off.masked_fill(~masks.image_mask, torch.nan), painted
 
 
@@ -250,10 +250,12 @@ def checked(model) -> Checked | None:  # None = its world is not drawn
     if not is_drawn(data):
         return None
     if model not in _checked:
-        source = open_data(data, cfg.img_size, "val")
-        batch = collate([source.pair(i) for i in range(HELD)], model.tokenizer, cfg.max_words)
-        side = max(1, cfg.mask_size // cfg.patch_size)
-        hidden = random_squares(batch.ids, cfg.grid, 0.6, (0, "checked"), side)
+        source = open_data(data, cfg.image.img_size, "val")
+        batch = collate(
+            [source.pair(i) for i in range(HELD)], model.tokenizer, cfg.text.max_text_len
+        )
+        side = max(1, cfg.masking.mask_size // cfg.image.patch_size)
+        hidden = random_squares(batch.ids, cfg.image.grid, 0.6, (0, "checked"), side)
         found = _spread_and_error(model, batch, view(batch, model.num_patches, hidden))[:2]
         _checked[model] = Checked(reliability(*found), rank_correlation(*found))
     return _checked[model]
@@ -291,13 +293,13 @@ def how_sure(
         raise UserError("no patch is hidden: hide some of the picture on the board first")
     if "pixels" not in model.offers:
         raise UserError(f"{model.lacks} So there is no spread of pixels")
-    batch = collate([pair], model.tokenizer, model.cfg.max_words)
+    batch = collate([pair], model.tokenizer, model.cfg.text.max_text_len)
     masks = by_hand(batch, model.num_patches, board.patches, board.words)
     sure, off, painted = (part[0].numpy() for part in _spread_and_error(model, batch, masks))
-    mask, told, p = masks.image_mask[0].numpy(), checked(model), model.cfg.patch_size
+    mask, told, p = masks.image_mask[0].numpy(), checked(model), model.cfg.image.patch_size
     where = torch.from_numpy(mask)[:, None]
     patches = torch.where(where, torch.from_numpy(painted), patchify(batch.images, p)[0])
-    filled = unpatchify(patches[None], model.cfg.grid)[0]
+    filled = unpatchify(patches[None], model.cfg.image.grid)[0]
     with theme(dark) as ink:
         page = Drawing(figsize=(9.6, 2.8))
         page.set_layout_engine("constrained")

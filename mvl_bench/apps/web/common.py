@@ -35,7 +35,7 @@ def on_board(
     if not isinstance(state, dict) or state.get("model") not in models:
         raise UserError("this is no board of this page: load the page again")
     model = models[state["model"]]
-    board = unpack(state, model.cfg.img_size)
+    board = unpack(state, model.cfg.image.img_size)
     return model, board, Pair(board.image, board.caption, board.seed, 0)
 
 # %% ../../../nbs/apps/web/00_common.ipynb #a47ab7b2
@@ -82,8 +82,8 @@ def standing(
     "Which pair stands on the board: a small picture and the caption."
     model, board, _ = on_board(models, value)
     mask = np.isin(np.arange(model.num_patches), board.patches if hides else ())
-    image = Image.fromarray(hide_patches(board.image, mask, model.cfg.patch_size))
-    words = len(spelled(model.tokenizer, board.caption, model.cfg.max_words))
+    image = Image.fromarray(hide_patches(board.image, mask, model.cfg.image.patch_size))
+    words = len(spelled(model.tokenizer, board.caption, model.cfg.text.max_text_len))
     counts = (len(board.patches), model.num_patches, "patches"), (len(board.words), words, "words")
     rest = " and ".join(f"{part} of {whole} {name}" for part, whole, name in counts)
     rest = f"<br>Hidden there: {rest}." if hides else ""

@@ -83,7 +83,7 @@ class LiveBoard(anywidget.AnyWidget):
 
     def _show(self, reply: dict) -> None:
         "Let traits and views follow an answer."
-        self.board = unpack(reply["state"], self.models[reply["state"]["model"]].cfg.img_size)
+        self.board = unpack(reply["state"], self.models[reply["state"]["model"]].cfg.image.img_size)
         self._quiet = True
         try:
             self.answer = self._last = reply
@@ -112,7 +112,7 @@ class LiveBoard(anywidget.AnyWidget):
         model = self.models[self.board.model]
         try:
             if name == "state":
-                board = unpack(value, model.cfg.img_size)
+                board = unpack(value, model.cfg.image.img_size)
             elif name == "caption":
                 board = write(self.board, value).board
             else:
@@ -127,7 +127,7 @@ class LiveBoard(anywidget.AnyWidget):
 
 def _known(model, board: Board) -> None:
     "Raises `UserError` for patches and words that there are not."
-    found = {c.position for c in chips(model.tokenizer, board.caption, model.cfg.max_words)}
+    found = {c.position for c in chips(model.tokenizer, board.caption, model.cfg.text.max_text_len)}
     for name, places, there in (
         ("patches", board.patches, set(range(model.num_patches))),
         ("words", board.words, found),
@@ -181,7 +181,7 @@ class MaskBoard(LiveBoard):
     def from_link(cls, link: str, model="maskvlm-tiny"):
         "The board that a link holds; raises `UserError` for what is none."
         models = open_models(model)
-        size = next(iter(models.values())).cfg.img_size
+        size = next(iter(models.values())).cfg.image.img_size
         return cls(models, board=unpack(from_link(link), size))
 
     @property
@@ -196,7 +196,7 @@ class MaskBoard(LiveBoard):
     def figure(self, dark: bool | None = None) -> Drawing:
         "The same board as a figure; it shows itself, and `plots.to_png` makes a file of it."
         board, model = self.board, self.models[self.board.model]
-        words = chips(model.tokenizer, board.caption, model.cfg.max_words)
+        words = chips(model.tokenizer, board.caption, model.cfg.text.max_text_len)
         return four_columns(fill_in(model, board), words, "numbers" in board.view, dark=dark)
 
     def card(self, path: str | Path, checkpoint: str | Path = "") -> Path:
@@ -212,5 +212,5 @@ class MaskBoard(LiveBoard):
         )
         still = f'<img alt="{told}" src="data:image/png;base64,{data}" style="max-width:100%">'
         bundle = found[0] if isinstance(found, tuple) else found
-        bundle["text/html"] = f"{still}<p><i>Run this notebook to click.</i></p>"
+        bundle["text/html"] = f"{still}<p><i>RunConfig this notebook to click.</i></p>"
         return found

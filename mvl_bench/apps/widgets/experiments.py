@@ -64,7 +64,7 @@ class RaceBox(widgets.VBox):
         self._thread.start()
 
     def run(self) -> list[Lap]:
-        "Run the race that the menus name until it is over or ended, or say why it cannot be run."
+        "RunConfig the race that the menus name until it is over or ended, or say why it cannot be run."
         self._ended.clear()
         self.laps, self.button.description = [], "stop"
         asked = self.how.get("seconds", SECONDS), len(self.how.get("seeds", SEEDS))

@@ -83,7 +83,7 @@ class DecodingPlayer(Film):
     ):
         self.model = load(model) if isinstance(model, str) else model
         if pair is None:
-            pair = Scenes(split="val", img_size=self.model.cfg.img_size).pair(3)
+            pair = Scenes(split="val", img_size=self.model.cfg.image.img_size).pair(3)
             patches, words = patches or range(16, 48), words or (3, 4)
         self.plan, self.steps = plan, [begin(self.model, pair, tuple(patches), tuple(words))]
         small = dict(style=WHOLE, layout=dict(width="170px"))
@@ -155,12 +155,12 @@ class DecodingPlayer(Film):
     def figure(self, dark: bool | None = None) -> Drawing:
         "The step that is shown and the one before it."
         shown = self.steps[max(self.at - 1, 0) : self.at + 1]
-        return show_steps(shown, self.model.cfg.patch_size, dark=dark)
+        return show_steps(shown, self.model.cfg.image.patch_size, dark=dark)
 
     @property
     def trace(self) -> dict:
         "All steps as data, ready for JSON; `steps.from_trace` reads it."
-        return to_trace(self.steps, self.model.cfg.patch_size)
+        return to_trace(self.steps, self.model.cfg.image.patch_size)
 
 # %% ../../../nbs/apps/widgets/03_players.ipynb #aae5642f
 class MaskingLab(widgets.VBox):
@@ -176,7 +176,10 @@ class MaskingLab(widgets.VBox):
     ):
         self.model = load(model) if isinstance(model, str) else model
         cfg = self.model.cfg
-        self.pair, self.draws = pair or Scenes(split="val", img_size=cfg.img_size).pair(3), draws
+        self.pair, self.draws = (
+            pair or Scenes(split="val", img_size=cfg.image.img_size).pair(3),
+            draws,
+        )
         self.picture = ThemedPicture(self.figure)
         share = widgets.FloatSlider(
             0.5, min=0, max=1, step=0.05, description="hidden", readout_format=".0%",

@@ -109,4 +109,4 @@ def test_on_a_page_without_a_server(browser, tmp_path, monkeypatch):
 def test_a_board_with_the_switch_on_travels():
     model = untrained()
     state = opening({"one": model})["state"] | dict(view=["influence"])
-    assert unpack(state, model.cfg.img_size).view == ("influence",)
+    assert unpack(state, model.cfg.image.img_size).view == ("influence",)

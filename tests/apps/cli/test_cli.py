@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 import zlib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,11 @@ from PIL import Image
 from samples import ROOT
 
 from mvl_bench.apps.cli.main import main
+from mvl_bench.core import update
 from mvl_bench.evaluation.reconstruction import CONDITIONS
 from mvl_bench.models.base import save
 from mvl_bench.models.checkpoints import load
-from mvl_bench.training.config import Run, command
+from mvl_bench.training.config import DataConfig, RunConfig, command
 from mvl_bench.training.runner import open_source
 
 COMMAND = Path(sys.executable).with_name("mvl-bench")
@@ -153,16 +153,16 @@ MISTAKES = [
     bad(TRAIN, "--out=file", "file"),
     bad(TRAIN, "--out=file/x", "file/x"),
     bad(TRAIN, "--steps=-1", "steps -1"),
-    bad(TRAIN, "lrr=1", "lrr", "did you mean lr="),
-    bad(TRAIN, "embed_dimm=32", "did you mean embed_dim="),
-    bad(TRAIN, "zzz=1", "zzz=1"),
+    bad(TRAIN, "lrr=1", "lrr", "did you mean training.lr"),
+    bad(TRAIN, "embed_dimm=32", "did you mean embed_dim"),
+    bad(TRAIN, "zzz=1", "'zzz'"),
     bad(TRAIN, "lr", "'lr'"),
     bad(TRAIN, "lr=fast", "fast", "float"),
     bad(TRAIN, "lr=-1", "lr -1"),
     bad(TRAIN, "streaming=maybe", "maybe", "bool"),
-    bad(TRAIN, "image_masking=blocks", "image_masking 'blocks'", "random, block, grid, score"),
-    bad(TRAIN, "text_masking=nouns", "text_masking 'nouns'", "whole_word"),
-    bad(TRAIN, "joint_masking=all", "joint_masking 'all'", "one, both, mam, uniform, dirichlet"),
+    bad(TRAIN, "image_strategy=blocks", "image_strategy 'blocks'", "random, block, grid, score"),
+    bad(TRAIN, "text_strategy=nouns", "text_strategy 'nouns'", "whole_word"),
+    bad(TRAIN, "joint_strategy=all", "joint_strategy 'all'", "alternating, joint, mam, pooled, dirichlet"),
     bad(TRAIN, "seed=x", "int"),
     bad(TRAIN, "img_size=", "img_size="),
     bad(TRAIN, "img_size=30", "30", "patch_size 8"),
@@ -171,34 +171,34 @@ MISTAKES = [
     bad(TRAIN, "mask_size=12", "mask_size 12"),
     bad(TRAIN, "num_heads=5", "embed_dim 32", "num_heads 5"),
     bad(TRAIN, "image_ratio=1.5", "image_ratio 1.5"),
-    bad(TRAIN, "shrink=1", "shrink 1.0", "under 1"),
+    bad(TRAIN, "scale_jitter=1", "scale_jitter 1.0", "under 1"),
     bad(TRAIN, "augment=True", "augment cuts photographs", "scenes:shapes"),
     bad(TRAIN, "text_ratio=-1", "text_ratio -1"),
-    bad(TRAIN, "absent_ratio=nan", "absent_ratio nan"),
-    bad(TRAIN, "mask_at=x", "'x'"),
+    bad(TRAIN, "modality_dropout=nan", "modality_dropout nan"),
+    bad(TRAIN, "mask_token_at=x", "'x'"),
     bad(TRAIN, "precision=fp8", "fp8", "bf16"),
     bad(TRAIN, "device=tpu", "tpu"),
     bad(TRAIN, "save_every=0", "save_every 0"),
-    bad(TRAIN, "mlm_weight=0 & recon_weight=0", "all 0"),
+    bad(TRAIN, "mlm=0 & recon=0", "all 0"),
     bad(TRAIN, "recon_kind=l9", "l9", "l1",),
     bad(TRAIN, "num_heads=0", "num_heads",),
     bad(TRAIN, "embed_dim=0", "embed_dim",),
     bad(TRAIN, "image_depth=-1", "image_depth",),
     bad(TRAIN, "vocab_size=5", "vocab_size",),
-    bad(TRAIN, "max_words=-1", "max_words",),
+    bad(TRAIN, "max_text_len=-1", "max_text_len",),
     bad(TRAIN, "img_size=1,2,3", "img_size",),
     bad(TRAIN, "workers=-1", "workers",),
     bad(TRAIN, "beta2=2", "beta2",),
-    bad(TRAIN, "recon_weight=nan", "recon_weight",),
-    bad(TRAIN, "recon_focus=-1", "recon_focus",),
+    bad(TRAIN, "recon=nan", "recon nan",),
+    bad(TRAIN, "recon_saliency_weight=-1", "recon_saliency_weight",),
     bad(TRAIN, "lr=inf", "lr",),
-    bad(TRAIN, "image_ratio=0 & text_ratio=0 & vary=0", "ratio",),
-    bad(TRAIN, "text_arch=abacus", "text_arch",),
+    bad(TRAIN, "image_ratio=0 & text_ratio=0 & random_ratio_prob=0", "ratio",),
+    bad(TRAIN, "arch=abacus", "arch",),
     bad(MLIM, "decoder_dim=6", "decoder_dim 6", "multiple of 4"),
     bad(MLIM, "patch_size=12 & mask_size=12 & img_size=36", "patch_size 12", "power of two"),
     bad(MLIM, "recon_area=half", "'half'"),
-    bad(MLIM, "cross_depth=1", "cross_depth=1"),
-    bad(MLIM, "text_arch=gpt2", "'gpt2'"),
+    bad(MLIM, "cross_depth=1", "'cross_depth'"),
+    bad(MLIM, "arch=gpt2", "'gpt2'"),
     bad(EVALUATE, "--checkpoint=maskvlm-huge", "maskvlm-huge", "maskvlm-tiny"),
     bad(EVALUATE, "--checkpoint=damaged", "damaged", "model.safetensors"),
     bad(EVALUATE, "--checkpoint=pics", "'pics'"),
@@ -309,12 +309,12 @@ def test_a_run_that_exists_is_not_overwritten(home, run, capfd):
 
 
 def test_a_run_begins_from_what_fits_of_another(home, run, capfd):
-    given = [f"init={run}", "--out=grown", "--steps=1", "pixel_hidden=24"]
+    given = [f"init_from={run}", "--out=grown", "--steps=1", "pixel_head_dim=24"]
     assert main(changed(TRAIN, given)) == 0
     new = [f"to_pixels.{name}" for name in ("1.weight", "1.bias", "3.weight")]
     assert f"begun at random, not from {run}: {', '.join(new)}" in capfd.readouterr().err
     grown = load(home / "grown")
-    assert grown.facts["began_at_random"] == new and grown.cfg.pixel_hidden == 24
+    assert grown.facts["began_at_random"] == new and grown.cfg.pixel_head_dim == 24
     old, now = load(run).state_dict(), grown.state_dict()
     assert max((old[k] - now[k]).abs().max() for k in now if k not in new) < 0.01  # one step on
     wider = changed(TRAIN, [*given, "--out=other", "embed_dim=48", "num_heads=3"])
@@ -347,7 +347,7 @@ def check_scores(scores, drawn):
 
 
 @pytest.mark.parametrize(
-    "setting, part", [("mismatched=True", "to_words"), ("shrink=0.25", "to_pixels")]
+    "setting, part", [("mismatched_captions=True", "to_words"), ("scale_jitter=0.25", "to_pixels")]
 )
 def test_a_run_that_is_shown_other_pairs_learns_other_weights(home, run, setting, part):
     assert main(changed(TRAIN, [f"--out={part}", setting])) == 0
@@ -358,13 +358,13 @@ def test_a_run_that_is_shown_other_pairs_learns_other_weights(home, run, setting
 
 
 def test_photographs_are_cut_anew_in_each_epoch_where_asked(home):
-    asked = Run("run", data="pics")
-    plain, cut = (open_source(replace(asked, augment=way)) for way in (False, True))
+    asked = RunConfig("run", data=DataConfig("pics"))
+    plain, cut = (open_source(update(asked, augment=way)) for way in (False, True))
     seen = [[source.pair(0, epoch).image for epoch in (0, 1)] for source in (plain, cut)]
     assert np.array_equal(*seen[0]) and not np.array_equal(*seen[1])
-    held = open_source(replace(asked, augment=True), held_out=True)
+    held = open_source(update(asked, augment=True), held_out=True)
     assert np.array_equal(held.pair(0, 1).image, seen[0][0])
-    assert "augment=True" in command(replace(asked, augment=True))
+    assert "augment=True" in command(update(asked, augment=True))
 
 
 def test_bf16_where_there_is_none_in_hardware_is_said(home, capfd, monkeypatch):
