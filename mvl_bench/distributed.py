@@ -28,7 +28,7 @@ def processes() -> tuple[int, int]:  # which one this is, how many there are
     state = PartialState(cpu=not torch.cuda.is_available())
     return state.process_index, state.num_processes
 
-
+# %% ../nbs/03_distributed.ipynb #2a53c1a9
 def over_processes(
     values: dict[str, float],
     largest: bool = False,  # instead of the sum
@@ -50,7 +50,7 @@ def from_all(value) -> list:
     dist.all_gather_object(found, value)
     return found
 
-
+# %% ../nbs/03_distributed.ipynb #fa9d0a1c
 def share_gradients(model: nn.Module) -> None:
     "Sum the gradients of all processes; what has none anywhere stays without."
     if not dist.is_initialized():
@@ -73,7 +73,7 @@ def check_alike(model: nn.Module) -> None:
             "the processes of this run begin with different weights: do all run the same code on the same data?"
         )
 
-
+# %% ../nbs/03_distributed.ipynb #44595927
 @contextmanager
 def together() -> Iterator[None]:
     "Say in one line that another process is gone, in place of what the network says of it."
@@ -121,7 +121,7 @@ def everyone(
         return [one.bool() for one in _Everyone.apply(x.byte())]
     return list(_Everyone.apply(x))
 
-
+# %% ../nbs/03_distributed.ipynb #6f044eff
 def _widened(parts: list[Tensor]) -> Tensor:
     "Rows below each other; of sequences (b t ...), shorter ones end in zeros."
     if parts[0].ndim < 2:

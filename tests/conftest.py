@@ -19,7 +19,7 @@ os.environ |= dict(
 )
 sys.path.insert(0, str(Path(__file__).parent.parent / ".ci"))
 # what takes longest comes first, so that at the end no worker is alone with it
-LONG = "app_tabs accessible players_lab contract processes resume app import board_lab ideal_observer docs scale lab quiz".split()
+LONG = "app_tabs accessible players_lab contract processes resume app api import board_lab ideal_observer docs scale lab quiz".split()
 
 
 def pytest_collection_modifyitems(items):

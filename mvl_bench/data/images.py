@@ -53,6 +53,10 @@ def read_bytes(
                 return read_bytes(file, name)
         except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
             raise UserError(f"the picture {name} cannot be read: {error}") from error
+    if not hasattr(source, "read") and not isinstance(source, (bytes, bytearray, memoryview)):
+        raise UserError(
+            f"the picture {name} is a {type(source).__name__}, not a path, file or image"
+        )
     data = source.read(MAX_BYTES + 1) if hasattr(source, "read") else bytes(source)
     if not data:
         raise UserError(f"the picture {name} is empty: a picture has more than 0 bytes")
@@ -94,15 +98,28 @@ def to_rgb(
     return image.convert("RGB")
 
 # %% ../../nbs/data/00_images.ipynb #63c72251
+def _from_array(source: np.ndarray | Tensor, name: str) -> Image.Image:
+    "Convert an array (h w), (h w c) or (c h w) with one, three or four channels; raise `UserError` for any other shape."
+    if isinstance(source, Tensor):  # numpy has no bfloat16
+        source = source.detach().cpu()
+        source = (source.float() if source.is_floating_point() else source).numpy()
+    channels = (1, 3, 4)
+    if source.ndim == 3 and source.shape[2] not in channels and source.shape[0] in channels:
+        source = source.transpose(1, 2, 0)
+    if source.ndim not in (2, 3) or source.shape[2:] not in ((), (1,), (3,), (4,)):
+        raise UserError(
+            f"the array {name} has shape {source.shape}; wanted (h w), (h w 3) or (3 h w)"
+        )
+    pixels = eight_bits(source)
+    return Image.fromarray(pixels[..., 0] if source.shape[2:] == (1,) else pixels)
+
+
 def _opened(source, name: str) -> Image.Image:
     "A Pillow image of which only the header has been read."
     if isinstance(source, Image.Image):
         return source
-    if isinstance(source, np.ndarray):
-        if source.ndim not in (2, 3) or source.shape[2:] not in ((), (1,), (3,), (4,)):
-            raise UserError(f"the array {name} has shape {source.shape}; wanted (h w) or (h w 3)")
-        pixels = eight_bits(source)
-        return Image.fromarray(pixels[..., 0] if source.shape[2:] == (1,) else pixels)
+    if isinstance(source, (np.ndarray, Tensor)):
+        return _from_array(source, name)
     data = read_bytes(source, name)
     try:
         return Image.open(BytesIO(data))
@@ -113,7 +130,7 @@ def _opened(source, name: str) -> Image.Image:
 
 
 def open_picture(
-    source,  # a path, bytes, an open binary file, a Pillow image or an array (h w) or (h w c)
+    source,  # a path, bytes, an open binary file, a Pillow image, or an array or tensor (h w), (h w c) or (c h w)
     name: str | None = None,  # what to call it in a message; None = its file name
     at_least: int | None = None,  # a JPEG may be decoded smaller, with no side below this
     limit_pixels: int = MAX_PIXELS,  # height x width

@@ -20,10 +20,10 @@ from .tasks import answers
 from ..models.task_heads import TaskModel
 from ..storage import write_file
 
-# %% ../../nbs/evaluation/05_item_matching.ipynb #dda74b6c
+# %% ../../nbs/evaluation/05_item_matching.ipynb #24db3dd7
 SHOWN = {"both": "", "words alone": "image", "pictures alone": "text"}  # what is absent
 
-# %% ../../nbs/evaluation/05_item_matching.ipynb #24db3dd7
+
 @dataclass(frozen=True)
 class PairScores:
     "What a pair model says of some pairs, and where they come from."
@@ -99,10 +99,10 @@ def at_threshold(
         right=right,
     )
 
-# %% ../../nbs/evaluation/05_item_matching.ipynb #ac314c0d
+# %% ../../nbs/evaluation/05_item_matching.ipynb #cd3ee55a
 SMALL = frozenset("a an the of by for and with in".split())  # words that tell nothing apart
 
-# %% ../../nbs/evaluation/05_item_matching.ipynb #cd3ee55a
+
 def differences(example: Example) -> tuple[str, str]:  # of the first title, of the second
     "The words of each title that the other has not, in their order."
     sides = [(text or "").lower().replace(",", " ").split() for text in example.told.texts]

@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ..core import Batch, Masks, Pair, UserError
+from ..data.images import as_picture
 from ..data.pairs import collate
 from ..data.scenes import Scenes
 from ..data.tokenizers import chips, positions_of
@@ -47,7 +49,12 @@ class Column:
     raw: np.ndarray | None
     # (n) mean absolute error of each hidden patch, 0..1; nan where nothing is hidden or painted
     errors: np.ndarray
-    guesses: tuple[Guess, ...] = ()  # one for each hidden word that the model fills in
+    tokens: tuple[Guess, ...] = ()  # one for each masked token that the model fills in
+
+    @property
+    def image(self) -> Image.Image | None:
+        "Return `picture` as an 8-bit RGB image; None of a model that paints none."
+        return None if self.picture is None else Image.fromarray(as_picture(self.picture))
 
     @property
     def error(self) -> float:
@@ -57,7 +64,7 @@ class Column:
     @property
     def nats(self) -> float:
         "Mean surprise a hidden word; nan where none is hidden or filled in."
-        return float(np.mean([g.nats for g in self.guesses])) if self.guesses else float("nan")
+        return float(np.mean([g.nats for g in self.tokens])) if self.tokens else float("nan")
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,7 @@ def reconstruct(
         letters = {text: _letters(model, text) for text in {pair.caption, edit} - {None}}
         for at, i in enumerate(asked["words"]):
             said = letters[edit if rows[i][0] == "edited" else pair.caption]
-            columns[rows[i][0]]["guesses"] = _guesses(
+            columns[rows[i][0]]["tokens"] = _guesses(
                 model, said, batch.input_ids[i], output.word_logits[at], masks.text_mask[i]
             )
     hidden = np.isin(np.arange(model.num_patches), list(patches))
@@ -221,7 +228,7 @@ def summary(
 
     def said(column: Column) -> dict:
         words = [
-            dict(g._asdict(), nats=g.nats, top=[list(t) for t in g.top]) for g in column.guesses
+            dict(g._asdict(), nats=g.nats, top=[list(t) for t in g.top]) for g in column.tokens
         ]
         scored = np.isfinite(column.errors).nonzero()[0]
         patches = {int(i): round(float(column.errors[i]), 6) for i in scored}

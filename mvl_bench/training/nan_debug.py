@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..core import Batch, Masks, StepKey, UserError
+from ..core import Batch, Masks, UserError
 from ..models.base import save
 from ..models.checkpoints import load
 from ..models.losses import weigh
@@ -46,7 +46,7 @@ def _passes(tensors: dict[str, Tensor]) -> list[tuple[Batch, tuple[Masks, ...]]]
         for _, found in sorted(parts.items())
     ]
 
-
+# %% ../../nbs/training/06_nan_debug.ipynb #89a12a4f
 def keep_failure(
     out: str | Path,  # the run's folder
     model: nn.Module,
@@ -88,7 +88,7 @@ def first_broken(model: nn.Module) -> tuple[list[str], list]:
     hooks = [p.register_forward_hook(look(n)) for n, p in model.named_modules() if n]
     return found, hooks
 
-
+# %% ../../nbs/training/06_nan_debug.ipynb #48376e21
 def replay(
     path: str | Path,  # one of `failures`
 ) -> list[str]:
@@ -106,9 +106,7 @@ def replay(
     for i, (batch, views) in enumerate(passes):
         said += [f"pass {i}: pixels that are no number"] * (not batch.images.isfinite().all())
         with precision(torch.device("cpu"), facts["precision"]):
-            losses = model.losses(
-                batch, views, StepKey(facts["seed"], facts["step"], i, cfg.losses)
-            )
+            losses = model.losses(batch, views, model.cfg.step_key(facts["seed"], facts["step"], i))
             total = weigh(losses.parts, cfg.losses.weights) if losses.parts else None
         told = {name: part.item() for name, part in losses.parts.items()}
         said.append(f"pass {i} again: " + ", ".join(f"{n} {v:.4g}" for n, v in told.items()))

@@ -183,9 +183,9 @@ def _words(page: _Page, y: float, numbers: bool) -> float:
     "For each hidden word the truth and every column's guesses."
     columns, ink = page.made.columns, page.ink
     most = {1: 5, 2: 4}.get(len(page.made.hidden_words), 3)
-    for i in range(max((len(c.guesses) for c in columns.values()), default=0)):
+    for i in range(max((len(c.tokens) for c in columns.values()), default=0)):
         page.rule(y)
-        told = {name: c.guesses[i] for name, c in columns.items() if i < len(c.guesses)}
+        told = {name: c.tokens[i] for name, c in columns.items() if i < len(c.tokens)}
         truth = Word(0, fit_text(next(iter(told.values())).truth, page.cell - 12, 9))
         tall = 18.0
         shown = [(page.lefts["truth"], *chip_style(truth, False, None, ink))]
@@ -215,7 +215,7 @@ def _foot(page: _Page, y: float, numbers: bool) -> float:
             "Visible patches are pasted in; hidden ones (outlined) are the model's raw output, no"
             " statistics of the hidden patch used."
         )
-    if any(column.guesses for column in columns):
+    if any(column.tokens for column in columns):
         notes.append("✓ is the hidden word, ✗ a first choice that is wrong.")
     if numbers and "without" in made.columns:
         notes.append(

@@ -101,11 +101,9 @@ def test_all_at_once_is_reconstruct(model):
     column = reconstruct(model, pair, hidden, [6]).columns["with"]
     assert np.abs(step.picture / 255 - column.picture).max() <= 0.5 / 255 + 1e-5
     assert (
-        step.guesses[6][0][0]
-        == column.guesses[0].top[0][0]
-        == dict(zip(step.places, step.words))[6]
+        step.guesses[6][0][0] == column.tokens[0].top[0][0] == dict(zip(step.places, step.words))[6]
     )
-    assert abs(step.guesses[6][0][1] - column.guesses[0].top[0][1]) < 1e-3
+    assert abs(step.guesses[6][0][1] - column.tokens[0].top[0][1]) < 1e-3
 
 
 def test_a_filled_patch_is_visible_from_then_on(model):

@@ -210,7 +210,7 @@ def test_columns_and_scores_say_what_is_lacking(name, kept, lost):
     assert LACKS[name] in found.note and len(found.columns) == 4
     for column in found.columns.values():
         assert (column.picture is None) == (name == "vilt") == (column.error != column.error)
-        assert (not column.guesses) == (name == "vitmae") == (column.nats != column.nats)
+        assert (not column.tokens) == (name == "vitmae") == (column.nats != column.nats)
     with pytest.raises(UserError, match=LACKS[name]):
         reconstruct(model, pair, **(dict(words=[2]) if name == "vitmae" else dict(patches=[0])))
     reconstruct(model, pair)  # nothing is hidden: nothing is lacking

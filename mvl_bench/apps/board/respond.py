@@ -181,7 +181,7 @@ def _column(column: Column | None, hidden: bool) -> dict | None:
         return None
     guesses = [
         dict(truth=g.truth, probability=g.probability, top=[list(t) for t in g.top])
-        for g in column.guesses
+        for g in column.tokens
     ]
     found = dict(raw=None, errors=None, error=None, nats=_plain(column.nats), guesses=guesses)
     if hidden and column.raw is not None:

@@ -101,115 +101,20 @@ def _no_stream() -> None:
     raise UserError("--streaming is for pairs of pictures and captions, not for tasks")
 
 
-def _evaluate_task(asked) -> dict:
-    "Scores of a task, printed as a table."
-    from mvl_bench.data.factory import is_drawn
-    from mvl_bench.data.task_tables import open_task, user_columns
-    from mvl_bench.evaluation.tasks import evaluate_probe, evaluate_task, task_table
-    from mvl_bench.models.checkpoints import load
-    from mvl_bench.models.task_heads import load_task
-
-    if asked.streaming:
-        _no_stream()
-    probing = asked.task == "probe"
-    model = load(asked.checkpoint) if probing else load_task(asked.checkpoint, asked.task)
-    body = model if probing else model.body
-    own = user_columns(asked.image_column, asked.caption_column, asked.label_column)
-    split = asked.split or ("val" if is_drawn(asked.data) else None)
-    form = asked.items, own
-    source = open_task(asked.task, asked.data, body.cfg.image.img_size, split, *form)
-    if probing:
-        way = "hash:train" if str(split).startswith("hash:") else "train"
-        train = open_task(
-            "probe", asked.data, body.cfg.image.img_size, asked.train_split or way, *form
-        )
-        scores = evaluate_probe(model, train, source, asked.limit or 2000)
-    else:
-        scores = evaluate_task(model, source, asked.limit)
-    print(task_table(scores))
-    if source.report():
-        print(source.report())
-    return scores
-
-
 def do_evaluate(asked) -> None:
     "Print a table for people and, if asked, write the same as JSON."
-    from mvl_bench.core import UserError
+    from mvl_bench.api import PAIR_TASKS, DataOptions, evaluate
 
-    if asked.limit is not None and asked.limit < 2:
-        raise UserError(f"limit {asked.limit} is under 2: a wrong partner needs another pair")
-    pairs = asked.task in ("reconstruction", "retrieval", "information")
-    scores = (_evaluate_pairs if pairs else _evaluate_task)(asked)
-    scores |= dict(checkpoint=str(asked.checkpoint), data=asked.data, split=asked.split)
-    _write_json(asked.json, scores)
-
-
-def _pairs_of(asked, model):
-    "The data that a command names, at the size of a model."
-    from mvl_bench.data.factory import is_drawn, open_data
-
-    columns = dict(image_column=asked.image_column, caption_column=asked.caption_column)
-    columns = {} if is_drawn(asked.data) else dict(columns, streaming=asked.streaming)
-    split = asked.split or ("val" if is_drawn(asked.data) else None)
-    return open_data(asked.data, model.cfg.image.img_size, split, **columns)
-
-
-def _evaluate_pairs(asked) -> dict:
-    "Scores over pictures and captions, printed as a table."
-    from mvl_bench.data.factory import is_drawn
-    from mvl_bench.data.finite_worlds import KnownWorld
-    from mvl_bench.evaluation.information import evaluate_information, information_table
-    from mvl_bench.evaluation.reconstruction import (
-        evaluate_reconstruction,
-        evaluate_shares,
-        shares_table,
-        table,
-    )
-    from mvl_bench.evaluation.retrieval import evaluate_retrieval, retrieval_table
-    from mvl_bench.evaluation.scene_probes import evaluate_probes
-    from mvl_bench.models.checkpoints import load
-
-    model, limit = load(asked.checkpoint), asked.limit or 1000
-    source, shares = _pairs_of(asked, model), {}
-    if asked.task == "retrieval":
-        scores, table = evaluate_retrieval(model, source, limit), retrieval_table
-    elif asked.task == "information":
-        scores = evaluate_information(model, source, asked.limit or 200)
-        table = information_table
-    else:
-        scores = evaluate_reconstruction(model, source, limit)
-        if is_drawn(asked.data):
-            scores |= evaluate_probes(model, source, limit)
-        if isinstance(source, KnownWorld):
-            shares = dict(shares=evaluate_shares(model, source, min(limit, 300)))
-    print(table(scores))
-    if shares:
-        print(), print(shares_table(shares["shares"]))
-    if getattr(source, "bad", None):
-        print(source.report())
-    return scores | shares
+    if asked.streaming and asked.task not in PAIR_TASKS:
+        _no_stream()
+    options = {name: getattr(asked, name) for name in (*DataOptions._fields, "split", "limit")}
+    _write_json(asked.json, evaluate(asked.checkpoint, asked.task, asked.data, **options))
 
 
 def _note(text: str) -> None:
     "Say something that is no mistake, if there is anything to say."
     if text:
         print(f"note: {text}", file=sys.stderr)
-
-
-def _told(model, pair, note: str) -> list:  # the caption's words as chips
-    "Read a caption as the model does, and say what it cannot make sense of."
-    from mvl_bench.data.tokenizers import chips, cut_off
-
-    most = model.cfg.text.max_text_len
-    said, lost = (f(model.tokenizer, pair.caption, most) for f in (chips, cut_off))
-    unknown = [chip.text for chip in said if not chip.known]
-    for text in (
-        note,
-        lost and f"the caption is longer than {most} tokens, left out: {lost!r}",
-        unknown and f"words that the model has never seen: {', '.join(unknown)}",
-    ):
-        _note(text)
-    return said
 
 
 def do_doctor(asked) -> None:
@@ -255,36 +160,32 @@ def do_reconstruct(asked) -> None:
     "Draw the columns for one picture and its caption."
     import torch
 
-    from mvl_bench.core import Pair, UserError
-    from mvl_bench.data.images import open_picture, resize
-    from mvl_bench.inference.reconstruction import hidden_words, nearby, reconstruct, summary
+    from mvl_bench.api import reconstruct
+    from mvl_bench.core import Pair
+    from mvl_bench.inference.reconstruction import nearby, summary
     from mvl_bench.masking.base import random_squares
     from mvl_bench.models.checkpoints import load
     from mvl_bench.storage import write_file
     from mvl_bench.viz.base import to_png
-    from mvl_bench.viz.reconstruction import four_columns
 
-    model = load(asked.checkpoint)
-    picture = open_picture(asked.image)
-    if asked.edit is not None and not asked.edit.strip():
-        raise UserError("the edit is empty: write at least one word")
-    pair = Pair(resize(picture.image, model.cfg.image.img_size), asked.caption, asked.seed, 0)
-    words = hidden_words(
-        model, asked.caption, [w for w in asked.hide_words.split(",") if w.strip()]
-    )
+    model, seed = load(asked.checkpoint), asked.seed
     square = model.cfg.masking.mask_size // model.cfg.image.patch_size
-    hidden = random_squares(
-        torch.tensor([asked.seed]), model.cfg.image.grid, asked.hide_image, (asked.seed,), square
+    masks = random_squares(
+        torch.tensor([seed]), model.cfg.image.grid, asked.hide_image, (seed,), square
     )
-    found = reconstruct(
-        model, pair, hidden[0].nonzero().flatten().tolist(), words, nearby(model, pair), asked.edit
+    result = reconstruct(
+        model,
+        asked.image,
+        asked.caption,
+        masks[0].nonzero().flatten(),
+        [word for word in asked.hide_words.split(",") if word.strip()],
+        asked.edit,
+        nearby(model, Pair(None, None, seed, 0)),
     )
-    write_file(
-        asked.out,
-        to_png(four_columns(found, _told(model, pair, picture.note), dark=asked.dark)),
-    )
-    _write_json(asked.json, summary(found))
-    _note(found.note)
+    write_file(asked.out, to_png(result.plot(dark=asked.dark)))
+    _write_json(asked.json, summary(result))
+    for text in (*result.warnings, result.note):
+        _note(text)
     print(asked.out)
 
 
