@@ -14,7 +14,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _MODULES = {  # public name -> the module that defines it
-    "load": "models.checkpoints",
+    "load": "models.registry",
     "reconstruct": "api",
     "open_dataset": "api",
     "train": "api",

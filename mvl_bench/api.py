@@ -31,7 +31,7 @@ from .evaluation.reconstruction import table as reconstruction_table
 from .evaluation.retrieval import evaluate_retrieval, retrieval_table
 from .evaluation.scene_probes import evaluate_probes
 from .inference import reconstruction
-from .models.checkpoints import load
+from .models.registry import load
 from .models.task_heads import TaskModel, load_task
 from .training import config, runner
 from .viz.base import Drawing

@@ -17,7 +17,7 @@ from jupyter import serving
 from playwright.sync_api import sync_playwright
 
 from mvl_bench.apps.web import app
-from mvl_bench.models.checkpoints import load
+from mvl_bench.models.registry import load
 
 CLICK = """place => new Promise(done => {
   const board = document.querySelector('.mb'), cell = board.querySelectorAll('.mb-cell')[place], box = cell.getBoundingClientRect();

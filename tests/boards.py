@@ -9,7 +9,7 @@ from chromium import tab
 from mvl_bench.core import UserError, update
 from mvl_bench.data.factory import make_tokenizer
 from mvl_bench.data.scenes import Scenes
-from mvl_bench.models import checkpoints
+from mvl_bench.models import registry as checkpoints
 from mvl_bench.models.maskvlm import MaskVLM, maskvlm_tiny
 
 

@@ -16,7 +16,7 @@ from mvl_bench.masking.base import (
 )
 from mvl_bench.masking.text import token_kinds
 from mvl_bench.models import base as saving
-from mvl_bench.models import checkpoints
+from mvl_bench.models import registry as checkpoints
 from mvl_bench.models.losses import weigh
 
 SMALL = dict(

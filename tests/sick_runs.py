@@ -15,8 +15,8 @@ import torch
 
 from mvl_bench.core import view
 from mvl_bench.data.scenes import Scenes
-from mvl_bench.models.losses import Contrast
 from mvl_bench.models.maskvlm import MaskVLM
+from mvl_bench.models.momentum_contrast import Contrast
 from mvl_bench.training.config import DataConfig, RunConfig, with_settings
 from mvl_bench.training.doctor import examine
 from mvl_bench.training.resume import commit

@@ -32,9 +32,10 @@ from transformers.models.bert.modeling_bert import BertLayer
 from .timing import flops, seconds
 from ..core import Batch, Losses, MaskedVLModel, Masks, StepKey, hashed_uniform, update
 from ..models.encoders import key_mask
-from ..models.losses import Contrast, focus, itm, match_pairs, recon, similarity, weigh
+from ..models.losses import focus, itm, match_pairs, recon, similarity, weigh
 from ..models.maskvlm import MaskVLM, MaskVLMConfig
 from ..models.mlim import MLIMConfig
+from ..models.momentum_contrast import Contrast
 from ..patches import patchify
 from ..training.loop import precision
 

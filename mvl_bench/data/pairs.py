@@ -21,8 +21,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..core import Batch, Pair, PairSource, UserError, hashed_uniform
+from .formats import Table, captions_in, open_table, streamed
 from .images import as_size, fetch, open_picture, read_bytes, resize
-from .tables import Table, captions_in, open_table, streamed
 from .tokenizers import encode
 
 # %% ../../nbs/data/06_pairs.ipynb #cc5f37bb

@@ -20,8 +20,8 @@ from PIL import Image
 
 from ..core import TaskSource, UserError, hashed_uniform, update
 from .factory import is_drawn, open_data
+from .formats import IMAGE_NAMES, find_columns, spec_rows, streamed
 from .images import as_size, fetch, open_picture, read_bytes, resize
-from .tables import IMAGE_NAMES, find_columns, spec_rows, streamed
 from .tasks import CLASSES, DrawnTask, Example, Told, share_of
 
 # %% ../../nbs/data/10_task_tables.ipynb #b69efbbd

@@ -258,7 +258,7 @@ def card(
         "---\nlibrary_name: mvl_bench\ntags: [masked-modeling, vision-language]\n---",
         f"# {about['model']}",
         f"A checkpoint of mvl_bench ({size}). {about.get('lacks') or 'Weights, decoder and heads included.'}",
-        "```python\nfrom mvl_bench.models.checkpoints import load\n\nmodel = load('this folder or Hub id')\n```",
+        "```python\nimport mvl_bench as mvl\n\nmodel = mvl.load('this folder or Hub id')\n```",
         "\n".join(f"| {k} | {v} |" for k, v in [("", ""), ("---", "---"), ("losses", told), *rows]),
     ]
     for name, value in facts.items():

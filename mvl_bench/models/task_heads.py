@@ -20,7 +20,7 @@ from ..core import Batch, UserError, update
 from ..data.tasks import TASKS
 from ..data.tokenizers import chips
 from .base import fit, read_about, read_config, save
-from .checkpoints import load
+from .registry import load
 from ..storage import find
 
 # %% ../../nbs/models/11_task_heads.ipynb #1b28b3f2

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..core import UserError, full_name, settings_of, update
 from ..models.base import read_about
-from ..models.checkpoints import MODELS
+from ..models.registry import MODELS
 from ..storage import find, newest
 from .loop import check_queue
 from .optim import TrainConfig

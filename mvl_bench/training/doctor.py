@@ -25,7 +25,7 @@ from ..core import Batch, Masks, UserError, settings_of
 from ..data.loader import some_pairs
 from ..data.pairs import collate
 from ..evaluation.reconstruction import evaluate_reconstruction
-from ..models.checkpoints import load
+from ..models.registry import load
 from ..patches import patchify, unpatchify
 from ..storage import newest
 from .config import RunConfig

@@ -37,8 +37,8 @@ from ..data.loader import ahead, sample_ids
 from ..data.task_tables import Columns, open_task, user_columns
 from ..data.tasks import CLASSES, TASKS, TaskBatch, collate_examples, parts, texts_of
 from ..evaluation.tasks import answers, metric_of
-from ..models.checkpoints import load
 from ..models.pretrained import freeze
+from ..models.registry import load
 from ..models.task_heads import TaskConfig, TaskModel, save_task, unknown_words, with_words
 from .config import DataConfig, RunConfig, model_config
 from .loop import precision

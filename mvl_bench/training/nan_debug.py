@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..core import Batch, Masks, UserError
 from ..models.base import save
-from ..models.checkpoints import load
 from ..models.losses import weigh
+from ..models.registry import load
 from .loop import NotFinite, precision
 from .optim import TrainConfig
 

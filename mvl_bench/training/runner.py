@@ -31,8 +31,8 @@ from ..distributed import check_alike, over_processes, processes, together
 from ..evaluation.baselines import baselines_of
 from ..masking.joint import with_kinds
 from ..models.base import fit_some
-from ..models.checkpoints import MODELS, load
 from ..models.pretrained import begin_encoders, read_text_config
+from ..models.registry import MODELS, load
 from ..storage import newest, write_file
 from .config import RunConfig, command, image_size
 from .logger import Log

@@ -25,7 +25,7 @@ from mvl_bench.evaluation.retrieval import (
     vectors_of,
 )
 from mvl_bench.models.base import save
-from mvl_bench.models.checkpoints import load
+from mvl_bench.models.registry import load
 from mvl_bench.training.resume import read_run
 from mvl_bench.training.runner import train
 

@@ -18,7 +18,7 @@ from mvl_bench.data.scenes import Scenes
 from mvl_bench.data.task_tables import open_task
 from mvl_bench.data.tasks import CLASSES, DrawnTask, collate_examples
 from mvl_bench.evaluation.tasks import Words, accuracy, evaluate_task, without
-from mvl_bench.models import checkpoints
+from mvl_bench.models import registry as checkpoints
 from mvl_bench.models.base import save
 from mvl_bench.models.task_heads import TaskConfig, TaskModel, load_task
 from mvl_bench.training import finetune

@@ -23,7 +23,7 @@ from mvl_bench.inference.attribution import (
 )
 from mvl_bench.masking.base import without_image, without_text
 from mvl_bench.models import layers
-from mvl_bench.models.checkpoints import load
+from mvl_bench.models.registry import load
 from mvl_bench.patches import patchify
 
 WORLD = Scenes("shapes", "val")

@@ -27,7 +27,7 @@ from mvl_bench.inference.reconstruction import reconstruct
 from mvl_bench.inference.uncertainty import spread
 from mvl_bench.masking.joint import build_masking
 from mvl_bench.masking.statistics import draw_many, hole_sizes, lab, run_lengths
-from mvl_bench.models.checkpoints import load
+from mvl_bench.models.registry import load
 
 WORLD = Scenes("shapes", "val")
 

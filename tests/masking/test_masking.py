@@ -13,7 +13,7 @@ from mvl_bench.data.scenes import Scenes
 from mvl_bench.masking.base import Masking, hide_share
 from mvl_bench.masking.joint import JOINT, PATCHES, WORDS, ModalityAware, any_shares, build_masking
 from mvl_bench.masking.text import table_of
-from mvl_bench.models import checkpoints
+from mvl_bench.models import registry as checkpoints
 from mvl_bench.models.base import read_config
 from mvl_bench.models.maskvlm import maskvlm_tiny
 from mvl_bench.models.mlim import mlim_tiny

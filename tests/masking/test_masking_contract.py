@@ -28,7 +28,7 @@ from mvl_bench.masking.base import (
     random_words,
 )
 from mvl_bench.masking.joint import JOINT, PATCHES, WORDS, ModalityAware, with_scores
-from mvl_bench.models import checkpoints
+from mvl_bench.models import registry as checkpoints
 
 RATIOS = (0.0, 0.001, 0.25, 0.3, 0.5, 0.6, 0.99, 1.0)
 

@@ -17,9 +17,9 @@ from mvl_bench.data.scenes import Scenes
 from mvl_bench.evaluation.reconstruction import evaluate_reconstruction
 from mvl_bench.inference.reconstruction import reconstruct
 from mvl_bench.masking.base import without_image, without_text
-from mvl_bench.models import checkpoints
-from mvl_bench.models.adapters import ViLT, ViTMAE
+from mvl_bench.models import registry as checkpoints
 from mvl_bench.models.base import save
+from mvl_bench.models.vilt_vitmae import ViLT, ViTMAE
 
 CLOSE = dict(rtol=1e-5, atol=1e-5)
 SQUARE = dict(img_size=(24, 24))

@@ -16,7 +16,7 @@ from samples import ROOT
 from mvl_bench import storage as folders
 from mvl_bench.core import UserError
 from mvl_bench.models.base import save
-from mvl_bench.models.checkpoints import load
+from mvl_bench.models.registry import load
 from mvl_bench.storage import MANIFEST, SHIPPED, check_folder, find, newest
 
 
@@ -177,7 +177,7 @@ import socket, sys
 def refuse(*_, **__):
     raise SystemExit("the network was asked")
 socket.socket.connect = socket.getaddrinfo = refuse
-from mvl_bench.models.checkpoints import load
+from mvl_bench.models.registry import load
 model = load(sys.argv[1])
 print(model.facts["steps"], sum(p.numel() for p in model.parameters()))
 """

@@ -13,17 +13,9 @@ from mvl_bench.data.pairs import collate
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.data.tokenizers import word_tokenizer
 from mvl_bench.models import losses as contrast
-from mvl_bench.models.losses import (
-    MomentumCopy,
-    Queue,
-    Vectors,
-    hard_negatives,
-    is_negative,
-    itc,
-    itm,
-    match_pairs,
-)
+from mvl_bench.models.losses import Vectors, hard_negatives, is_negative, itc, itm, match_pairs
 from mvl_bench.models.maskvlm import MaskVLM, maskvlm_tiny
+from mvl_bench.models.momentum_contrast import MomentumCopy, Queue
 from mvl_bench.training.optim import TrainConfig
 
 SIZES = dict(

@@ -10,10 +10,10 @@ from torch import nn
 from mvl_bench.core import update, view
 from mvl_bench.models import pretrained as frozen
 from mvl_bench.models.base import save
-from mvl_bench.models.checkpoints import load
-from mvl_bench.models.losses import MomentumCopy
 from mvl_bench.models.maskvlm import MaskVLM, maskvlm_tiny
+from mvl_bench.models.momentum_contrast import MomentumCopy
 from mvl_bench.models.pretrained import CHUNK, GridEncoder, in_chunks, is_frozen, see
+from mvl_bench.models.registry import load
 
 PHOTOS = dict(
     img_size=(24, 32), patch_size=8, mask_size=8, embed_dim=16, num_heads=2, cross_depth=1, text_depth=1,

@@ -19,7 +19,7 @@ from mvl_bench.evaluation.information import chain
 from mvl_bench.evaluation.reconstruction import evaluate_shares
 from mvl_bench.evaluation.tasks import evaluate_probe
 from mvl_bench.masking.base import by_hand, without_image, without_text
-from mvl_bench.models.checkpoints import IDEALS, load
+from mvl_bench.models.registry import IDEALS, load
 from mvl_bench.patches import patchify
 from mvl_bench.training.config import DataConfig, RunConfig, with_settings
 from mvl_bench.training.doctor import examine

@@ -18,7 +18,6 @@ from mvl_bench.apps.cli.main import main
 from mvl_bench.core import UserError, update
 from mvl_bench.data.pairs import collate
 from mvl_bench.models.base import fit
-from mvl_bench.models.checkpoints import load
 from mvl_bench.models.maskvlm import MaskVLM, maskvlm_tiny
 from mvl_bench.models.pretrained import (
     GridEncoder,
@@ -31,6 +30,7 @@ from mvl_bench.models.pretrained import (
     timm_model,
     under_names_of,
 )
+from mvl_bench.models.registry import load
 from mvl_bench.training.optim import TrainConfig, make_optimizer
 
 SIZES = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)

@@ -17,7 +17,7 @@ from test_checkpoints import folder, model, refused, same  # noqa: F401  fixture
 from mvl_bench import storage as folders
 from mvl_bench.core import UserError
 from mvl_bench.models.base import save
-from mvl_bench.models.checkpoints import load
+from mvl_bench.models.registry import load
 from mvl_bench.storage import write_folder
 from mvl_bench.training.optim import TrainConfig, make_optimizer
 from mvl_bench.training.resume import STATE, load_state

@@ -147,7 +147,7 @@ def test_a_run_from_the_command_line(run, tmp_path, capfd):
 
 def test_a_picture_that_is_used_is_seen(monkeypatch):
     "The shipped model on its own scenes, and the same without what the picture says."
-    from mvl_bench.models.checkpoints import load
+    from mvl_bench.models.registry import load
 
     model, source = load("maskvlm-tiny"), Scenes(split="val")
     assert verdicts(doctor.look_at_gaps(model, source, 1000, 30)) == {

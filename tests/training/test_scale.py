@@ -16,7 +16,7 @@ from test_processes import launched
 
 from mvl_bench.apps.cli.main import main
 from mvl_bench.core import UserError
-from mvl_bench.data import tables
+from mvl_bench.data import formats as tables
 from mvl_bench.data.loader import batches
 from mvl_bench.data.pairs import open_pairs
 from mvl_bench.data.scenes import Scenes

@@ -20,7 +20,7 @@ from ... import __version__
 from .state import Board, unpack
 from ...core import Pair, UserError
 from ...inference.reconstruction import Reconstruction, nearby, reconstruct
-from ...models.checkpoints import load, untrained
+from ...models.registry import load, untrained
 from ...storage import find, write_file
 
 # %% ../../../nbs/apps/board/03_experiment_card.ipynb #bac6b493
@@ -91,9 +91,9 @@ from mvl_bench.data.tokenizers import chips
 
 model = open_same({name!r}, {sha!r})""",
     """state = {state}
-board = unpack(state, model.cfg.img_size)
+board = unpack(state, model.cfg.image.img_size)
 made = fill_in(model, board)
-four_columns(made, chips(model.tokenizer, board.caption, model.cfg.max_text_len), numbers=True)""",
+four_columns(made, chips(model.tokenizer, board.caption, model.cfg.text.max_text_len), numbers=True)""",
     """recorded = {recorded}
 found = numbers(made)
 assert farthest(found, recorded) <= 1e-4, (found, recorded)

@@ -26,7 +26,7 @@ from ...core import Pair, UserError
 from ...data.scenes import box, draw
 from ...inference.attribution import Effect, influence
 from ...inference.reconstruction import Column, nearby, reconstruct
-from ...models.checkpoints import untrained
+from ...models.registry import untrained
 from ...patches import patchify, touched
 
 # %% ../../../nbs/apps/board/04_respond.ipynb #ff87cf2e
@@ -245,7 +245,7 @@ def as_python(
 ) -> str:
     "A program that fills in the same hidden parts."
     blind = "untrained" in board.view
-    uses = [f"from mvl_bench.models.checkpoints import load{', untrained' * blind}"]
+    uses = [f"from mvl_bench.models.registry import load{', untrained' * blind}"]
     uses += ["from mvl_bench.core import Pair"]
     uses += ["from mvl_bench.viz.reconstruction import four_columns"]
     uses += ["from mvl_bench.inference.reconstruction import nearby, reconstruct"]
@@ -256,10 +256,10 @@ def as_python(
             "from mvl_bench.data.scenes import Scene, draw",
             "from mvl_bench.data.scenes import Thing",
         ]
-        lines += [f"scene = {board.scene!r}", "image = draw(scene, model.cfg.img_size)"]
+        lines += [f"scene = {board.scene!r}", "image = draw(scene, model.cfg.image.img_size)"]
     else:
         uses += ["from mvl_bench.apps.board.codec import from_url"]
-        lines += [f"image = from_url({to_url(board.image)!r}, model.cfg.img_size)"]
+        lines += [f"image = from_url({to_url(board.image)!r}, model.cfg.image.img_size)"]
     edit = board.edit.strip()
     lines += [
         f"pair = Pair(image, {board.caption!r}, {board.seed}, 0)",

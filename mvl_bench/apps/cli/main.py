@@ -54,7 +54,7 @@ def _print_settings(run) -> None:
 def _train(run, resume: bool = False, changed: bool = False) -> None:
     "Train a run; the first of several processes says what its model lacks and where the checkpoint is."
     from mvl_bench.distributed import processes
-    from mvl_bench.models.checkpoints import MODELS
+    from mvl_bench.models.registry import MODELS
     from mvl_bench.training.runner import train
 
     if processes()[0] == 0:
@@ -164,7 +164,7 @@ def do_reconstruct(asked) -> None:
     from mvl_bench.core import Pair
     from mvl_bench.inference.reconstruction import nearby, summary
     from mvl_bench.masking.base import random_squares
-    from mvl_bench.models.checkpoints import load
+    from mvl_bench.models.registry import load
     from mvl_bench.storage import write_file
     from mvl_bench.viz.base import to_png
 

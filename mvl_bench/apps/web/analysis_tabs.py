@@ -32,7 +32,7 @@ from ...inference.reconstruction import line_up, reconstruct
 from ...inference.uncertainty import Bin, rank_correlation, reliability, spread
 from ...masking.base import by_hand, random_squares
 from ...masking.joint import TOLD
-from ...models.checkpoints import untrained
+from ...models.registry import untrained
 from ...patches import patchify, unpatchify
 from ...viz.attribution import heat, show_heat, show_influence
 from ...viz.base import Drawing, Ink, show_image, show_masked, theme

@@ -29,7 +29,7 @@ from .analysis_tabs import add_comparisons, add_tabs
 from .experiment_tabs import add_pair_tab, add_quiz, add_race
 from ...core import UserError
 from ...evaluation.item_matching import PairScores
-from ...models.checkpoints import load
+from ...models.registry import load
 
 # %% ../../../nbs/apps/web/03_app.ipynb #a485ebe6
 FRONT = files("mvl_bench.apps.board") / "static"  # hand-written script and style sheet

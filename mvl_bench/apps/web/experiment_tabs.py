@@ -144,9 +144,9 @@ def add_race(
             side = gr.Radio(list(SIDES), value="joint", label="what is hidden")
             one, other = (
                 gr.Dropdown(list(SIDES["joint"][1]), value=v, label=n)
-                for v, n in (("one", "First way"), ("both", "Second way"))
+                for v, n in (("alternating", "First way"), ("joint", "Second way"))
             )
-        told = gr.Markdown(in_words("joint", "one", "both"))
+        told = gr.Markdown(in_words("joint", "alternating", "joint"))
         with gr.Row():
             start = gr.Button("Race for a minute", variant="primary")
             stop = gr.Button("Stop", interactive=False)

@@ -28,7 +28,7 @@ from ..board.respond import as_python, describe, opening, react, settle
 from ..board.state import Board, unpack
 from ...core import UserError
 from ...data.tokenizers import chips
-from ...models import checkpoints
+from ...models import registry as checkpoints
 from ...viz.base import Drawing, to_png
 from ...viz.reconstruction import four_columns
 

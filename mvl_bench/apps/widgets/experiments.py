@@ -16,7 +16,7 @@ from ..board.quiz import Game, face, press, show_game
 from .base import ThemedPicture
 from ...core import UserError
 from ...evaluation.item_matching import SHOWN, PairScores
-from ...models.checkpoints import load
+from ...models.registry import load
 from ...training.race import SECONDS, SEEDS, SIDES, STOPPED, Lap, outcome, progress, race
 from ...viz.base import Drawing
 from ...viz.tasks import clicked, show_bench

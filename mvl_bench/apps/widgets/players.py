@@ -21,7 +21,7 @@ from ...core import Pair, UserError
 from ...data.scenes import Scenes
 from ...data.tokenizers import bare
 from ...inference.decoding import ORDERS, Plan, begin, decode, pin, to_trace
-from ...models.checkpoints import load
+from ...models.registry import load
 from ...training.monitor import read_looks
 from ...viz.base import Drawing
 from ...viz.decoding import show_steps

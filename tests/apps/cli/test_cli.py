@@ -21,7 +21,7 @@ from mvl_bench.apps.cli.main import main
 from mvl_bench.core import update
 from mvl_bench.evaluation.reconstruction import CONDITIONS
 from mvl_bench.models.base import save
-from mvl_bench.models.checkpoints import load
+from mvl_bench.models.registry import load
 from mvl_bench.training.config import DataConfig, RunConfig, command
 from mvl_bench.training.runner import open_source
 

@@ -155,7 +155,7 @@ def test_a_race_goes_on_until_it_is_stopped(browser, url):
         begin(page, url)
         page.get_by_role("tab", name="Race").click()
         page.get_by_text(
-            "one: hide in the picture and, in another turn, in the caption; both: hide in both"
+            "alternating: hide in the picture and, in another turn, in the caption; joint: hide in both"
         ).wait_for()
         page.get_by_label("patches", exact=True).locator("visible=true").check()
         second = page.get_by_label("Second way")

@@ -98,8 +98,8 @@ def drive_lab(page, part, theme):
     with redrawn(page, part):
         part.get_by_role("button", name="words", exact=True).click()
     keep(part, f"lab-{theme}")
-    part.get_by_label("First way").select_option("one")
-    part.get_by_label("Second way").select_option("both")
+    part.get_by_label("First way").select_option("alternating")
+    part.get_by_label("Second way").select_option("joint")
     part.get_by_role("button", name="race for a minute").click()
     part.get_by_role("button", name="stop").wait_for()
     part.get_by_role("button", name="race for a minute").wait_for(timeout=120_000)
