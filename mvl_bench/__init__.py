@@ -1,4 +1,4 @@
-"""Joint masked vision-and-language modelling: mask parts of an image or of its caption, and see what a model makes of them.
+"""Mask parts of an image or of its caption and reconstruct them: joint masked vision-and-language modelling.
 
     import mvl_bench as mvl
 

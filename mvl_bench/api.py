@@ -41,7 +41,7 @@ from .viz.reconstruction import four_columns
 def as_model(
     model,  # a model with `tokenizer` and `cfg`, or a checkpoint: shipped name, folder, run or Hub id
 ):
-    "Return the model, loaded if it is given by name; raise `UserError` for an unknown checkpoint or a missing tokenizer."
+    "Return the model, loading it by name; raise `UserError` for an unknown checkpoint or a missing tokenizer."
     if isinstance(model, (str, Path)):
         return load(model)
     if getattr(model, "tokenizer", None) is None:
@@ -104,7 +104,7 @@ def token_positions(
     | int
     | Iterable[str | int],  # words (every occurrence, in any case) or token positions
 ) -> list[int]:  # in ascending order
-    "Return the positions of the tokens to mask; raise `UserError` for a word or a position that the caption lacks."
+    "Return the positions of the tokens to mask; raise `UserError` for a word or position not in the caption."
     words = as_list(words)
     names = [part for word in words if isinstance(word, str) for part in word.split() or [word]]
     for name in names:
@@ -123,7 +123,7 @@ def token_positions(
 def wrong_pair(
     model,  # with `cfg`
     caption: str,  # of the true pair
-    wrong=None,  # (image, caption) or a `Pair`; None = a drawn scene
+    wrong=None,  # (image, caption) or a `Pair`; None = a synthetic scene
 ) -> Pair:  # its image at the model's size
     "Return the pair for the column `wrong`; raise `UserError` if it has no image or no caption."
     if wrong is None:
@@ -168,7 +168,7 @@ def find_warnings(
     edit: str | None = None,
     positions: Iterable[int] = (),  # masked tokens
 ) -> list[str]:
-    "Return one sentence for each kind of word that the model does not see: cut off, unknown, or edited but masked."
+    "Return one sentence per kind of word that the model cannot see: cut off, unknown, or edited but masked."
     most = model.cfg.text.max_text_len
     words, edited = (chips(model.tokenizer, text, most) for text in (caption, edit or caption))
     lost = cut_off(model.tokenizer, caption, most)
@@ -197,9 +197,9 @@ def reconstruct(
     | int
     | Iterable[str | int] = (),  # words to mask (every occurrence) or token positions
     edit: str | None = None,  # another caption, for the column `edited`
-    wrong=None,  # (image, caption) of another pair, for the column `wrong`; None = a drawn scene
+    wrong=None,  # (image, caption) of another pair, for the column `wrong`; None = a synthetic scene
 ) -> ReconstructionResult:
-    "Fill in masked patches and tokens in every column; errors are in 0..1, `UserError` names what cannot be read."
+    "Reconstruct masked patches and tokens in every column, errors in 0..1; raise `UserError` for bad input."
     model = as_model(model)
     pair, note = make_pair(model, image, caption)
     if edit is not None:
@@ -224,7 +224,7 @@ def open_dataset(
     caption_column: str | None = None,  # None = recognised by name
     streaming: bool = False,  # read rows as they come, by `source.pairs()`: memory stays flat
 ):
-    "Open a source of pairs: `source.pair(i)`, `source.all_captions(i)`, `len(source)`; raise `UserError` for what is not there."
+    "Open a source of pairs (`pair(i)`, `all_captions(i)`, `len`); raise `UserError` if it is missing."
     columns = dict(image_column=image_column, caption_column=caption_column, streaming=streaming)
     return open_data(str(data), img_size, split, **columns)
 
@@ -232,7 +232,7 @@ def open_dataset(
 def as_settings(
     settings: dict,  # field -> value; None = the default
 ) -> list[str]:
-    "Write keyword arguments as `key=value`, the form in which runs read settings."
+    "Convert keyword arguments to `key=value` strings, the form in which runs read settings."
     texts = {
         name: ",".join(map(str, value)) if isinstance(value, (tuple, list)) else value
         for name, value in settings.items()
@@ -251,7 +251,7 @@ def train(
     quiet: bool = False,  # True = no progress bar
     **settings,  # any field of the run, the training or the model, e.g. lr=1e-3, split="val"
 ) -> Path:  # the last checkpoint
-    "Train a model from random weights, or from those of `init_from`; raise `UserError` for a setting that is not there."
+    "Train a model from random weights or from `init_from`; raise `UserError` for an unknown setting."
     strings = as_settings({**settings, "steps": steps})
     run = config.with_settings(
         config.RunConfig(str(out), model, preset, config.DataConfig(str(data))), strings
@@ -269,7 +269,7 @@ def finetune(
     quiet: bool = False,  # True = no progress bar
     **settings,  # any field of the fine-tuning, e.g. lr=1e-4, label_column="answer"
 ) -> Path:  # the checkpoint
-    "Fine-tune a checkpoint for a task; raise `UserError` for a setting or a task that is not there."
+    "Fine-tune a checkpoint for a task; raise `UserError` for an unknown setting or task."
     # here and not above, because it loads scikit-learn
     from mvl_bench.training import finetune as finetuning
 
@@ -286,7 +286,7 @@ LABEL_TASKS = ("vqa", "nlvr", "entailment", "pairs", "probe")
 
 
 class DataOptions(NamedTuple):
-    "Say how a table is read; drawn scenes need none of this."
+    "Specify how a table is read; synthetic scenes need none of this."
 
     image_column: str | None = None  # None = recognised by name; of a task: several, with commas
     caption_column: str | None = None
@@ -318,7 +318,7 @@ def _score_pairs(model, task: str, source, limit: int | None) -> tuple[dict, lis
 def _evaluate_pairs(
     model, task: str, data: str, split: str | None, limit: int | None, how: DataOptions
 ) -> tuple[dict, list[str]]:
-    "Return scores over pairs of images and captions, and what to print."
+    "Return scores over image-caption pairs, and the lines to print."
     model = as_model(model)
     columns = how.image_column, how.caption_column, how.streaming
     source = open_dataset(data, model.cfg.image.img_size, split, *columns)
@@ -331,7 +331,7 @@ def as_task_model(
     model,  # a fine-tuned model, or its checkpoint by folder or Hub id
     task: str,
 ) -> TaskModel:
-    "Return the model with its head; raise `UserError` for a model that was not fine-tuned for this task."
+    "Return the model with its task head; raise `UserError` if it was not fine-tuned for this task."
     if isinstance(model, (str, Path)):
         return load_task(model, task)
     if not isinstance(model, TaskModel) or model.task.task != task:
@@ -344,7 +344,7 @@ def as_task_model(
 def _evaluate_labels(
     model, task: str, data: str, split: str | None, limit: int | None, how: DataOptions
 ) -> tuple[dict, list[str]]:
-    "Return scores of a task with labels, and what to print."
+    "Return scores of a task with labels, and the lines to print."
     # here and not above, because it loads scikit-learn
     from mvl_bench.evaluation.tasks import evaluate_probe, evaluate_task, task_table
 
@@ -373,7 +373,7 @@ def evaluate(
     quiet: bool = False,  # True = print no table
     **options,  # fields of `DataOptions`
 ) -> dict:  # ready for JSON; means with 95 % intervals
-    "Score a model on a task; errors are in 0..1, word losses in nats; raise `UserError` for an unknown task or option."
+    "Evaluate a model on a task, errors in 0..1, word losses in nats; raise `UserError` for a bad argument."
     if task not in PAIR_TASKS + LABEL_TASKS:
         raise UserError(f"task {task!r} is not one of {', '.join(PAIR_TASKS + LABEL_TASKS)}")
     if limit is not None and limit < 2:

@@ -19,8 +19,8 @@ from torch.autograd import Function
 from .core import UserError
 
 # %% ../nbs/03_distributed.ipynb #de1d450c
-def processes() -> tuple[int, int]:  # which one this is, how many there are
-    "As `accelerate launch` or `torchrun` started them; one where nobody did."
+def processes() -> tuple[int, int]:  # rank, world size
+    "Return rank and world size as set by `accelerate launch` or `torchrun`; (0, 1) for a single process."
     if int(os.environ.get("WORLD_SIZE", 1)) < 2:
         return 0, 1
     from accelerate import PartialState
@@ -33,26 +33,26 @@ def over_processes(
     values: dict[str, float],
     largest: bool = False,  # instead of the sum
 ) -> dict[str, float]:
-    "Named numbers, summed over all processes."
+    "Return named numbers summed, or maximised, over all processes."
     if not dist.is_initialized():
         return values
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    found = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
-    dist.all_reduce(found, dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM)
-    return dict(zip(values, found.tolist()))
+    totals = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
+    dist.all_reduce(totals, dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM)
+    return dict(zip(values, totals.tolist()))
 
 
 def from_all(value) -> list:
-    "What each process has, in their order."
+    "Return the value of each process, in order of rank."
     if not dist.is_initialized():
         return [value]
-    found = [None] * dist.get_world_size()
-    dist.all_gather_object(found, value)
-    return found
+    gathered = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
 
 # %% ../nbs/03_distributed.ipynb #fa9d0a1c
 def share_gradients(model: nn.Module) -> None:
-    "Sum the gradients of all processes; what has none anywhere stays without."
+    "Sum the gradients over all processes; a parameter without gradient in every process keeps None."
     if not dist.is_initialized():
         return
     learning = [p for p in model.parameters() if p.requires_grad]
@@ -65,7 +65,7 @@ def share_gradients(model: nn.Module) -> None:
 
 # %% ../nbs/03_distributed.ipynb #a4d8f714
 def check_alike(model: nn.Module) -> None:
-    "Raise `UserError` where processes begin with different weights; waits for all of them."
+    "Raise `UserError` if processes start with different weights; wait for all of them."
     size = sum(value.double().abs().sum().item() for value in model.state_dict().values())
     ends = over_processes(dict(most=size, least=-size), largest=True)
     if ends["most"] != -ends["least"]:
@@ -76,12 +76,12 @@ def check_alike(model: nn.Module) -> None:
 # %% ../nbs/03_distributed.ipynb #44595927
 @contextmanager
 def together() -> Iterator[None]:
-    "Say in one line that another process is gone, in place of what the network says of it."
+    "Raise a one-line `UserError` in place of a network error when another process has died."
     try:
         yield
     except RuntimeError as error:
-        told, networks = str(error).lower(), ("gloo", "nccl", "peer", "socket", "rank")
-        if processes()[1] < 2 or not any(word in told for word in networks):
+        message, networks = str(error).lower(), ("gloo", "nccl", "peer", "socket", "rank")
+        if processes()[1] < 2 or not any(word in message for word in networks):
             raise
         raise UserError(
             "another process of this run is gone; what was saved is whole, and the same command with --resume goes on"
@@ -89,20 +89,20 @@ def together() -> Iterator[None]:
 
 # %% ../nbs/03_distributed.ipynb #2a6b41fd
 class _Everyone(Function):
-    "A tensor of each process; on the way back, what all processes say of one's own is summed."
+    "Gather a tensor from each process; the backward pass sums the gradients over all processes."
 
     @staticmethod
     def forward(ctx, x: Tensor):
         shape = torch.tensor(x.shape, device=x.device)
         shapes = [torch.empty_like(shape) for _ in range(dist.get_world_size())]
         dist.all_gather(shapes, shape)
-        ctx.shapes = [tuple(one.tolist()) for one in shapes]
-        ctx.sizes = [int(one.prod()) for one in shapes]
+        ctx.shapes = [tuple(size.tolist()) for size in shapes]
+        ctx.sizes = [int(size.prod()) for size in shapes]
         padded = F.pad(x.detach().flatten(), (0, max(ctx.sizes) - x.numel()))
-        found = [torch.empty_like(padded) for _ in ctx.sizes]
-        dist.all_gather(found, padded)
-        found[dist.get_rank()] = padded
-        return tuple(part[:n].view(s) for part, n, s in zip(found, ctx.sizes, ctx.shapes))
+        gathered = [torch.empty_like(padded) for _ in ctx.sizes]
+        dist.all_gather(gathered, padded)
+        gathered[dist.get_rank()] = padded
+        return tuple(part[:n].view(s) for part, n, s in zip(gathered, ctx.sizes, ctx.shapes))
 
     @staticmethod
     def backward(ctx, *grads: Tensor):
@@ -112,18 +112,18 @@ class _Everyone(Function):
 
 
 def everyone(
-    x: Tensor,  # of as many axes in every process
+    x: Tensor,  # with the same number of axes in every process
 ) -> list[Tensor]:
-    "A tensor of each process, in their order, with gradient; of one process alone, just its own."
+    "Return the tensor of each process in order of rank, with gradient; of a single process, its own."
     if not (dist.is_available() and dist.is_initialized()):
         return [x]
     if x.dtype == torch.bool:
-        return [one.bool() for one in _Everyone.apply(x.byte())]
+        return [mask.bool() for mask in _Everyone.apply(x.byte())]
     return list(_Everyone.apply(x))
 
 # %% ../nbs/03_distributed.ipynb #6f044eff
 def _widened(parts: list[Tensor]) -> Tensor:
-    "Rows below each other; of sequences (b t ...), shorter ones end in zeros."
+    "Concatenate rows; shorter sequences (b t ...) are padded with zeros."
     if parts[0].ndim < 2:
         return torch.cat(parts)
     widest = max(part.shape[1] for part in parts)
@@ -133,13 +133,13 @@ def _widened(parts: list[Tensor]) -> Tensor:
 
 def gather_rows(
     columns: Sequence[Tensor],  # (b ...) each, some rows of this process
-    rows: Tensor,  # (b) which of its rows these are
+    rows: Tensor,  # (b) which rows of this process these are
 ) -> tuple[list[Tensor], Tensor]:  # (B ...) each, (b) which of them are those of this process
-    "The rows of all processes in the order of the whole batch, of which row `i` of process `r` of `n` is row `i n + r`."
+    "Gather the rows of all processes in global batch order: row `i` of rank `r` of `n` is row `i n + r`."
     if not (dist.is_available() and dist.is_initialized()):
         return list(columns), torch.arange(len(rows), device=rows.device)
     place = rows * dist.get_world_size() + dist.get_rank()
     places = torch.cat(everyone(place))
     order = places.argsort()
-    found = [_widened(everyone(column))[order] for column in columns]
-    return found, torch.searchsorted(places[order], place)
+    gathered = [_widened(everyone(column))[order] for column in columns]
+    return gathered, torch.searchsorted(places[order], place)

@@ -24,13 +24,13 @@ MANIFEST = "manifest.json"
 
 
 def _hash(path: Path) -> str:
-    "SHA-256 of a file."
+    "Return the SHA-256 of a file."
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:
-    "Force a file or a folder to the disk."
+    "Write a file or a folder through to the disk (fsync)."
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -39,10 +39,10 @@ def _flush(path: Path) -> None:
 
 
 def write_folder(
-    target: Path,  # where the folder shall stand
+    target: Path,  # path of the folder
     fill: Callable[[Path], None],  # writes the files into the folder it is given
 ) -> None:
-    "Write a folder whole or not at all; an earlier one of the same name stays until the new one is complete."
+    "Write a folder atomically: an earlier one stays until the new one is complete; raise `UserError` on failure."
     target = Path(target)
     fresh = target.with_name(f".{target.name}.new-{os.getpid()}")
     old = target.with_name(f".{target.name}.old-{os.getpid()}")
@@ -73,7 +73,7 @@ def write_file(
     path: str | Path,
     content: bytes | str,
 ) -> None:
-    "Write a file whole or not at all; raises `UserError` where that cannot be done."
+    "Write a file atomically; raise `UserError` if it cannot be written."
     part = Path(f"{path}.part")
     try:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -86,7 +86,7 @@ def write_file(
 
 
 def remove_folder(path: Path) -> None:
-    "Remove a folder; one that is killed meanwhile leaves nothing that looks like a checkpoint."
+    "Remove a folder so that an interruption leaves nothing that looks like a checkpoint."
     gone = path.with_name(f".{path.name}.gone")
     shutil.rmtree(gone, ignore_errors=True)
     os.replace(path, gone)
@@ -94,7 +94,7 @@ def remove_folder(path: Path) -> None:
 
 
 def recover(target: Path) -> None:
-    "After a kill in the middle of a save: put the complete folder back, clear what is unfinished."
+    "Restore the complete folder after an interrupted save, and delete unfinished ones."
     beside = sorted(target.parent.glob(f".{target.name}.old-*")) + sorted(
         target.parent.glob(f".{target.name}.new-*")
     )
@@ -106,7 +106,7 @@ def recover(target: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    "Raise `UserError` for a folder that is not whole: the file that is missing or changed is named."
+    "Check a folder against its manifest; raise `UserError` that names a missing or changed file."
     try:
         hashes = json.loads((path / MANIFEST).read_text())
         if not isinstance(hashes, dict) or not hashes:
@@ -126,15 +126,15 @@ SHIPPED = {name: data_path("checkpoints", name) for name in _shipped}
 
 def newest(
     run: Path,  # a run folder
-    told: Callable[[str], None] = lambda text: None,  # hears of every damaged one
+    report: Callable[[str], None] = lambda text: None,  # gets a message per damaged checkpoint
 ) -> Path | None:
-    "The newest whole checkpoint of a run folder; damaged ones are named and passed over."
+    "Return the newest intact checkpoint of a run folder, or None; report and skip damaged ones."
     for path in sorted((run / "checkpoints").glob("step-*"), reverse=True):
         try:
             check_folder(path)
             return path
         except UserError as error:
-            told(f"passed over: {error}")
+            report(f"passed over: {error}")
     return None
 
 
@@ -142,17 +142,17 @@ def find(
     name: str | Path,  # shipped name, checkpoint or run folder, or Hub id
     **hub,  # what `snapshot_download` takes, such as revision and token
 ) -> Path:
-    "The folder of a checkpoint; raises `UserError` with the names there are."
+    "Return the folder of a checkpoint, downloading a Hub id; raise `UserError` with the shipped names."
     path = SHIPPED.get(str(name), Path(name))
     if not path.exists() and path.parent.is_dir():
         recover(path)
     if (path / MANIFEST).is_file():
         return path
     if (path / "checkpoints").is_dir():
-        found = newest(path, lambda text: print(text, file=sys.stderr))
-        if found is None:
+        checkpoint = newest(path, lambda text: print(text, file=sys.stderr))
+        if checkpoint is None:
             raise UserError(f"the run {str(name)!r} holds no whole checkpoint")
-        return found
+        return checkpoint
     if not path.exists() and str(name).count("/") == 1 and str(name) not in SHIPPED:
         try:
             return Path(

@@ -145,7 +145,7 @@ class Fresh(NamedTuple):
 def fresh(
     code: str,  # Python
 ) -> Fresh:
-    "RunConfig code in a fresh process, on Linux; raises `CalledProcessError` where it fails."
+    "Run code in a fresh process, on Linux; raises `CalledProcessError` where it fails."
     begun = time.perf_counter()
     ask = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=True)
     output = subprocess.run([sys.executable, "-c", WATCHED, code], **ask).stdout

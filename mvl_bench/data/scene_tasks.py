@@ -33,37 +33,37 @@ from mvl_bench.data.scenes import (
 
 # %% ../../nbs/data/04_scene_tasks.ipynb #0c628916
 class Asked(NamedTuple):
-    "Something asked of one or several scenes, and its exact answer."
+    "Hold a question or statement about one or several scenes, and its exact answer."
 
     scenes: tuple[Scene, ...]
-    texts: tuple[str, ...]  # one for all pictures, or one for each
+    texts: tuple[str, ...]  # one for all images, or one for each
     answer: str
     kind: str  # what is asked for: exists, colour, name, place, count, ...
     level: int  # 1 easy to 3 hard
-    covered: tuple[int, int] | None = None  # a place of the picture that is not shown
+    covered: tuple[int, int] | None = None  # a place of the image that is not shown
 
 
 def pictures(
-    asked: Asked,
+    question: Asked,
     img_size: tuple[int, int] = (64, 64),  # (height, width)
 ) -> list[np.ndarray]:  # (h w 3) uint8 each
-    "The pictures of what is asked; a covered place is a dark square."
-    drawn = [draw(scene, img_size) for scene in asked.scenes]
-    if asked.covered:
-        top, left = (round(n * k / 3) for n, k in zip(img_size, asked.covered))
-        bottom, right = (round(n * (k + 1) / 3) for n, k in zip(img_size, asked.covered))
+    "Render the images of a question; a covered place becomes a dark square."
+    drawn = [draw(scene, img_size) for scene in question.scenes]
+    if question.covered:
+        top, left = (round(n * k / 3) for n, k in zip(img_size, question.covered))
+        bottom, right = (round(n * (k + 1) / 3) for n, k in zip(img_size, question.covered))
         for picture in drawn:
             picture[top:bottom, left:right] = 60
     return drawn
 
 
 def chance_of(source: Scenes, task: str, i: int) -> Random:
-    "Where all chance of question `i` comes from."
+    "Return the random generator of question `i`."
     return Random(f"{source.name}/{source.split}/{source.seed}/{task}/{i}")
 
 
 def some_scenes(source: Scenes, chance: Random, limit: int = 10_000) -> Iterator[Scene]:
-    "Scenes of the source one after the other; raises `UserError` where none is of use."
+    "Yield random scenes of the source; raise `UserError` after `limit` scenes, if none was suitable."
     for _ in range(limit):
         yield source.scene(chance.randrange(2**40))
     fewest, most = source.things
@@ -73,88 +73,90 @@ def some_scenes(source: Scenes, chance: Random, limit: int = 10_000) -> Iterator
 
 # %% ../../nbs/data/04_scene_tasks.ipynb #4e178b63
 SIDES: dict[str, Callable[[Thing, Thing], bool]] = {
-    "left of": lambda one, other: one.place[1] < other.place[1],
-    "right of": lambda one, other: one.place[1] > other.place[1],
-    "above": lambda one, other: one.place[0] < other.place[0],
-    "below": lambda one, other: one.place[0] > other.place[0],
+    "left of": lambda first, other: first.place[1] < other.place[1],
+    "right of": lambda first, other: first.place[1] > other.place[1],
+    "above": lambda first, other: first.place[0] < other.place[0],
+    "below": lambda first, other: first.place[0] > other.place[0],
 }
 
 
 def called(thing: Thing) -> str:
-    "A thing in words, as in `red circle`."
+    "Return the name of an object, as in `red circle`."
     return f"{thing.colour} {thing.name}" if thing.colour else thing.name
 
 
 def an(noun: str) -> str:
-    "A noun with its article."
+    "Return a noun with its indefinite article."
     return f"a{'n' * (noun[0] in 'aeiou' and noun != 'unicorn')} {noun}"
 
 
 def at_place(place: tuple[int, int]) -> str:
-    "A place in words, as in `at the top`."
+    "Return a place in words, as in `at the top`."
     return "in the middle" if place == (1, 1) else f"at the {PLACES[place]}"
 
 
 def _existing(scene: Scene, other: Scene) -> list[tuple[str, bool, str]]:
-    "Level 1 and 2 questions of whether something is there: things of another scene may not be."
+    "Return existence questions of level 1 and 2, also about objects of another scene, which may be absent."
     names = {t.name for t in scene.things}
-    found = [
+    questions = [
         (f"is there {an(t.name)}", t.name in names, "exists 1")
         for t in (*scene.things, *other.things)
     ]
     novel = any(map(kept_out, scene.things))
     shapes = [t for t in scene.things if t.colour]
-    for one in shapes:  # a mixture of two things that are there, which training may show as well
+    for shape in shapes:  # shape and colour of two objects that are there, if training may show it
         for colour in {t.colour for t in shapes}:
-            if novel or not kept_out(replace(one, colour=colour)):
-                mixed = replace(one, colour=colour)
-                found.append((f"is there {an(called(mixed))}", colour == one.colour, "exists 2"))
-    return found
+            if novel or not kept_out(replace(shape, colour=colour)):
+                mixed = replace(shape, colour=colour)
+                questions.append(
+                    (f"is there {an(called(mixed))}", colour == shape.colour, "exists 2")
+                )
+    return questions
 
 # %% ../../nbs/data/04_scene_tasks.ipynb #c9c23de9
 def _of_one(scene: Scene) -> list[tuple[str, str, str]]:
-    "Questions about single things, and how many there are: words, answer, kind and level."
-    found = [("how many things are there", str(len(scene.things)), "count 1")]
+    "Return questions about single objects and their number, as text, answer, kind and level."
+    questions = [("how many things are there", str(len(scene.things)), "count 1")]
     for t in scene.things:
         place = PLACES[t.place]
-        found += [(f"where is the {t.name}", place, "place 1"),
+        questions += [(f"where is the {t.name}", place, "place 1"),
                   (f"what is {at_place(t.place)}", t.name, "name 1")]  # fmt: skip
         if t.colour:
-            found += [(f"what colour is the {t.name}", t.colour, "colour 1"),
+            questions += [(f"what colour is the {t.name}", t.colour, "colour 1"),
                       (f"what colour is the thing {at_place(t.place)}", t.colour, "colour 2"),
                       (f"where is the {t.colour} shape", place, "place 2"),
                       (f"what is the {t.colour} shape", t.name, "name 2")]  # fmt: skip
     for size in SIZES:
         count = sum(t.size == size for t in scene.things)
-        found.append((f"how many {size} things are there", str(count), "count 2"))
-    return found
+        questions.append((f"how many {size} things are there", str(count), "count 2"))
+    return questions
 
 
 def _of_two(scene: Scene) -> list[tuple[str, str, str]]:
-    "Questions about how things lie to each other; asked for one thing only where there is just one."
-    found = []
+    "Return questions about relations of two objects; open ones only if exactly one object fits."
+    questions = []
     for other in scene.things:
         rest = [t for t in scene.things if t is not other]
         for side, holds in SIDES.items():
             there = [t for t in rest if holds(t, other)]
             if rest:
-                found.append(
+                questions.append(
                     (f"how many things are {side} the {other.name}", str(len(there)), "count 3")
                 )
             for t in rest:
                 yes = "yes" if t in there else "no"
-                found.append((f"is the {t.name} {side} the {other.name}", yes, "exists 3"))
+                questions.append((f"is the {t.name} {side} the {other.name}", yes, "exists 3"))
             if len(there) == 1:
                 (t,) = there
-                found.append((f"what is {side} the {other.name}", t.name, "name 3"))
-                found.append(
+                questions.append((f"what is {side} the {other.name}", t.name, "name 3"))
+                questions.append(
                     (f"where is the thing {side} the {other.name}", PLACES[t.place], "place 3")
                 )
                 if t.colour:
-                    found.append(
+                    questions.append(
                         (f"what colour is the thing {side} the {other.name}", t.colour, "colour 3")
                     )
-    return found
+    return questions
 
 
 def questions_of(
@@ -163,7 +165,7 @@ def questions_of(
 ) -> list[
     tuple[str, str, str]
 ]:  # words, answer, kind and level, as in ("is there a star", "no", "exists 1")
-    "Every question about a scene; whether something is there is asked only where both answers can be had."
+    "Return every question about a scene; existence questions only if both answers occur."
     exists = [
         (text, "yes" if holds else "no", kind) for text, holds, kind in _existing(scene, other)
     ]
@@ -176,21 +178,21 @@ def vqa(
     i: int,
     level: int | None = None,  # 1, 2 or 3; None = any
 ) -> Asked:
-    "Question `i` about one scene: one word is the answer."
+    "Generate question `i` about one scene, with a one-word answer."
     chance = chance_of(source, "vqa", i)
     scenes = some_scenes(source, chance)
     for scene, other in zip(scenes, scenes):  # two at a time
-        wanted = level or chance.randint(1, 3)
-        rows = [q for q in questions_of(scene, other) if q[2].endswith(str(wanted))]
+        question_level = level or chance.randint(1, 3)
+        rows = [q for q in questions_of(scene, other) if q[2].endswith(str(question_level))]
         if not rows:
             continue
         kind = chance.choice(sorted({q[2] for q in rows}))
         answer = chance.choice(sorted({q[1] for q in rows if q[2] == kind}))
         text = chance.choice([q[0] for q in rows if q[1:] == (answer, kind)])
-        return Asked((scene,), (text,), answer, kind[:-2], wanted)
+        return Asked((scene,), (text,), answer, kind[:-2], question_level)
 
 # %% ../../nbs/data/04_scene_tasks.ipynb #595c93ec
-Holds = tuple[bool, ...]  # of which pictures something is true
+Holds = tuple[bool, ...]  # of which images something is true
 QUANTIFIERS: dict[str, tuple[int, Callable[[Holds], bool]]] = {  # words -> level, verdict
     "some picture has {}": (1, any),
     "no picture has {}": (1, lambda holds: not any(holds)),
@@ -201,7 +203,7 @@ QUANTIFIERS: dict[str, tuple[int, Callable[[Holds], bool]]] = {  # words -> leve
     "only the last picture has {}": (3, lambda holds: holds == (False, False, True)),
     "the first picture has {} and the last has not": (3, lambda holds: holds[0] and not holds[2]),
 }
-PLAIN: dict[str, Callable[[Scene], bool]] = {  # what may be true of one picture
+PLAIN: dict[str, Callable[[Scene], bool]] = {  # what may be true of one image
     **{
         f"something {at_place(p)}": lambda s, p=p: any(t.place == p for t in s.things)
         for p in PLACES
@@ -220,26 +222,26 @@ def nlvr(
     i: int,
     level: int | None = None,  # 1, 2 or 3; None = any
 ) -> Asked:
-    "Statement `i` about three pictures: true or false, each half of the time whatever it says."
+    "Generate statement `i` about three images; true with probability 1/2, whatever its wording."
     chance = chance_of(source, "nlvr", i)
-    wanted = level or chance.randint(1, 3)
-    words = chance.choice([w for w, (hard, _) in QUANTIFIERS.items() if hard == wanted])
-    asked = list(PLAIN if source.world == "stickers" else PROPERTIES)
-    name, truth = chance.choice(asked), chance.random() < 0.5
-    shown = [h for h in product((True, False), repeat=3) if QUANTIFIERS[words][1](h) == truth]
-    pattern = chance.choice(shown)
+    statement_level = level or chance.randint(1, 3)
+    words = chance.choice([w for w, (hard, _) in QUANTIFIERS.items() if hard == statement_level])
+    properties = list(PLAIN if source.world == "stickers" else PROPERTIES)
+    name, truth = chance.choice(properties), chance.random() < 0.5
+    patterns = [h for h in product((True, False), repeat=3) if QUANTIFIERS[words][1](h) == truth]
+    pattern = chance.choice(patterns)
     scenes = tuple(_with(source, chance, PROPERTIES[name], holds) for holds in pattern)
     kind, answer = words.split(" picture")[0], str(truth).lower()
-    return Asked(scenes, (words.format(name),), answer, kind, wanted)
+    return Asked(scenes, (words.format(name),), answer, kind, statement_level)
 
 
 def _with(source: Scenes, chance: Random, has: Callable[[Scene], bool], holds: bool) -> Scene:
-    "A scene that has a property, or one that has not."
+    "Return a scene that has a property, or one that does not."
     return next(scene for scene in some_scenes(source, chance) if has(scene) == holds)
 
 # %% ../../nbs/data/04_scene_tasks.ipynb #ec7b6f0a
 def _said(thing: Thing, level: int, chance: Random) -> tuple[str, tuple[str, ...]]:
-    "A hypothesis that a thing makes true, and the attributes that it depends on."
+    "Return a hypothesis that is true of an object, and the attributes that it depends on."
     where = at_place(thing.place)
     if level == 1:
         return f"something is {where}", ("place",)
@@ -254,16 +256,16 @@ def _said(thing: Thing, level: int, chance: Random) -> tuple[str, tuple[str, ...
 
 def changed(
     scene: Scene,
-    index: int,  # of a thing
+    index: int,  # in `scene.things`
     attribute: str,  # colour, name or place
     chance: Random,
 ) -> Scene | None:
-    "The scene with one attribute of one thing changed, as training could show it; None where nothing else is possible."
+    "Return the scene with one attribute of one object changed, as training could show it; None if impossible."
     thing, others = scene.things[index], [t for k, t in enumerate(scene.things) if k != index]
     names = SHAPES if thing.colour else tuple(stickers())
     known = dict(colour=tuple(COLOURS), name=names, place=tuple(PLACES))[attribute]
-    taken = {getattr(t, attribute) for t in (thing, *others)}
-    free = [replace(thing, **{attribute: value}) for value in known if value not in taken]
+    used = {getattr(t, attribute) for t in (thing, *others)}
+    free = [replace(thing, **{attribute: value}) for value in known if value not in used]
     free = [t for t in free if kept_out(t) == kept_out(thing)]
     if not free:
         return None
@@ -277,36 +279,36 @@ def entailment(
     i: int,
     level: int | None = None,  # 1 = something is there, 2 = one attribute of it, 3 = two
 ) -> Asked:
-    "Hypothesis `i` about one picture with a covered place: entailment, neutral or contradiction."
+    "Generate hypothesis `i` about one image with a covered place: entailment, neutral or contradiction."
     chance = chance_of(source, "entailment", i)
-    wanted = level or chance.randint(1, 3)
+    hypothesis_level = level or chance.randint(1, 3)
     answer = chance.choice(["entailment", "neutral", "contradiction"])
     for scene in some_scenes(source, chance):
         if len(scene.things) < 2:
             continue
         index = chance.randrange(len(scene.things))
         thing, others = scene.things[index], [t for k, t in enumerate(scene.things) if k != index]
-        text, depends = _said(thing, wanted, chance)
+        text, depends = _said(thing, hypothesis_level, chance)
         against = changed(scene, index, chance.choice(depends), chance)
         if against is None:  # whatever the answer, so that the words stay as frequent
             continue
         covered = thing.place if answer == "neutral" else chance.choice(others).place
-        shown = against if answer == "contradiction" else scene
-        return Asked((shown,), (text,), answer, " ".join(depends), wanted, covered)
+        rendered = against if answer == "contradiction" else scene
+        return Asked((rendered,), (text,), answer, " ".join(depends), hypothesis_level, covered)
 
 # %% ../../nbs/data/04_scene_tasks.ipynb #817a7dfa
 MAKERS = ("arbor", "brio", "corvo", "delta", "ember", "fjord")
 
 
 def _item(source: Scenes, thing: Thing, maker: str, chance: Random) -> tuple[Scene, str] | None:
-    "A view of a thing with a title: place, size and ground are drawn; None where the split shows no such thing."
+    "Sample an object's view (place, size, background) and title; None if the split never shows the object."
     novel = source.split == "novel"
-    seen = [replace(thing, place=p, size=z) for p in PLACES for z in SIZES]
-    seen = [t for t in seen if kept_out(t) == novel]
-    if not seen:
+    views = [replace(thing, place=p, size=z) for p in PLACES for z in SIZES]
+    views = [t for t in views if kept_out(t) == novel]
+    if not views:
         return None
     shift = (2 * chance.random() - 1, 2 * chance.random() - 1)
-    view = replace(chance.choice(seen), shift=shift)
+    view = replace(chance.choice(views), shift=shift)
     title = chance.choice(["{0} {1} by {2}", "{2} {0} {1}", "the {1} of {2}, {0}"])
     return Scene((view,), chance.choice(tuple(GROUNDS))), title.format(view.size, view.name, maker)
 
@@ -316,33 +318,33 @@ def pairs(
     i: int,
     level: int | None = None,  # 3 = others differ in one attribute, 1 = in all; None = 3
 ) -> Asked:
-    "Two items `i`, each a picture and a title: match or other."
+    "Generate two items `i`, each an image and a title, that match or not; raise `UserError` for stickers."
     if source.world == "stickers":
         raise UserError(
             "pairs are told apart by colour, which stickers do not have: use scenes:shapes"
         )
-    chance, wanted = chance_of(source, "pairs", i), level or 3
+    chance, pair_level = chance_of(source, "pairs", i), level or 3
     same = chance.random() < 0.5
     while True:
-        one = dict(
+        first = dict(
             name=chance.choice(SHAPES),
             colour=chance.choice(tuple(COLOURS)),
             maker=chance.choice(MAKERS),
         )
         kinds = dict(name=SHAPES, colour=tuple(COLOURS), maker=MAKERS)
-        differs = [chance.choice(list(kinds))] if wanted == 3 else list(kinds)
+        differs = [chance.choice(list(kinds))] if pair_level == 3 else list(kinds)
         other = {
-            k: chance.choice([v for v in kinds[k] if v != one[k]]) if k in differs else one[k]
+            k: chance.choice([v for v in kinds[k] if v != first[k]]) if k in differs else first[k]
             for k in kinds
         }
         items = []
-        for what in (one, one if same else other):
+        for what in (first, first if same else other):
             thing = Thing(what["name"], what["colour"], "big", (0, 0))
             items.append(_item(source, thing, what["maker"], chance))
         if all(items):
             scenes, titles = zip(*items)
             kind = "match" if same else "differs in " + " and ".join(differs)
-            return Asked(scenes, titles, "match" if same else "other", kind, wanted)
+            return Asked(scenes, titles, "match" if same else "other", kind, pair_level)
 
 # %% ../../nbs/data/04_scene_tasks.ipynb #1a0c0db9
 def probe(
@@ -350,19 +352,19 @@ def probe(
     i: int,
     level: int | None = None,  # 1 = the colour, 2 = the shape, 3 = the place of the thing; None = 2
 ) -> Asked:
-    "Picture `i` with one shape: its colour, name or place."
+    "Generate image `i` of one shape, labelled by colour, name or place; raise `UserError` for stickers."
     if source.world == "stickers":
         raise UserError(
             "a probe asks for shapes and colours, which stickers do not have: use scenes:shapes"
         )
-    chance, wanted = chance_of(source, "probe", i), level or 2
+    chance, probe_level = chance_of(source, "probe", i), level or 2
     for scene in some_scenes(source, chance):
         shapes = [t for t in scene.things if t.colour]
         if shapes:
             thing = shapes[0]
-            kind = ("colour", "name", "place")[wanted - 1]
+            kind = ("colour", "name", "place")[probe_level - 1]
             answer = PLACES[thing.place] if kind == "place" else getattr(thing, kind)
-            return Asked((replace(scene, things=(thing,)),), (), answer, kind, wanted)
+            return Asked((replace(scene, things=(thing,)),), (), answer, kind, probe_level)
 
 
 ASK: dict[str, Callable[..., Asked]] = dict(

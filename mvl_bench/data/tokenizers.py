@@ -37,7 +37,7 @@ SPECIAL = dict(
 
 
 def _wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    "Give a trained tokenizer BERT's frame `[CLS] ... [SEP]` and transformers' interface."
+    "Add BERT's frame `[CLS] ... [SEP]` and transformers' interface to a trained tokenizer."
     ids = [
         (SPECIAL[name], tokenizer.token_to_id(SPECIAL[name])) for name in ("cls_token", "sep_token")
     ]
@@ -50,7 +50,7 @@ def _wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 def word_tokenizer(
     captions: Iterable[str],
 ) -> PreTrainedTokenizerFast:
-    "One token a word: every word of `captions` is in the vocabulary, any other is `[UNK]`."
+    "Train a word-level tokenizer: every word of `captions` is one token, any other is `[UNK]`."
     tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     word = Regex(r"\w+(?:[-'’]\w+)*|[^\w\s]")  # `top-left` is one word, a comma another
@@ -64,7 +64,7 @@ def piece_tokenizer(
     captions: Iterable[str],
     vocab_size: int = 4096,  # tokens at most
 ) -> PreTrainedTokenizerFast:
-    "WordPiece learnt from `captions`: frequent words whole, rare words in pieces, unseen letters `[UNK]`; always the same."
+    "Train a deterministic WordPiece on `captions`: rare words in pieces, unseen letters `[UNK]`."
     captions, special = list(captions), list(SPECIAL.values())
     learner = _wordpiece(models.WordPiece(unk_token="[UNK]"))
     letters = sorted({c for text in captions for c in learner.normalizer.normalize_str(text)})
@@ -80,7 +80,7 @@ def piece_tokenizer(
 
 
 def _wordpiece(model: models.WordPiece) -> Tokenizer:
-    "BERT's way to cut text, without capitals, around a model."
+    "Build BERT's uncased normalizer and pre-tokenizer around a WordPiece model."
     tokenizer = Tokenizer(model)
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -91,7 +91,7 @@ def _wordpiece(model: models.WordPiece) -> Tokenizer:
 def load_tokenizer(
     name: str | Path,  # a folder or a Hub id
 ):
-    "A tokenizer by folder or name; raises `UserError` where there is none or where it has no mask token."
+    "Load a tokenizer by folder or Hub id; raise `UserError` if it is missing or has no mask token."
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(name))
     except (OSError, ValueError) as error:
@@ -107,7 +107,7 @@ READING = Lock()  # a tokenizer keeps how it pads and cuts, and refuses two that
 
 
 class Encoded(NamedTuple):
-    "Captions as padded token ids."
+    "Hold captions as padded token ids."
 
     input_ids: Tensor  # (b t)
     attention_mask: Tensor  # (b t) 1 = real token
@@ -119,17 +119,17 @@ def encode(
     captions: Sequence[str],
     max_text_len: int,  # longest row, special tokens included
 ) -> Encoded:
-    "Token ids padded to the longest row of the batch, and which of them are words."
-    asked = dict(max_length=max_text_len, truncation=True, padding=True)
+    "Encode captions as token ids padded to the longest row, and mark the tokens that may be hidden."
+    options = dict(max_length=max_text_len, truncation=True, padding=True)
     with READING:
-        rows = tokenizer(list(captions), **asked, return_special_tokens_mask=True)
+        rows = tokenizer(list(captions), **options, return_special_tokens_mask=True)
     ids, real = torch.tensor(rows["input_ids"]), torch.tensor(rows["attention_mask"])
     special = torch.tensor(rows["special_tokens_mask"]).bool()
     return Encoded(ids, real, ~special & real.bool())
 
 # %% ../../nbs/data/01_tokenizers.ipynb #3b774bd3
 class Chip(NamedTuple):
-    "One token as a person sees it: where it stands in the ids and in the caption."
+    "Hold one token for display: its position in the token ids and its span in the caption."
 
     position: int  # index in the token ids
     text: str  # the caption's own letters
@@ -143,14 +143,14 @@ def chips(
     caption: str,
     max_text_len: int,  # longest row, special tokens included
 ) -> list[Chip]:
-    "The words of a caption as the model reads them, special tokens left out."
-    asked = dict(max_length=max_text_len, truncation=True)
+    "Return the tokens of a caption that the model reads, without special tokens."
+    options = dict(max_length=max_text_len, truncation=True)
     with READING:
-        row = tokenizer(caption, **asked, return_offsets_mapping=True)
-    found = zip(row["input_ids"], row["offset_mapping"])
+        row = tokenizer(caption, **options, return_offsets_mapping=True)
+    tokens = zip(row["input_ids"], row["offset_mapping"])
     return [
         Chip(i, caption[start:end], start, end, token != tokenizer.unk_token_id)
-        for i, (token, (start, end)) in enumerate(found)
+        for i, (token, (start, end)) in enumerate(tokens)
         if end > start
     ]
 
@@ -160,14 +160,14 @@ def cut_off(
     caption: str,
     max_text_len: int,  # longest row, special tokens included
 ) -> str:
-    "The end of a caption that does not fit the window; empty if all of it fits."
-    kept = chips(tokenizer, caption, max_text_len)
+    "Return the end of a caption that exceeds `max_text_len`; empty if all of it fits."
+    visible = chips(tokenizer, caption, max_text_len)
     whole = chips(tokenizer, caption, len(caption) + 8)
-    return caption[whole[len(kept)].start :] if len(kept) < len(whole) else ""
+    return caption[whole[len(visible)].start :] if len(visible) < len(whole) else ""
 
 # %% ../../nbs/data/01_tokenizers.ipynb #51a1647e
 def plain(word: str) -> str:
-    "A word in lower case, without accents and outer punctuation."
+    "Return a word in lower case, without accents and outer punctuation."
     bare = "".join(
         c for c in unicodedata.normalize("NFD", word.lower()) if not unicodedata.combining(c)
     )
@@ -180,25 +180,25 @@ def positions_of(
     hide: Sequence[str],  # words of the caption
     max_text_len: int,  # longest row, special tokens included
 ) -> list[int]:  # token positions
-    "Where the given words stand, every occurrence; raises `UserError` for a word that the caption lacks."
+    "Return the token positions of every occurrence of the words; raise `UserError` if the caption lacks one."
     letters = {m.span(): plain(m[0]) for m in re.finditer(r"\S+", caption)}
-    wanted = {plain(word) for word in hide if plain(word)}
-    for word in wanted - set(letters.values()):
+    targets = {plain(word) for word in hide if plain(word)}
+    for word in targets - set(letters.values()):
         raise UserError(f"the word {word!r} does not occur in the caption {caption!r}")
-    spans = [span for span, word in letters.items() if word in wanted]
-    found = chips(tokenizer, caption, max_text_len)
+    spans = [span for span, word in letters.items() if word in targets]
+    tokens = chips(tokenizer, caption, max_text_len)
     inside = [
         c.position
-        for c in found
+        for c in tokens
         if any(a <= c.start and c.end <= b for a, b in spans) and plain(c.text)
     ]
-    if wanted and not inside:
+    if targets and not inside:
         raise UserError(
-            f"the words {sorted(wanted)} stand beyond the window of {max_text_len} tokens"
+            f"the words {sorted(targets)} stand beyond the window of {max_text_len} tokens"
         )
     return inside
 
 # %% ../../nbs/data/01_tokenizers.ipynb #9bc840e2
 def bare(word: str) -> str:
-    "A token as people read it: without the marks of tokenizers for a word's parts and starts."
+    "Return a token without the tokenizer's markers of word pieces and word starts."
     return word.removeprefix("##").lstrip("Ġ▁") or word

@@ -69,7 +69,7 @@ def _novel(scene: Scene) -> int:
 
 # %% ../../nbs/evaluation/06_scene_probes.ipynb #3e6bfdf7
 def _batched(model, pairs: list[Pair], run: Callable, size: int = 50) -> list:
-    "RunConfig something on pairs in batches; `run` gets a batch and the rows it holds."
+    "Run something on pairs in batches; `run` gets a batch and the rows it holds."
     out = []
     for start in range(0, len(pairs), size):
         rows = slice(start, start + size)

@@ -73,18 +73,18 @@ def answers(
     | None = None,  # what is wanted of all rows, `ONLY_PIXELS` or `ONLY_WORDS`; None = both
 ) -> tuple[Tensor | None, Tensor | None]:  # (r n p*p*c) pixels in 0..1, (r t) nats
     "Rebuilt pixels, and ln of the chance of each true word, of one pair hidden in many ways."
-    found = []
-    for some in torch.arange(len(patches), device=patches.device).split(ROWS):
-        rows = batch.rows(torch.zeros_like(some))
-        hidden = view(rows, model.num_patches, patches[some], words[some])
-        made = model(rows, hidden, asked=asked)
-        pixels, said = made.pixels, made.word_logits
+    parts = []
+    for chunk in torch.arange(len(patches), device=patches.device).split(ROWS):
+        rows = batch.rows(torch.zeros_like(chunk))
+        hidden = view(rows, model.num_patches, patches[chunk], words[chunk])
+        outputs = model(rows, hidden, asked=asked)
+        pixels, log_probs = outputs.pixels, outputs.word_logits
         if pixels is not None:
             pixels = pixels.float().clamp(0, 1)
-        if said is not None:
-            said = said.float().log_softmax(-1).gather(2, rows.input_ids[..., None])[..., 0]
-        found.append((pixels, said))
-    return tuple(None if part[0] is None else torch.cat(part) for part in zip(*found))
+        if log_probs is not None:
+            log_probs = log_probs.float().log_softmax(-1).gather(2, rows.input_ids[..., None])[..., 0]
+        parts.append((pixels, log_probs))
+    return tuple(None if part[0] is None else torch.cat(part) for part in zip(*parts))
 
 # %% ../../nbs/inference/03_attribution.ipynb #24f99ff5
 def _words_away(model, batch: Batch, places: list[int], patches: Tensor, words: Tensor) -> Tensor:
@@ -98,16 +98,16 @@ def _words_away(model, batch: Batch, places: list[int], patches: Tensor, words: 
     truth = patchify(batch.images, model.cfg.image.patch_size)
     moved = (after - before).abs().mean(-1)
     helped = (after - truth).abs().mean(-1) - (before - truth).abs().mean(-1)
-    found = torch.zeros(2, len(words), len(places), patches.shape[1])
-    found[:, which, word] = torch.stack([moved, helped])
-    return found.masked_fill(~patches[:, None], torch.nan)
+    effects = torch.zeros(2, len(words), len(places), patches.shape[1])
+    effects[:, which, word] = torch.stack([moved, helped])
+    return effects.masked_fill(~patches[:, None], torch.nan)
 
 
 def _hidden_in(model, pair: Pair, patches, words) -> tuple[Batch, list[int], Tensor, Tensor]:
     "The pair as one row, the places of its words, and what is hidden by hand: (1 n), (1 t)."
-    batch, said = one_row(model, pair)
+    batch, caption_words = one_row(model, pair)
     masks = by_hand(batch, model.num_patches, patches, words)
-    return batch, [word.position for word in said], masks.image_mask, masks.text_mask
+    return batch, [word.position for word in caption_words], masks.image_mask, masks.text_mask
 
 
 def word_to_patches(
@@ -119,8 +119,8 @@ def word_to_patches(
     "Hide each visible word in turn and see what it does to the hidden patches; a word that is hidden anyway does nothing."
     if "pixels" not in model.offers:
         raise UserError(f"{model.lacks} So no word can change a patch")
-    found = _words_away(model, *_hidden_in(model, pair, patches, words))[:, 0]
-    return Effect(*found.numpy().astype(np.float64))
+    effects = _words_away(model, *_hidden_in(model, pair, patches, words))[:, 0]
+    return Effect(*effects.numpy().astype(np.float64))
 
 # %% ../../nbs/inference/03_attribution.ipynb #ea46f292
 def _patches_away(model, batch: Batch, places: list[int], patches: Tensor, words: Tensor) -> Tensor:
@@ -129,10 +129,10 @@ def _patches_away(model, batch: Batch, places: list[int], patches: Tensor, words
     away = patches[which]
     away[torch.arange(len(which)), patch] = True
     both = torch.cat([patches, away]), torch.cat([words, words[which]])
-    _, said = answers(model, batch, *both, ONLY_WORDS)
-    said = said[:, places]
+    _, log_probs = answers(model, batch, *both, ONLY_WORDS)
+    log_probs = log_probs[:, places]
     helped = torch.zeros(len(words), len(places), patches.shape[1])
-    helped[which, :, patch] = said[: len(words)][which] - said[len(words) :]
+    helped[which, :, patch] = log_probs[: len(words)][which] - log_probs[len(words) :]
     helped = helped.masked_fill(~words[:, places, None], torch.nan)
     return torch.stack([helped.abs(), helped])
 
@@ -144,8 +144,8 @@ def patch_to_words(
     patches: Sequence[int] = (),  # patches that are hidden anyway
 ) -> Effect:  # (w n)
     "Hide each visible patch in turn and see what it does to the hidden words; a patch that is hidden anyway does nothing."
-    found = _patches_away(model, *_hidden_in(model, pair, patches, words))[:, 0]
-    return Effect(*found.numpy().astype(np.float64))
+    effects = _patches_away(model, *_hidden_in(model, pair, patches, words))[:, 0]
+    return Effect(*effects.numpy().astype(np.float64))
 
 # %% ../../nbs/inference/03_attribution.ipynb #3420efc8
 def quarters(
@@ -153,8 +153,8 @@ def quarters(
 ) -> Tensor:  # (4 n) bool, True = shown; every patch is shown in one of the four
     "One patch of each 2 x 2: four sets that together are the picture."
     rows, columns = (torch.arange(side) % 2 for side in grid)
-    own = (2 * rows[:, None] + columns).flatten()
-    return own == torch.arange(4)[:, None]
+    quarter = (2 * rows[:, None] + columns).flatten()
+    return quarter == torch.arange(4)[:, None]
 
 
 def views_of(
@@ -168,8 +168,8 @@ def views_of(
     for k, mask in enumerate(words):
         mask[list(places[k::4])] = True
     none = torch.zeros(len(patches), words.shape[1], dtype=torch.bool)
-    asked = patches.repeat(len(words), 1), words.repeat_interleave(len(patches), 0)
-    return dict(to_patches=(patches, none), to_words=asked)
+    word_views = patches.repeat(len(words), 1), words.repeat_interleave(len(patches), 0)
+    return dict(to_patches=(patches, none), to_words=word_views)
 
 
 def influence(
@@ -180,27 +180,27 @@ def influence(
     batch, words = one_row(model, pair)
     places, grid = [word.position for word in words], model.cfg.image.grid
     ways = views_of(batch, places, grid)
-    found = dict(to_patches=None, to_words=None)
+    by_direction = dict(to_patches=None, to_words=None)
     if "pixels" in model.offers:
         effects = _words_away(model, batch, places, *ways["to_patches"]).nanmean(1)
-        found["to_patches"] = Effect(*effects.numpy().astype(np.float64))
+        by_direction["to_patches"] = Effect(*effects.numpy().astype(np.float64))
     effects = _patches_away(model, batch, places, *ways["to_words"]).nansum(1)
-    found["to_words"] = Effect(*effects.numpy().astype(np.float64))
-    return Influence(pair, words, grid, **found, note=model.lacks)
+    by_direction["to_words"] = Effect(*effects.numpy().astype(np.float64))
+    return Influence(pair, words, grid, **by_direction, note=model.lacks)
 
 # %% ../../nbs/inference/03_attribution.ipynb #8d89562f
-def summary(found: Influence, digits: int = 4) -> dict:  # ready for JSON
+def summary(result: Influence, digits: int = 4) -> dict:  # ready for JSON
     "Both tables as lists, rows words and columns patches; nan is None."
 
     def table(values: np.ndarray) -> list[list]:
         rows = np.round(values, digits).tolist()
         return [[None if v != v else v for v in row] for row in rows]
 
-    told = dict(words=[[w.position, w.text] for w in found.words], grid=list(found.grid))
+    data = dict(words=[[w.position, w.text] for w in result.words], grid=list(result.grid))
     for way in ("to_patches", "to_words"):
-        effect = getattr(found, way)
-        told[way] = effect and {name: table(v) for name, v in effect._asdict().items()}
-    return told | (dict(note=found.note) if found.note else {})
+        effect = getattr(result, way)
+        data[way] = effect and {name: table(v) for name, v in effect._asdict().items()}
+    return data | (dict(note=result.note) if result.note else {})
 
 # %% ../../nbs/inference/03_attribution.ipynb #2053ba33
 class Looks(NamedTuple):
@@ -220,19 +220,19 @@ def _across(name: str, weights: Tensor, n: int, t: int, way: str) -> Tensor | No
         part = weights[:, -looking:, -looked:]  # a picture's class token stands first
     else:  # one sequence: patches and then words, or words, class token and then patches
         first = 0 if weights.shape[1] == n + t else t + 1
-        patches, said = slice(first, first + n), slice(0, t) if first else slice(n, n + t)
-        asks, gives = (patches, said) if way == "to_patches" else (said, patches)
+        patches, words = slice(first, first + n), slice(0, t) if first else slice(n, n + t)
+        asks, gives = (patches, words) if way == "to_patches" else (words, patches)
         part = weights[:, asks, gives]
     return part.transpose(1, 2) if way == "to_patches" else part
 
 
-def _score(model, batch: Batch, masks, made, way: str) -> Tensor:
+def _score(model, batch: Batch, masks, outputs, way: str) -> Tensor:
     "What is asked: minus the error of hidden patches, or ln of the chances of hidden words, summed."
     if way == "to_patches":
         truth = patchify(batch.images.detach(), model.cfg.image.patch_size)
-        return -(made.pixels - truth).abs().mean(-1)[masks.image_mask].sum()
-    said = made.word_logits.float().log_softmax(-1).gather(2, batch.input_ids[..., None])[..., 0]
-    return said[masks.text_mask].sum()
+        return -(outputs.pixels - truth).abs().mean(-1)[masks.image_mask].sum()
+    log_probs = outputs.word_logits.float().log_softmax(-1).gather(2, batch.input_ids[..., None])[..., 0]
+    return log_probs[masks.text_mask].sum()
 
 
 def attention_gradient(
@@ -243,7 +243,7 @@ def attention_gradient(
     with torch.inference_mode(False), torch.enable_grad():
         row, words = one_row(model, pair)
         places, n, t = [w.position for w in words], model.num_patches, row.input_ids.shape[1]
-        found = dict(to_patches=None, to_words=None)
+        by_direction = dict(to_patches=None, to_words=None)
         for way, (patches, hidden) in views_of(row, places, model.cfg.image.grid).items():
             if way == "to_patches" and "pixels" not in model.offers:
                 continue
@@ -252,24 +252,24 @@ def attention_gradient(
                 rows, images=rows.images.requires_grad_()
             )  # frozen models have gradients, too
             masks = view(rows, n, patches, hidden)
-            made = model(rows, masks, attention=True)
-            weights = list(made.attention.values())
+            outputs = model(rows, masks, attention=True)
+            weights = list(outputs.attention.values())
             grads = torch.autograd.grad(
-                _score(model, rows, masks, made, way), weights, allow_unused=True
+                _score(model, rows, masks, outputs, way), weights, allow_unused=True
             )
             relevant = [
                 _across(name, (a * g).clamp_min(0).mean(1), n, t, way)
-                for (name, a), g in zip(made.attention.items(), grads)
+                for (name, a), g in zip(outputs.attention.items(), grads)
                 if g is not None
             ]
             total = sum(part for part in relevant if part is not None)[:, places]
-            asked = (
+            valid = (
                 patches[:, None]
                 if way == "to_patches"
                 else hidden[:, places, None] & ~patches[:, None]
             )
-            found[way] = ((total * asked).sum(0) / asked.sum(0)).detach().numpy().astype(np.float64)
-    return Looks(words, **found)
+            by_direction[way] = ((total * valid).sum(0) / valid.sum(0)).detach().numpy().astype(np.float64)
+    return Looks(words, **by_direction)
 
 # %% ../../nbs/inference/03_attribution.ipynb #0e2a9bbd
 LEVELS = 17  # from nothing taken away to the whole picture
@@ -295,8 +295,8 @@ def deletion(
     patches = torch.cat([place < gone for place in places])
     hidden = torch.zeros(len(patches), row.input_ids.shape[1], dtype=torch.bool)
     hidden[:, word] = True
-    _, said = answers(model, row, patches, hidden, ONLY_WORDS)
-    chance = said[:, word].exp().reshape(len(orders), levels)
+    _, log_probs = answers(model, row, patches, hidden, ONLY_WORDS)
+    chance = log_probs[:, word].exp().reshape(len(orders), levels)
     return dict(zip(orders, chance.double().numpy()))
 
 

@@ -121,8 +121,8 @@ def pin(
     "The same step with words and patches set by hand; they are kept from then on."
     ids, picture, p = list(step.ids), step.picture.copy(), model.cfg.image.patch_size
     for place, word in (words or {}).items():
-        found = encode(model.tokenizer, [word], model.cfg.text.max_text_len)
-        token = found.input_ids[0, found.maskable[0]].tolist()
+        encoded = encode(model.tokenizer, [word], model.cfg.text.max_text_len)
+        token = encoded.input_ids[0, encoded.maskable[0]].tolist()
         if (
             place not in step.places
             or len(token) != 1
@@ -191,7 +191,7 @@ def _cells(picture: np.ndarray, p: int) -> np.ndarray:  # (h w 3) -> (n p p 3), 
 
 def to_trace(steps: Sequence[Step], patch_size: int) -> dict:  # ready for JSON
     "A run as data: the first picture as PNG, then what changed."
-    file, before, told = BytesIO(), steps[0].picture, []
+    file, before, rows = BytesIO(), steps[0].picture, []
     Image.fromarray(before).save(file, "PNG")
     for step in steps:
         old, new = (_cells(s, patch_size) for s in (before, step.picture))
@@ -201,10 +201,10 @@ def to_trace(steps: Sequence[Step], patch_size: int) -> dict:  # ready for JSON
             n: v and {str(k): x for k, x in v.items()} for n in BY_PLACE for v in [getattr(step, n)]
         }
         pixels = base64.b64encode(new[changed].tobytes()).decode()
-        told.append({**row, "changed": changed.tolist(), "pixels": pixels})
+        rows.append({**row, "changed": changed.tolist(), "pixels": pixels})
         before = step.picture
     picture = base64.b64encode(file.getvalue()).decode()
-    return dict(patch_size=patch_size, places=steps[0].places, picture=picture, steps=told)
+    return dict(patch_size=patch_size, places=steps[0].places, picture=picture, steps=rows)
 
 
 def _tupled(value):
@@ -269,17 +269,17 @@ def schedule(
 ) -> list[tuple[int, int]]:  # patches and words to fill in each step
     "How many patches and words each step fills in; steps that would fill in nothing are left out."
     turns, half = list(range(plan.steps)), (plan.steps + 1) // 2
-    own = dict(patches=turns, words=turns)
+    turns_of = dict(patches=turns, words=turns)
     if plan.steps > 1 and patches and words:
         if plan.order == "turns":
-            own = dict(words=turns[::2], patches=turns[1::2])
+            turns_of = dict(words=turns[::2], patches=turns[1::2])
         elif plan.order == "words first":
-            own = dict(words=turns[:half], patches=turns[half:])
+            turns_of = dict(words=turns[:half], patches=turns[half:])
         elif plan.order == "patches first":
-            own = dict(patches=turns[:half], words=turns[half:])
+            turns_of = dict(patches=turns[:half], words=turns[half:])
     counts = []
     for name, count in (("patches", patches), ("words", words)):
-        mine = own[name]
+        mine = turns_of[name]
         share = {
             t: count * (i + 1) // len(mine) - count * i // len(mine) for i, t in enumerate(mine)
         }
@@ -295,24 +295,24 @@ def _ask(model, step: Step, plan: Plan) -> tuple[Tensor | None, Tensor | None, T
     "Rebuilt pixels (n p*p*c), ln of the chances of words (t v), and the spread of patches (n)."
     batch = row_of(model, step)
     masks = hidden_in(model, step, batch)
-    made = model(batch, masks)
+    outputs = model(batch, masks)
     doubt = torch.zeros(model.num_patches)
     if step.hidden_patches:
         doubt = spread(model, batch, masks, plan.parts, (plan.seed, "parts", step.index))[0]
-    pixels = None if made.pixels is None else made.pixels[0].float().clamp(0, 1)
-    if made.word_logits is None:
+    pixels = None if outputs.pixels is None else outputs.pixels[0].float().clamp(0, 1)
+    if outputs.word_logits is None:
         return pixels, None, doubt
-    logits = made.word_logits[0].float()
+    logits = outputs.word_logits[0].float()
     logits[:, model.tokenizer.all_special_ids] = -torch.inf  # a word is meant
     return pixels, logits.log_softmax(-1), doubt
 
 
-def _choose_words(step: Step, said: Tensor | None, count: int, plan: Plan) -> dict[int, int]:
+def _choose_words(step: Step, log_probs: Tensor | None, count: int, plan: Plan) -> dict[int, int]:
     "Token ids for the most certain hidden words, by position."
     places = list(step.hidden_words)
     if not count:
         return {}
-    chances = said[places]
+    chances = log_probs[places]
     if plan.temperature:  # Gumbel noise: the largest is a draw from the softmax
         key = (plan.seed, "word", step.index)
         lots = hashed_uniform(key, torch.tensor(places), chances.shape[1]).clamp(1e-12, 1 - 1e-12)
@@ -323,11 +323,11 @@ def _choose_words(step: Step, said: Tensor | None, count: int, plan: Plan) -> di
     return {places[i]: int(picked[i]) for i in sure[:count].tolist()}
 
 
-def _told(said: Tensor | None, step: Step, tokenizer) -> tuple[dict, dict]:
+def _told(log_probs: Tensor | None, step: Step, tokenizer) -> tuple[dict, dict]:
     "Likeliest words, and entropy in nats, of each hidden word."
     guesses, entropy = {}, {}
     for place in step.hidden_words:
-        chances = said[place].exp()
+        chances = log_probs[place].exp()
         values, best = chances.topk(min(3, len(chances)))
         names = tokenizer.convert_ids_to_tokens(best.tolist())
         guesses[place] = tuple((n, round(v, 4)) for n, v in zip(names, values.tolist()))
@@ -348,20 +348,20 @@ def _count(number: int, name: str) -> str:
 
 def _sentence(step: Step, grid, blanks: list[int]) -> str:
     "What a step did, and where it left a blank."
-    told = dict(zip(step.places, map(bare, step.words)))
+    word_at = dict(zip(step.places, map(bare, step.words)))
     filled = [_count(len(step.new_patches), "patch")] if step.new_patches else []
-    filled += [f"the word {told[place]!r}" for place in step.new_words]
+    filled += [f"the word {word_at[place]!r}" for place in step.new_words]
     rest = (step.hidden_patches, "patch"), (step.hidden_words, "word")
     left = " and ".join(_count(len(parts), name) for parts, name in rest if parts) or "nothing"
-    said = f"Filled in now: {', '.join(filled)}. Left: {left}."
+    sentence = f"Filled in now: {', '.join(filled)}. Left: {left}."
     if blanks:
         names = ", ".join(f"row {i // grid[1] + 1} column {i % grid[1] + 1}" for i in blanks[:3])
         more = f" and {len(blanks) - 3} more" if len(blanks) > 3 else ""
-        said += (
+        sentence += (
             f" One plain colour, though the model is not sure, at {names}{more}: trained on the error of"
             " pixels, it answers with the middle of what it holds possible, not with a guess."
         )
-    return said
+    return sentence
 
 
 def advance(
@@ -372,9 +372,9 @@ def advance(
     plan: Plan = Plan(),
 ) -> Step:
     "The next step: so many patches and words filled in, the most certain ones."
-    pixels, said, doubt = _ask(model, step, plan)
+    pixels, log_probs, doubt = _ask(model, step, plan)
     ids, size = list(step.ids), model.cfg.image.patch_size
-    picked = _choose_words(step, said, words, plan)
+    picked = _choose_words(step, log_probs, words, plan)
     for place, token in picked.items():
         ids[place] = token
     sign = -1 if plan.unsure_first else 1
@@ -385,7 +385,7 @@ def advance(
         cut = patchify(torch.tensor(picture).permute(2, 0, 1)[None], size)
         cut[0, filled] = (pixels[filled] * 255 + 0.5).to(torch.uint8)
         picture = unpatchify(cut, model.cfg.image.grid)[0].permute(1, 2, 0).numpy().copy()
-    guesses, entropy = _told(said, step, model.tokenizer)
+    guesses, entropy = _told(log_probs, step, model.tokenizer)
     after = replace(
         step,
         index=step.index + 1,

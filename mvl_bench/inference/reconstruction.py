@@ -115,29 +115,29 @@ def reconstruct(
     if not (pair.caption or "").strip():
         raise UserError("the caption is empty: write at least one word")
     note = _lacking(model, patches, words)
-    asked = {"both", "pixels"} | ({"words"} if len(words) else set())
-    rows = [row for row in _rows(pair, wrong, edit) if row[2] in asked]
+    kinds = {"both", "pixels"} | ({"words"} if len(words) else set())
+    rows = [row for row in _rows(pair, wrong, edit) if row[2] in kinds]
     batch = collate([row for _, row, _ in rows], model.tokenizer, model.cfg.text.max_text_len)
     masks = _hide(model, batch, rows, patches, words)
     columns = {name: dict(name=name, beside=_beside(name, wrong, edit)) for name, _, _ in rows}
     sides = ("pixels", "words") if len(words) else ("pixels",)
-    asked = {s: [i for i, row in enumerate(rows) if row[2] in ("both", s)] for s in sides}
-    output = model(batch, masks, asked=asked)
+    row_indices = {s: [i for i, row in enumerate(rows) if row[2] in ("both", s)] for s in sides}
+    output = model(batch, masks, asked=row_indices)
     truth = patchify(
         torch.tensor(pair.image).permute(2, 0, 1)[None] / 255.0, model.cfg.image.patch_size
     )
-    for at, i in enumerate(asked["pixels"]):
+    for at, i in enumerate(row_indices["pixels"]):
         pixels = None if output.pixels is None else output.pixels[at]
         columns[rows[i][0]].update(_pixels(model, truth[0], pixels, patches))
     if output.word_logits is not None:
         letters = {text: _letters(model, text) for text in {pair.caption, edit} - {None}}
-        for at, i in enumerate(asked["words"]):
-            said = letters[edit if rows[i][0] == "edited" else pair.caption]
+        for at, i in enumerate(row_indices["words"]):
+            position_text = letters[edit if rows[i][0] == "edited" else pair.caption]
             columns[rows[i][0]]["tokens"] = _guesses(
-                model, said, batch.input_ids[i], output.word_logits[at], masks.text_mask[i]
+                model, position_text, batch.input_ids[i], output.word_logits[at], masks.text_mask[i]
             )
     hidden = np.isin(np.arange(model.num_patches), list(patches))
-    built = {name: Column(**found) for name, found in columns.items()}
+    built = {name: Column(**fields) for name, fields in columns.items()}
     return Reconstruction(
         pair, hidden, tuple(sorted(words)), model.cfg.image.patch_size, built, note
     )
@@ -145,10 +145,10 @@ def reconstruct(
 
 def _lacking(model, patches, words) -> str:
     "What the model lacks, in a sentence; raises `UserError` where it can fill in nothing of what is hidden."
-    note, asked = model.lacks, dict(pixels=patches, words=words)
-    hidden = {name for name, places in asked.items() if len(places)}
+    note, requests = model.lacks, dict(pixels=patches, words=words)
+    hidden = {name for name, places in requests.items() if len(places)}
     if hidden and not hidden & model.offers:
-        (rest,) = asked.keys() - hidden
+        (rest,) = requests.keys() - hidden
         raise UserError(f"{note} It has nothing to fill in here: hide some {rest}, then ask it.")
     return note
 
@@ -179,17 +179,17 @@ def _pixels(model, truth, pixels, patches) -> dict:
     pasted, errors = truth.clone(), torch.full((model.num_patches,), torch.nan)
     pasted[chosen] = painted[chosen]
     errors[chosen] = (painted[chosen] - truth[chosen]).abs().mean(1)
-    shown = [
+    images = [
         unpatchify(p[None], model.cfg.image.grid)[0].permute(1, 2, 0).numpy()
         for p in (pasted, painted)
     ]
-    return dict(picture=shown[0], raw=shown[1], errors=errors.numpy())
+    return dict(picture=images[0], raw=images[1], errors=errors.numpy())
 
 
 def _letters(model, caption: str) -> dict[int, str]:
     "What stands in a caption at each place that the model reads."
-    found = chips(model.tokenizer, caption, model.cfg.text.max_text_len)
-    return {chip.position: chip.text for chip in found}
+    caption_chips = chips(model.tokenizer, caption, model.cfg.text.max_text_len)
+    return {chip.position: chip.text for chip in caption_chips}
 
 
 def _guesses(model, letters: dict, ids, logits, mask, most: int = 5) -> tuple[Guess, ...]:
@@ -222,7 +222,7 @@ def nearby(
 
 
 def summary(
-    found: Reconstruction,
+    reconstruction: Reconstruction,
 ) -> dict:  # ready for JSON
     "What each column says, in numbers."
 
@@ -235,13 +235,13 @@ def summary(
         error = None if np.isnan(column.error) else column.error
         return dict(beside=column.beside, error=error, error_of_patch=patches, words=words)
 
-    columns = {name: said(column) for name, column in found.columns.items()}
+    columns = {name: said(column) for name, column in reconstruction.columns.items()}
     return dict(
-        caption=found.pair.caption,
-        hidden_patches=found.image_mask.nonzero()[0].tolist(),
-        hidden_words=list(found.hidden_words),
+        caption=reconstruction.pair.caption,
+        hidden_patches=reconstruction.image_mask.nonzero()[0].tolist(),
+        hidden_words=list(reconstruction.hidden_words),
         columns=columns,
-        **(dict(note=found.note) if found.note else {}),
+        **(dict(note=reconstruction.note) if reconstruction.note else {}),
     )
 
 # %% ../../nbs/inference/00_reconstruction.ipynb #a30e6d47
@@ -253,12 +253,12 @@ def line_up(
 ) -> Reconstruction:  # a column for each model
     "One column of several models side by side; raises `UserError` where they were not asked the same."
     first, columns = next(iter(answers.values())), {}
-    for name, made in answers.items():
-        same = made.pair.caption == first.pair.caption and made.hidden_words == first.hidden_words
-        same = same and np.array_equal(made.pair.image, first.pair.image)
-        if not (same and np.array_equal(made.image_mask, first.image_mask)):
+    for name, reconstruction in answers.items():
+        same = reconstruction.pair.caption == first.pair.caption and reconstruction.hidden_words == first.hidden_words
+        same = same and np.array_equal(reconstruction.pair.image, first.pair.image)
+        if not (same and np.array_equal(reconstruction.image_mask, first.image_mask)):
             raise UserError(f"{name} was given another pair, or other hidden parts, than the first")
         columns[name] = replace(
-            made.columns[column], name=name, beside=made.note or made.columns[column].beside
+            reconstruction.columns[column], name=name, beside=reconstruction.note or reconstruction.columns[column].beside
         )
     return replace(first, columns=columns, note="")

@@ -67,11 +67,11 @@ def ranks(values: np.ndarray) -> np.ndarray:  # (k) -> (k) from 1; ties share th
     return (count.cumsum() - (count - 1) / 2)[which]
 
 
-def rank_correlation(one, other) -> float:  # of one shape; nan where one of them is all alike
+def rank_correlation(first, other) -> float:  # of one shape; nan where one of them is all alike
     "Spearman's rank correlation of two tables, where both are numbers."
-    one, other = np.asarray(one, float), np.asarray(other, float)
-    both = np.isfinite(one) & np.isfinite(other)
-    x, y = (ranks(table[both]) - (both.sum() + 1) / 2 for table in (one, other))
+    first, other = np.asarray(first, float), np.asarray(other, float)
+    both = np.isfinite(first) & np.isfinite(other)
+    x, y = (ranks(table[both]) - (both.sum() + 1) / 2 for table in (first, other))
     length = (x @ x * (y @ y)) ** 0.5
     return float(x @ y / length) if length else float("nan")
 
@@ -94,11 +94,11 @@ def reliability(
     spreads, errors = np.asarray(spreads, float).ravel(), np.asarray(errors, float).ravel()
     both = np.isfinite(spreads) & np.isfinite(errors)
     order = np.argsort(spreads[both], kind="stable")
-    found = []
+    rows = []
     for part in np.array_split(order, bins):
         if len(part):
             error, wide = errors[both][part], 1.96 * errors[both][part].std() / len(part) ** 0.5
             mean = float(error.mean())
             mine = float(spreads[both][part].mean())
-            found.append(Bin(len(part), mine, mean, (mean - wide, mean + wide)))
-    return found
+            rows.append(Bin(len(part), mine, mean, (mean - wide, mean + wide)))
+    return rows

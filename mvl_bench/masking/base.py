@@ -18,9 +18,9 @@ from ..core import Batch, Masks, UserError, hashed_draws, hashed_uniform, view
 # %% ../../nbs/masking/00_base.ipynb #1803c645
 def units_to_hide(
     units: Tensor,  # (b) units there are
-    ratio: float | Tensor,  # share of them to hide, 0..1: one for all rows, or (b)
+    ratio: float | Tensor,  # fraction of them to hide, 0..1: one for all rows, or (b)
 ) -> Tensor:  # (b) float64, whole numbers
-    "`round(ratio * units)`, at least one if `ratio` > 0; raises `UserError` for a ratio outside 0..1."
+    "Return `round(ratio * units)`, at least 1 if `ratio` > 0; raise `UserError` for a ratio outside 0..1."
     ratio = torch.as_tensor(ratio, dtype=torch.float64)
     if not ((ratio >= 0) & (ratio <= 1)).all():
         raise UserError(f"ratio {ratio.tolist()} is not between 0 and 1")
@@ -29,8 +29,8 @@ def units_to_hide(
 
 
 def hide_share(
-    chance: Tensor,  # (b m) a number for each unit, from `noise`; the lowest are hidden
-    ratio: float | Tensor,  # share of the units to hide, 0..1: one for all rows, or (b)
+    chance: Tensor,  # (b m) a random number for each unit; the lowest are hidden
+    ratio: float | Tensor,  # fraction of the units to hide, 0..1: one for all rows, or (b)
     allowed: Tensor | None = None,  # (b m) bool, units that may be hidden; None = all
 ) -> Tensor:  # (b m) bool, True = hidden
     "Hide `round(ratio * units)` of each row's allowed units, at least one if `ratio` > 0."
@@ -44,7 +44,7 @@ def hide_share(
 def random_squares(
     ids: Tensor,  # (b) sample ids
     grid: tuple[int, int],  # rows and columns of patches
-    ratio: float | Tensor,  # share of the squares to hide, 0..1: one for all rows, or (b)
+    ratio: float | Tensor,  # fraction of the squares to hide, 0..1: one for all rows, or (b)
     key: tuple,  # e.g. (seed, epoch)
     square: int | Tensor = 1,  # side of a square, in patches: one for all rows, or (b)
     shift: Tensor | None = None,  # (b 2) patches by which the squares lie further up and left
@@ -71,7 +71,7 @@ def one_box(
     grid: tuple[int, int],  # rows and columns of patches
     key: tuple,  # e.g. (seed, epoch)
 ) -> Tensor:  # (b n) bool, True = hidden
-    "Hide the patches that one box touches: a thing's, each as likely, or any box where none is known."
+    "Hide the patches that one box overlaps: a uniformly sampled object's, or a random box if none is known."
     draws = hashed_draws((*key, "box"), batch.ids, BOX_DRAWS)
     corners = torch.stack([draws[name] for name in BOX_DRAWS[1:]], 1)
     box = corners.reshape(-1, 2, 2).sort(1).values.flatten(1)  # left, top, right, bottom
@@ -93,10 +93,10 @@ def one_box(
 # %% ../../nbs/masking/00_base.ipynb #ac4da3cf
 def random_words(
     batch: Batch,
-    ratio: float | Tensor,  # share of the words to hide, 0..1: one for all rows, or (b)
+    ratio: float | Tensor,  # fraction of the words to hide, 0..1: one for all rows, or (b)
     key: tuple,  # e.g. (seed, epoch)
 ) -> Tensor:  # (b t) bool, True = hidden
-    "Hide single words (tokens); padding and special tokens are never hidden."
+    "Hide single tokens uniformly at random; padding and special tokens are never hidden."
     # ranks run over the words alone, so that padding to a longer row changes nothing
     place = (batch.maskable.cumsum(1) - 1).clamp_min(0)
     chance = hashed_uniform((*key, "text"), batch.ids, batch.maskable.shape[1])
@@ -138,7 +138,7 @@ class MaskingConfig:
                 raise UserError(f"{name} {value} is not a whole number from {least} up")
 
 # %% ../../nbs/masking/00_base.ipynb #231d3434
-ABSENCE_DRAWS = ("text", "image")  # whether the modality is absent beside a view of the other
+ABSENCE_DRAWS = ("text", "image")  # whether the modality is absent from the other's view
 # whether a row's ratios, square and place are random, these, and whether an object is masked
 RATIO_DRAWS = (
     "is_random",
@@ -157,12 +157,12 @@ class Masking:
 
     grid: tuple[int, int]  # rows and columns of patches
     square: int = 2  # side of a hidden square, in patches
-    image_ratio: float = 0.6  # share of the squares to hide
-    text_ratio: float = 0.3  # share of the words to hide
+    image_ratio: float = 0.6  # fraction of the squares to hide
+    text_ratio: float = 0.3  # fraction of the words to hide
     joint: bool = False  # False = one modality at a time (two views), True = both (one view)
-    modality_dropout: float = 0.1  # share of rows in which the other modality is absent
-    random_ratio_prob: float = 0.0  # share of rows whose ratios and squares are drawn anew
-    object_mask_prob: float = 0.0  # share of rows in which one box is hidden instead of squares
+    modality_dropout: float = 0.1  # fraction of rows in which the other modality is absent
+    random_ratio_prob: float = 0.0  # fraction of rows whose ratios and squares are random
+    object_mask_prob: float = 0.0  # fraction of rows in which one box is hidden instead of squares
     hide_patches: Callable = random_squares  # which patches
     hide_words: Callable = random_words  # which words
     ratio_sampler: Callable | None = None  # samples the ratios of each row; None = the two above
@@ -187,14 +187,14 @@ class Masking:
         batch: Batch,
         key: tuple,  # e.g. (seed, epoch)
     ) -> tuple[Masks, ...]:
-        "The views of `batch`: same key and samples, same views."
+        "Sample the views of `batch`; the same key and samples give the same views."
         *first, last = self.views(batch, key)  # the one that hides words is the last, or the only
         if self.corrupt is not None:
             last = replace(last, text_ids=self.corrupt(batch, last.text_mask, key))
         return (*first, last)
 
     def views(self, batch: Batch, key: tuple) -> tuple[Masks, ...]:
-        "What is hidden and what is absent in each view."
+        "Return the views: one with both modalities hidden if `joint`, else one per modality, with modality dropout."
         image_ratio, text_ratio = self.ratios(batch, key)
         patches = self.patches(batch, image_ratio, key).to(batch.ids.device)
         words = self.hide_words(batch, text_ratio, key)
@@ -211,7 +211,7 @@ class Masking:
         return without_text(picture, no_text), without_image(caption, no_image)
 
     def patches(self, batch: Batch, ratio: Tensor, key: tuple) -> Tensor:  # (b n) bool
-        "Hidden squares of the side that is set, or of one drawn anew, anywhere; or one box."
+        "Return the hidden patches: squares of the set or a random size and offset, or one box in some rows."
         draws, largest = (
             hashed_draws((*key, "ratio"), batch.ids, RATIO_DRAWS),
             max(1, min(self.grid) // 2),
@@ -227,8 +227,8 @@ class Masking:
         boxed = (draws["is_object"] < self.object_mask_prob) & (ratio > 0)
         return torch.where(boxed[:, None], one_box(batch, self.grid, key), squares)
 
-    def ratios(self, batch: Batch, key: tuple) -> list[Tensor]:  # (b) picture, (b) words
-        "Each row's ratios: the ones that are set, or drawn anew; of the latter a quarter hides all of the picture."
+    def ratios(self, batch: Batch, key: tuple) -> list[Tensor]:  # (b) image, (b) words
+        "Return each row's ratios: as set, or random; a quarter of the random ones hide the whole image."
         draws = hashed_draws((*key, "ratio"), batch.ids, RATIO_DRAWS)
         is_random = draws["is_random"] < self.random_ratio_prob
         sampled = (draws["image_ratio"] * 4 / 3).clamp(max=1), draws["text_ratio"]
@@ -239,7 +239,7 @@ class Masking:
         return [torch.where(is_random, *pair) for pair in zip(sampled, fixed)]
 
     def plain(self) -> "Masking":
-        "The same ratios by squares and words at random, one modality at a time, nobody absent: to compare models."
+        "Return random masking at the same ratios, one modality at a time, none absent, to compare models."
         usual = dict(
             joint=False,
             modality_dropout=0.0,
@@ -256,7 +256,7 @@ def without_text(
     masks: Masks,
     rows: Tensor | None = None,  # (b) bool, True = take the caption away; None = everywhere
 ) -> Masks:
-    "The same view with the caption absent; a picture that is absent too stays as it is."
+    "Return the view with the caption absent; a row whose image is already absent is unchanged."
     rows = torch.ones_like(masks.has_text) if rows is None else rows
     rows = rows & masks.has_image
     return replace(
@@ -266,9 +266,9 @@ def without_text(
 
 def without_image(
     masks: Masks,
-    rows: Tensor | None = None,  # (b) bool, True = take the picture away; None = everywhere
+    rows: Tensor | None = None,  # (b) bool, True = take the image away; None = everywhere
 ) -> Masks:
-    "The same view with the picture absent; a caption that is absent too stays as it is."
+    "Return the view with the image absent; a row whose caption is already absent is unchanged."
     rows = torch.ones_like(masks.has_image) if rows is None else rows
     rows = rows & masks.has_text
     return replace(
@@ -278,11 +278,11 @@ def without_image(
 # %% ../../nbs/masking/00_base.ipynb #b338ab59
 def by_hand(
     batch: Batch,  # every row gets the same mask
-    num_patches: int,  # patches of one picture
+    num_patches: int,  # patches of one image
     patches: Sequence[int] = (),  # hidden patches, counted row by row from 0
     words: Sequence[int] = (),  # hidden token positions
 ) -> Masks:
-    "Hide the named patches and token positions; raises `UserError` for one that is not there."
+    "Hide the given patches and token positions; raise `UserError` for one that is out of range."
     image_mask = torch.zeros(len(batch), num_patches, dtype=torch.bool)
     text_mask = torch.zeros(batch.maskable.shape, dtype=torch.bool)
     for chosen, mask, unit in ((patches, image_mask, "patch"), (words, text_mask, "token")):

@@ -45,19 +45,19 @@ def draw_modes(
     ids: Tensor,  # (b) sample ids
     key: tuple,  # e.g. (seed, epoch)
 ) -> Tensor:  # (b) index in MODES
-    "One of the three modes for each sample, with equal chance (2109.12178, Modality Aware Masking)."
+    "Sample one of the three modes for each sample, uniformly (2109.12178, Modality Aware Masking)."
     return (hashed_uniform((*key, "mode"), ids, 1)[:, 0] * len(MODES)).long()
 
 # %% ../../nbs/masking/03_joint.ipynb #68685ddd
 @dataclass(frozen=True)
 class ModalityAware(Masking):
-    "Modality Aware Masking (2109.12178): `masking(batch, key)` returns one view whose rows differ in mode."
+    "Sample one view whose rows differ in mode (Modality Aware Masking, 2109.12178): `masking(batch, key)`."
 
     square: int = 1  # side of a hidden square, in patches
-    image_ratio: float = 0.8  # share of the squares to hide in mode `heavy image`
-    text_ratio: float = 0.8  # share of the words to hide in mode `heavy text`
+    image_ratio: float = 0.8  # fraction of the squares to hide in mode `heavy image`
+    text_ratio: float = 0.8  # fraction of the words to hide in mode `heavy text`
     joint: bool = True  # False = two views, every row in each of the heavy modes
-    mam_light_ratio: float = 0.15  # share of squares and of words to hide in mode `light`
+    mam_light_ratio: float = 0.15  # fraction of squares and of words to hide in mode `light`
 
     def __post_init__(self):
         super().__post_init__()
@@ -65,7 +65,7 @@ class ModalityAware(Masking):
             raise UserError(f"mam_light_ratio {self.mam_light_ratio} is not between 0 and 1")
 
     def views(self, batch: Batch, key: tuple) -> tuple[Masks, ...]:
-        "What is hidden and what is absent in each view."
+        "Return one view whose rows differ in mode, with modality dropout; two views if not `joint`."
         if not self.joint:
             return super().views(batch, key)
         (masks,) = Masking.views(replace(self, modality_dropout=0.0), batch, key)
@@ -81,8 +81,8 @@ class ModalityAware(Masking):
         )
         return (without_text(without_image(masks, no_image), no_text),)
 
-    def ratios(self, batch: Batch, key: tuple) -> list[Tensor]:  # (b) picture, (b) words
-        "Each row's ratios: heavy on one side and nothing on the other, or light on both."
+    def ratios(self, batch: Batch, key: tuple) -> list[Tensor]:  # (b) image, (b) words
+        "Return each row's ratios: heavy on one modality and zero on the other, or light on both."
         heavy = super().ratios(batch, key)
         if not self.joint:
             return heavy
@@ -95,10 +95,10 @@ def drop_modalities(
     masks: Masks,
     ids: Tensor,  # (b) sample ids
     key: tuple,  # e.g. (seed, epoch)
-    text_only: float = 1 / 3,  # share of rows whose picture is taken away
-    image_only: float = 1 / 3,  # share of rows whose caption is taken away
+    text_only: float = 1 / 3,  # fraction of rows whose image is taken away
+    image_only: float = 1 / 3,  # fraction of rows whose caption is taken away
 ) -> Masks:
-    "The same view with one side of some rows taken away (MDO of 2109.12178); no row loses its only side."
+    "Return the view with one modality of some rows absent (MDO of 2109.12178), never the only one."
     if text_only < 0 or image_only < 0 or not text_only + image_only <= 1:
         raise UserError(f"text_only {text_only} and image_only {image_only} are not shares of one")
     lots = hashed_uniform((*key, "dropout"), ids, 1)[:, 0].to(ids.device)
@@ -109,11 +109,11 @@ def drop_modalities(
 # %% ../../nbs/masking/03_joint.ipynb #3a90fd31
 def uniform_shares(
     batch: Batch,
-    squares: int,  # of one picture
+    squares: int,  # of one image
     ratios: tuple[float, float],  # of the squares, of the words
     key: tuple,  # e.g. (seed, epoch)
-) -> tuple[Tensor, Tensor]:  # (b) each, shares of the squares and of the words
-    "Every square and every word is as likely; in all as many as both ratios together."
+) -> tuple[Tensor, Tensor]:  # (b) each, fractions of the squares and of the words
+    "Sample the ratios of a view in which every square and word is equally likely; the total count is fixed."
     words = batch.maskable.sum(1).cpu()
     units = torch.full_like(words, squares)
     count = units_to_hide(units, ratios[0]) + units_to_hide(words, ratios[1])
@@ -129,7 +129,7 @@ def dirichlet(
     concentration: Tensor,  # (m) above 0; its proportions are the means
     key: tuple,  # e.g. (seed, epoch)
 ) -> Tensor:  # (b m), rows sum to 1
-    "A Dirichlet draw for every sample."
+    "Sample from a Dirichlet distribution for every sample, by inverting the gamma distribution function."
     mass, shape = (
         hashed_uniform((*key, "dirichlet"), ids, len(concentration)),
         concentration.double(),
@@ -144,34 +144,34 @@ def dirichlet(
 
 def dirichlet_shares(
     batch: Batch,
-    squares: int,  # of one picture
+    squares: int,  # of one image
     ratios: tuple[float, float],  # of the squares, of the words
     key: tuple,  # e.g. (seed, epoch)
-) -> tuple[Tensor, Tensor]:  # (b) each, shares of the squares and of the words
-    "Shares that sum to the sum of both ratios, divided by a Dirichlet draw of total concentration 2 (2204.01678)."
+) -> tuple[Tensor, Tensor]:  # (b) each, fractions of the squares and of the words
+    "Split the sum of both ratios by a Dirichlet sample of total concentration 2 (2204.01678)."
     total = sum(ratios)
     if not min(ratios):  # nothing to divide
         return tuple(torch.full((len(batch),), float(r), dtype=torch.float64) for r in ratios)
     parts = dirichlet(batch.ids, 2 * torch.tensor(ratios).double() / total, key)[:, 0]
     image = (parts * total).clamp(
         max(0.0, total - 1), 1
-    )  # what one side has no room for, the other takes
+    )  # what exceeds one modality is moved to the other
     return image, (total - image).clamp(0, 1)
 
 # %% ../../nbs/masking/03_joint.ipynb #72841321
 def any_shares(
     batch: Batch,
-    squares: int,  # of one picture
-    ratios: tuple[float, float],  # not used: every share is as likely
+    squares: int,  # of one image
+    ratios: tuple[float, float],  # not used: every ratio is equally likely
     key: tuple,  # e.g. (seed, epoch)
-) -> tuple[Tensor, Tensor]:  # (b) each, shares of the squares and of the words
-    "Both shares drawn evenly from 0 to 1; at least one square and one word are hidden."
+) -> tuple[Tensor, Tensor]:  # (b) each, fractions of the squares and of the words
+    "Sample both ratios uniformly from 0 to 1; at least one square and one word are hidden."
     lots = hashed_uniform((*key, "any"), batch.ids, 2)
     return lots[:, 0], lots[:, 1]
 
 # %% ../../nbs/masking/03_joint.ipynb #47663f14
 class JointStrategy(NamedTuple):
-    "How much of each modality is hidden, and in how many views."
+    "Specify how much of each modality is hidden, and in how many views."
 
     joint: bool = True  # one view with both hidden; False = two, one modality hidden in each
     ratio_sampler: Callable | None = (
@@ -227,7 +227,7 @@ def by_name(
 
 
 def _words(cfg) -> Callable:
-    "Return the strategy for words, which learns from the configuration what a token is."
+    "Return the strategy for words, bound to the token kinds of the configuration."
     words, kinds = by_name(cfg.masking, "text_strategy", WORDS), cfg.text.token_kinds
     if kinds and words is whole_words:
         return partial(words, pieces=table_of(kinds, "piece"))
@@ -237,7 +237,7 @@ def _words(cfg) -> Callable:
 
 
 def _corruption(cfg) -> Callable | None:
-    "Return what replaces the tokens of hidden words; None = always [MASK]."
+    "Return the function that replaces the tokens of hidden words; None = always [MASK]."
     if not cfg.masking.corruption_ratio:
         return None
     special = table_of(cfg.text.token_kinds, "special") if cfg.text.token_kinds else None
@@ -274,7 +274,7 @@ def with_kinds(
     cfg,  # of a model
     tokenizer,
 ):
-    "Return the configuration with the kinds of all tokens, where its masking must know them; else as it is."
+    "Return the configuration with the kinds of all tokens if its masking needs them, else unchanged."
     knows = cfg.masking.text_strategy in ("whole_word", "content")
     if not knows and not cfg.masking.corruption_ratio:
         return cfg
@@ -284,7 +284,7 @@ def with_kinds(
 def hides(
     masking: MaskingConfig,
 ) -> dict[str, bool]:
-    "Check whether words (`mlm`) and patches (`recon`) are ever hidden."
+    "Return whether words (`mlm`) and patches (`recon`) are ever hidden."
     hidden = dict(mlm=masking.text_ratio > 0, recon=masking.image_ratio > 0)
     light = masking.joint_strategy == "mam" and masking.mam_light_ratio
     pooled = masking.joint_strategy == "pooled" and any(hidden.values())
@@ -306,7 +306,7 @@ def with_scores(
     masking: Masking,
     model: nn.Module,  # on the contract
 ) -> Masking:
-    "The strategy with the model's scores, where it hides patches by them; raises `UserError` where a model has none."
+    "Return the masking with the model as scorer if it hides by score; raise `UserError` if it has none."
     if masking.hide_patches is not hide_by_score:
         return masking
     if model.patch_scores is None:

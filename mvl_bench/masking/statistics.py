@@ -21,7 +21,7 @@ def hole_sizes(
     masks: Tensor,  # (b n) bool, True = hidden
     grid: tuple[int, int],  # rows and columns of patches
 ) -> Tensor:  # (b n) patches of the hole that each hidden patch lies in; 0 = visible
-    "How large the holes are: hidden patches that touch side to side are one."
+    "Return the size of the 4-connected component of hidden patches that each hidden patch belongs to."
     hidden = masks.unflatten(1, grid)
     label = torch.arange(1, 1 + masks.shape[1]).reshape(grid) * hidden
     while True:  # the largest number of a hole spreads through it
@@ -40,13 +40,13 @@ def hole_sizes(
 def run_lengths(
     masks: Tensor,  # (b w) bool, True = hidden word
 ) -> Tensor:  # (b w) words of the run that each hidden word lies in; 0 = visible
-    "How long the runs of hidden words are: holes in one row."
+    "Return the length of the run of hidden words that each hidden word belongs to."
     return hole_sizes(masks, (1, masks.shape[1]))
 
 # %% ../../nbs/masking/04_statistics.ipynb #d57ea4be
 @dataclass(frozen=True)
 class Habit:
-    "What a strategy does in many draws on one pair."
+    "Hold the masks that a strategy samples in many draws on one pair."
 
     patches: Tensor  # (draws n) bool, True = hidden
     words: Tensor  # (draws w) bool
@@ -54,32 +54,32 @@ class Habit:
 
     @property
     def patch_chance(self) -> Tensor:  # (n)
-        "How often each patch is hidden."
+        "Return the fraction of draws in which each patch is hidden."
         return self.patches.double().mean(0)
 
     @property
     def word_chance(self) -> Tensor:  # (w)
-        "How often each word is hidden."
+        "Return the fraction of draws in which each word is hidden."
         return self.words.double().mean(0)
 
     @property
     def patch_shares(self) -> Tensor:  # (draws)
-        "Share of the picture that each draw hides."
+        "Return the fraction of the image that each draw hides."
         return self.patches.double().mean(1)
 
     @property
     def word_shares(self) -> Tensor:  # (draws)
-        "Share of the words that each draw hides."
+        "Return the fraction of the words that each draw hides."
         return self.words.double().mean(1)
 
     @property
     def holes(self) -> Tensor:  # (hidden patches of all draws)
-        "Patches of the hole that each hidden patch lies in."
+        "Return, for each hidden patch, the number of patches in its connected component."
         return hole_sizes(self.patches, self.grid)[self.patches]
 
     @property
     def runs(self) -> Tensor:  # (hidden words of all draws)
-        "Words of the run that each hidden word lies in."
+        "Return, for each hidden word, the number of words in its run."
         return run_lengths(self.words)[self.words]
 
 # %% ../../nbs/masking/04_statistics.ipynb #2f690ee0
@@ -88,7 +88,7 @@ def draw_many(
     batch: Batch,  # one row
     draws: int = 1000,
 ) -> Habit:
-    "What a strategy hides of one pair, in many draws; raises `UserError` for more pairs than one."
+    "Sample a strategy's masks of one pair many times; raise `UserError` for more than one pair."
     if len(batch) != 1:
         raise UserError(f"the masking lab draws on 1 pair, not on {len(batch)}")
     rows = replace(batch.rows(torch.zeros(draws, dtype=torch.long)), ids=torch.arange(draws))
@@ -102,12 +102,12 @@ def lab(
     cfg,  # of a model: its size, and its tokenizer's ids
     tokenizer,
     batch: Batch,  # one row
-    ratio: float = 0.5,  # of the picture and of the caption
+    ratio: float = 0.5,  # of the image and of the caption
     draws: int = 1000,
     scores: Tensor | None = None,  # (n) of patches, for `score`; None = that one is left out
     sides: Sequence[str] = ("patches", "words", "joint"),
 ) -> dict[str, dict[str, Habit]]:  # patches, words and joint -> strategy -> what it does
-    "Every strategy on one pair at one ratio."
+    "Sample the masks of every strategy on one pair at one ratio."
     plain = dict(
         random_ratio_prob=0.0,
         modality_dropout=0.0,
@@ -122,9 +122,9 @@ def lab(
         words=("text_strategy", WORDS),
         joint=("joint_strategy", JOINT),
     )
-    found: dict[str, dict[str, Habit]] = {}
+    statistics: dict[str, dict[str, Habit]] = {}
     for side in sides:
-        (field, table), found[side] = tables[side], {}
+        (field, table), statistics[side] = tables[side], {}
         for name in table:
             if name == "score" and scores is None:
                 continue
@@ -133,17 +133,17 @@ def lab(
             )
             if name == "score":
                 masking = replace(masking, scorer=lambda rows: scores.expand(len(rows), -1))
-            found[side][name] = draw_many(masking, batch, draws)
-    return found
+            statistics[side][name] = draw_many(masking, batch, draws)
+    return statistics
 
 # %% ../../nbs/masking/04_statistics.ipynb #f7c80381
 def summary(habit: Habit, digits: int = 3) -> dict:  # ready for JSON
-    "How often each patch and word is hidden, and how often each share, hole and run comes."
+    "Summarise how often each patch and word is hidden, and the distribution of fractions, components and runs."
 
     def often(values: Tensor) -> dict[str, float]:
-        found, count = values.unique(return_counts=True)
+        unique, count = values.unique(return_counts=True)
         share = (count / count.sum()).tolist()
-        return {f"{v:g}": round(c, digits + 2) for v, c in zip(found.tolist(), share)}
+        return {f"{v:g}": round(c, digits + 2) for v, c in zip(unique.tolist(), share)}
 
     shares = {s: often(getattr(habit, f"{s}_shares").round(decimals=3)) for s in ("patch", "word")}
     chances = dict(patch=habit.patch_chance, word=habit.word_chance)

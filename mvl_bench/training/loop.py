@@ -32,7 +32,7 @@ def precision(
     device: torch.device,
     name: str,  # fp32 or bf16
 ):
-    "RunConfig passes in fp32 or bf16."
+    "Run passes in fp32 or bf16."
     if name == "fp32":
         yield
         return

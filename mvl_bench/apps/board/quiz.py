@@ -41,13 +41,13 @@ from ...viz.quiz import show_riddle
 ROUND = 10  # questions
 SHARES = dict(
     word=(0.4, 0.8), colour=(0.25, 0.6)
-)  # of the picture and of the caption that is hidden: from, to
+)  # fraction hidden of the image and of the caption: first and last question
 ASKED = dict(colour=tuple(COLOURS), name=SHAPES, place=tuple(PLACES.values()))
 
 
 @dataclass(frozen=True)
 class Riddle:
-    "One question: a pair with parts hidden, the choices, and the truth."
+    "Hold one question: a pair with hidden parts, the choices and the truth."
 
     kind: str  # colour: of a hidden thing; word: of the caption
     pair: Pair
@@ -55,23 +55,23 @@ class Riddle:
     grid: tuple[int, int]  # rows and columns of patches
     patches: tuple[int, ...]  # hidden
     words: tuple[int, ...]  # hidden token positions
-    spot: tuple[int, ...]  # the patches that are asked for; none where it is a word
-    place: int | None  # the token position that is asked for
+    spot: tuple[int, ...]  # patches of the question; none where it asks for a word
+    place: int | None  # token position of the question; None where it asks for a colour
     choices: tuple[str, ...]
     truth: str
-    pixels: np.ndarray  # (h w) bool, of the thing that is asked about
+    pixels: np.ndarray  # (h w) bool, mask of the thing in question
 
     @property
     def question(self) -> str:
-        "What is asked, in words."
+        "Return the question in words."
         if self.kind == "colour":
             return "Which colour hides inside the dashed line?"
         return "Which word is hidden?"
 
     @property
     def read_out(self) -> str:
-        "What is shown, for people who do not see it; holds no more than that."
-        told = (
+        "Return a text alternative of the masked pair for screen readers, without hidden content."
+        read_words = (
             "which word?"
             if c.position == self.place
             else "hidden"
@@ -80,57 +80,58 @@ class Riddle:
             for c in self.said
         )
         count = f"{len(self.patches)} of {self.grid[0] * self.grid[1]} patches are hidden"
-        return f"A drawn scene of which {count}. Its caption: {' '.join(told)}."
+        return f"A drawn scene of which {count}. Its caption: {' '.join(read_words)}."
 
 # %% ../../../nbs/apps/board/06_quiz.ipynb #53c91ed9
 def _word(model, scene: Scene, number: int, share: float, chance: Random) -> dict:
-    "Hide one word, most of its thing, and a share of the picture by chance."
+    "Build a question: hide one word, about 3/4 of its thing and random patches up to a fraction."
     attribute = list(ASKED)[number // 2 % len(ASKED)]
     thing = chance.randrange(len(scene.things))
     place = word_position(model, scene, thing, attribute)
     value = getattr(scene.things[thing], attribute)
-    own = touched(
+    inside = touched(
         box(scene.things[thing], model.cfg.image.img_size),
         model.cfg.image.img_size,
         model.cfg.image.patch_size,
     )
-    own, rest = (part.nonzero().flatten().tolist() for part in (own, ~own))
-    hidden = chance.sample(own, len(own) - max(1, len(own) // 4))  # a part of it is left to see
+    inside, rest = (part.nonzero().flatten().tolist() for part in (inside, ~inside))
+    visible = max(1, len(inside) // 4)  # a part of it stays visible
+    hidden = chance.sample(inside, len(inside) - visible)
     more = round(share * model.num_patches) - len(hidden)
     hidden += chance.sample(rest, min(max(0, more), len(rest)))
-    found = dict(kind="word", thing=thing, spot=(), place=place, words=(place,))
+    fields = dict(kind="word", thing=thing, spot=(), place=place, words=(place,))
     truth = PLACES[value] if attribute == "place" else value
-    return found | dict(patches=tuple(sorted(hidden)), choices=ASKED[attribute], truth=truth)
+    return fields | dict(patches=tuple(sorted(hidden)), choices=ASKED[attribute], truth=truth)
 
 
 def _colour(model, scene: Scene, number: int, share: float, chance: Random) -> dict:
-    "Hide a thing, a third of the picture's rest, and a share of all words but its colour."
+    "Build a question: hide a thing, 1/3 of the other patches and a fraction of the words but its colour."
     thing, size = chance.randrange(len(scene.things)), model.cfg.image.img_size
-    own = touched(box(scene.things[thing], size), size, model.cfg.image.patch_size)
-    rest = (~own).nonzero().flatten().tolist()
-    spot = tuple(own.nonzero().flatten().tolist())
+    inside = touched(box(scene.things[thing], size), size, model.cfg.image.patch_size)
+    rest = (~inside).nonzero().flatten().tolist()
+    spot = tuple(inside.nonzero().flatten().tolist())
     hidden = sorted({*spot, *chance.sample(rest, len(rest) // 3)})
-    told = [(w.thing, w.attribute) for w in words_of(scene) if w.text != ","]
+    attributes = [(w.thing, w.attribute) for w in words_of(scene) if w.text != ","]
     places = [c.position for c in _said(model, scene) if c.text != ","]
-    others = [p for p, w in zip(places, told) if w != (thing, "colour")]
+    others = [p for p, w in zip(places, attributes) if w != (thing, "colour")]
     words = tuple(sorted(chance.sample(others, round(share * len(others)))))
-    found = dict(kind="colour", thing=thing, spot=spot, place=None, words=words)
+    fields = dict(kind="colour", thing=thing, spot=spot, place=None, words=words)
     truth = scene.things[thing].colour
-    return found | dict(patches=tuple(hidden), choices=ASKED["colour"], truth=truth)
+    return fields | dict(patches=tuple(hidden), choices=ASKED["colour"], truth=truth)
 
 # %% ../../../nbs/apps/board/06_quiz.ipynb #0ebb28ea
 def _said(model, scene: Scene) -> list[Chip]:
-    "The caption's words as the model reads them."
+    "Return the words of a scene's caption as the model tokenizes them."
     return chips(model.tokenizer, caption(scene), model.cfg.text.max_text_len)
 
 
 def check_quiz(model) -> None:
-    "Raises `UserError` for a model that cannot play."
+    "Raise `UserError` for a model that lacks a modality or does not know a word of the choices."
     if not model.offers >= {"pixels", "words"}:
         raise UserError(f"{model.lacks} A round asks for both: choose a model of both")
     for word in sum(ASKED.values(), ()):
-        found = chips(model.tokenizer, word, model.cfg.text.max_text_len)
-        if len(found) != 1 or not found[0].known:
+        word_chips = chips(model.tokenizer, word, model.cfg.text.max_text_len)
+        if len(word_chips) != 1 or not word_chips[0].known:
             raise UserError(
                 f"the model does not read {word!r} as one known word: choose one of drawn scenes"
             )
@@ -142,61 +143,63 @@ def riddle(
     turn: int = 0,  # which round of this seed
     number: int = 0,  # of the question, from 0
 ) -> Riddle:
-    "A question as a function of (seed, turn, number); raises `UserError` as `check_quiz` does."
+    "Build the question of (seed, turn, number); raise `UserError` as `check_quiz` does."
     check_quiz(model)
     chance, size = Random(f"quiz/{seed}/{turn}/{number}"), model.cfg.image.img_size
     source, sample = Scenes("shapes", "val", seed, size, (2, 4)), ROUND * turn + number
     scene, kind = source.scene(sample), ("word", "colour")[number % 2]
     share = np.interp(number, (0, ROUND - 1), SHARES[kind])
-    made = (_word if kind == "word" else _colour)(model, scene, number, share, chance)
-    pixels = object_masks(scene, size)[made.pop("thing")]
-    said, pair = tuple(_said(model, scene)), source.pair(sample)
-    return Riddle(pair=pair, said=said, grid=tuple(model.cfg.image.grid), pixels=pixels, **made)
+    fields = (_word if kind == "word" else _colour)(model, scene, number, share, chance)
+    pixels = object_masks(scene, size)[fields.pop("thing")]
+    caption_words, pair = tuple(_said(model, scene)), source.pair(sample)
+    return Riddle(
+        pair=pair, said=caption_words, grid=tuple(model.cfg.image.grid), pixels=pixels, **fields
+    )
 
 # %% ../../../nbs/apps/board/06_quiz.ipynb #af046d96
 NOTHING = "no thing"  # where a colour is asked for and only ground was painted
 
 
 class Answer(NamedTuple):
-    "What the model makes of a question."
+    "Hold the model's answer to a question and the image that it fills in."
 
     choice: str  # one of the choices, or `NOTHING`
-    probability: float | None  # of it, among the choices; None = it was painted
+    probability: float | None  # of `choice` among the choices; None = read from the painted colour
     picture: np.ndarray  # (h w 3) in 0..1: its hidden patches as the model fills them in
 
 
 @torch.inference_mode()
 def answer(
     model,  # on the contract, with `tokenizer` and `cfg`
-    asked: Riddle,
+    question: Riddle,
 ) -> Answer:
-    "The model's answer, from what the person sees and nothing else."
-    batch = collate([asked.pair], model.tokenizer, model.cfg.text.max_text_len)
-    masks = by_hand(batch, model.num_patches, asked.patches, asked.words)
-    made = model(batch, masks)
+    "Return the model's answer, computed only from what the person sees."
+    batch = collate([question.pair], model.tokenizer, model.cfg.text.max_text_len)
+    masks = by_hand(batch, model.num_patches, question.patches, question.words)
+    outputs = model(batch, masks)
     true = patchify(batch.images, model.cfg.image.patch_size)
-    filled = torch.where(masks.image_mask[..., None], made.pixels.float().clamp(0, 1), true)
+    filled = torch.where(masks.image_mask[..., None], outputs.pixels.float().clamp(0, 1), true)
     image = unpatchify(filled, model.cfg.image.grid)
     picture = image[0].permute(1, 2, 0).numpy()
-    if asked.kind == "colour":
-        inside = torch.from_numpy(asked.pixels)[None]
+    if question.kind == "colour":
+        inside = torch.from_numpy(question.pixels)[None]
         best = list(COLOURS)[nearest_colour(image, inside).item()]
-        seen = true[~masks.image_mask].unflatten(-1, (-1, 3)).flatten(0, 1)
-        mean, ground = image[0][:, inside[0]].mean(1), seen.median(0).values
+        visible = true[~masks.image_mask].unflatten(-1, (-1, 3)).flatten(0, 1)
+        mean, ground = image[0][:, inside[0]].mean(1), visible.median(0).values
         thing = torch.tensor(COLOURS[best]) / 255
         painted = (mean - thing).norm() < (mean - ground).norm()
         return Answer(best if painted else NOTHING, None, picture)
-    ids = model.tokenizer.convert_tokens_to_ids(list(asked.choices))
-    chances = made.word_logits[0, asked.place, ids].float().softmax(0)
+    ids = model.tokenizer.convert_tokens_to_ids(list(question.choices))
+    chances = outputs.word_logits[0, question.place, ids].float().softmax(0)
     best = chances.argmax().item()
-    return Answer(asked.choices[best], chances[best].item(), picture)
+    return Answer(question.choices[best], chances[best].item(), picture)
 
 # %% ../../../nbs/apps/board/06_quiz.ipynb #913cdf06
 def luck(
     right: int,
-    chances: tuple[float, ...],  # of a blind guess, one for each question
+    chances: tuple[float, ...],  # probability that a blind guess is right, for each question
 ) -> float:
-    "The chance to get as many right, or more, by guessing blindly."
+    "Compute the probability that blind guessing gets at least `right` questions right."
     ways = np.ones(1)
     for p in chances:
         ways = np.convolve(ways, (1 - p, p))
@@ -204,27 +207,27 @@ def luck(
 
 
 def split(
-    one: int,  # questions that only the first got right
-    other: int,  # that only the second did
+    first_only: int,  # questions that only the first player got right
+    second_only: int,  # questions that only the second player got right
 ) -> float:
-    "The chance that two equal players differ as much, or more."
-    n, most = one + other, max(one, other)
+    "Compute the probability that two equal players differ at least as much (two-sided sign test)."
+    n, most = first_only + second_only, max(first_only, second_only)
     tail = sum(comb(n, k) for k in range(most, n + 1)) / 2**n
     return min(1.0, 2 * tail)
 
 # %% ../../../nbs/apps/board/06_quiz.ipynb #a9161924
 class Mark(NamedTuple):
-    "One question, answered."
+    "Record the person's guess, the model's answer and the truth of one question."
 
     guess: str  # of the person
     said: str  # by the model
     truth: str
-    chance: float  # of a blind guess
+    chance: float  # probability that a blind guess is right
 
 
 @dataclass(frozen=True)
 class Round:
-    "Ten questions and what was answered so far: a function of (seed, turn) and the guesses."
+    "Hold a round of ten questions with the answers so far: a function of (seed, turn) and the guesses."
 
     seed: int = 0
     turn: int = 0  # which round of this seed
@@ -232,27 +235,27 @@ class Round:
 
     @property
     def done(self) -> bool:
-        "Whether all ten are answered."
+        "Return whether all ten questions are answered."
         return len(self.marks) == ROUND
 
     def asked(self, model) -> Riddle:
-        "The question that stands; raises `UserError` where there is none."
+        "Return the current question; raise `UserError` where the round is over."
         if self.done:
             raise UserError(f"all {ROUND} questions are answered: begin a new round")
         return riddle(model, self.seed, self.turn, len(self.marks))
 
     def guess(self, model, choice: str | None) -> tuple["Round", Riddle, Answer]:
-        "Answer the question that stands; raises `UserError` for what is not among the choices."
-        asked = self.asked(model)
-        if choice not in asked.choices:
-            raise UserError(f"{choice!r} is no choice: choose one of {', '.join(asked.choices)}")
-        found = answer(model, asked)
-        mark = Mark(choice, found.choice, asked.truth, 1 / len(asked.choices))
-        return replace(self, marks=(*self.marks, mark)), asked, found
+        "Return the next round, the question and the answer; raise `UserError` for an invalid choice."
+        question = self.asked(model)
+        if choice not in question.choices:
+            raise UserError(f"{choice!r} is no choice: choose one of {', '.join(question.choices)}")
+        reply = answer(model, question)
+        mark = Mark(choice, reply.choice, question.truth, 1 / len(question.choices))
+        return replace(self, marks=(*self.marks, mark)), question, reply
 
 # %% ../../../nbs/apps/board/06_quiz.ipynb #cb07ad9d
 def _often(p: float) -> str:
-    "A chance as people read it."
+    "Format a probability as a number of rounds, e.g. “12 of 100 rounds”."
     if p > 0.995:
         return "nearly every round"
     if p >= 0.0095:
@@ -261,24 +264,26 @@ def _often(p: float) -> str:
 
 
 def verdict(marks: tuple[Mark, ...]) -> str:
-    "The score in plain words, and how sure one can be of it."
+    "Summarise the score in plain words, and how likely it is by luck."
     if not marks:
         return "Nothing is answered yet."
     you, its = ([getattr(m, who) == m.truth for m in marks] for who in ("guess", "said"))
     chances, n = tuple(m.chance for m in marks), len(marks)
     often = [_often(luck(sum(right), chances)) for right in (you, its)]
-    told = (
+    text = (
         f"You have {sum(you)} of {n} right, the model {sum(its)}. "
         f"Blind guessing gets {sum(chances):.1f} on average;"
         f" it does as well as you in {often[0]} and as well as the model in {often[1]}. "
     )
-    one, other = (sum(a and not b for a, b in zip(*two)) for two in ((you, its), (its, you)))
-    if not one + other:
-        return told + "You and the model were right on the same questions."
-    even = split(one, other)
+    only_you, only_model = (
+        sum(a and not b for a, b in zip(*two)) for two in ((you, its), (its, you))
+    )
+    if not only_you + only_model:
+        return text + "You and the model were right on the same questions."
+    even = split(only_you, only_model)
     sure = "that is hardly luck" if even < 0.05 else "too few questions to tell who is better"
-    return told + (
-        f"On {one} only you were right, on {other} only the model; two equal players "
+    return text + (
+        f"On {only_you} only you were right, on {only_model} only the model; two equal players "
         f"differ as much in {_often(even)}: {sure}."
     )
 
@@ -286,7 +291,7 @@ def verdict(marks: tuple[Mark, ...]) -> str:
 def score_table(
     marks: tuple[Mark, ...],
 ) -> str:  # HTML
-    "Who was right on which question."
+    "Return a table of who was right on which question."
     look = 'style="border:0;text-align:center;padding:2px 4px;font-weight:{}"'.format
     head = "".join(
         f"<th {look(400)}>{part}</th>" for part in ("question", *range(1, ROUND + 1), "right")
@@ -303,8 +308,8 @@ def score_table(
 
 
 def tell(mark: Mark) -> str:  # HTML
-    "What became of one question."
-    you, its = ("right" if said == mark.truth else "wrong" for said in mark[:2])
+    "Describe the result of one question: the truth, the guess and the model's answer."
+    you, its = ("right" if choice == mark.truth else "wrong" for choice in mark[:2])
     return (
         f"It is <b>{escape(mark.truth)}</b>. You said {escape(mark.guess)}: {you}. "
         f"The model {'painted' if mark.said == NOTHING else 'said'} {escape(mark.said)}: {its}."
@@ -312,7 +317,7 @@ def tell(mark: Mark) -> str:  # HTML
 
 # %% ../../../nbs/apps/board/06_quiz.ipynb #edda7d85
 class Game(NamedTuple):
-    "A round as one person's page has it."
+    "Hold one person's round and the last question with the model's answer."
 
     round: Round
     told: tuple[Riddle, Answer] | None = None  # the last question with the model's answer
@@ -325,7 +330,7 @@ def press(
     turn: int = 0,  # which round to begin
     seed: int = 0,
 ) -> Game:
-    "What the one button does; raises `UserError` where nothing is chosen."
+    "Return the game after the button is pressed; raise `UserError` where no answer is chosen."
     if game is None or (game.told and game.round.done):
         check_quiz(model)
         return Game(Round(seed, turn))
@@ -333,12 +338,12 @@ def press(
         return Game(game.round)
     if not choice:
         raise UserError("choose an answer first")
-    after, *told = game.round.guess(model, choice)
-    return Game(after, tuple(told))
+    after, *question_and_answer = game.round.guess(model, choice)
+    return Game(after, tuple(question_and_answer))
 
 
 class Face(NamedTuple):
-    "What a page shows of a round."
+    "Hold the texts, choices and button label that a page shows of a round."
 
     said: str  # HTML
     read_out: str  # of the picture, in words
@@ -348,19 +353,21 @@ class Face(NamedTuple):
 
 
 def face(model, game: Game) -> Face:
-    "What a page shows of a round; the truth is in it only once it was guessed."
+    "Return what a page shows of a round; include the truth only after the guess."
     marks = game.round.marks
-    asked, found = game.told or (game.round.asked(model), None)
-    number = len(marks) + (found is None)
-    said = f"<b>Question {number} of {ROUND}.</b> "
+    question, reply = game.told or (game.round.asked(model), None)
+    number = len(marks) + (reply is None)
+    heading = f"<b>Question {number} of {ROUND}.</b> "
     score = score_table(marks) + (f"<p>{escape(verdict(marks))}</p>" if game.round.done else "")
-    if found is None:
-        choices = list(asked.choices)
-        return Face(said + asked.question, asked.read_out, score, choices, "This is my guess")
+    if reply is None:
+        choices = list(question.choices)
+        return Face(
+            heading + question.question, question.read_out, score, choices, "This is my guess"
+        )
     button = "New round" if game.round.done else "Next question"
-    return Face(said + tell(marks[-1]), asked.read_out, score, [], button)
+    return Face(heading + tell(marks[-1]), question.read_out, score, [], button)
 
 
 def show_game(model, game: Game, dark: bool | None = None) -> Drawing:
-    "The picture of a round as it stands."
+    "Draw the current question, or the last one with its answer."
     return show_riddle(*(game.told or (game.round.asked(model), None)), dark)

@@ -36,7 +36,7 @@ _kept: WeakKeyDictionary = WeakKeyDictionary()
 
 
 def _strengths(effect: Effect | None) -> list[list[int]] | None:  # (w n)
-    "How far each answer moves, 0..99; None where the model gives no such answers."
+    "Scale the influence on each answer to integers 0..99; return None where there are no answers."
     if effect is None:
         return None
     moved = np.nan_to_num(effect.moved)
@@ -47,7 +47,7 @@ def board_influence(
     model,  # any model on the contract, with `tokenizer` and `cfg`
     board: Board,
 ) -> tuple[dict | None, str]:  # ready for JSON, or None and the sentence that says why
-    "For each word how far it moves each patch (`patches`) and each patch moves it (`words`)."
+    "Compute how far each word moves each patch (`patches`) and each patch each word (`words`), cached."
     known = _kept.setdefault(model, OrderedDict())
     key = board.image.tobytes(), board.caption
     if key not in known:
@@ -57,8 +57,10 @@ def board_influence(
                     f"Influence is not shown for {model.num_patches} patches, over {MOST_PATCHES}: "
                     "`mvl_bench.inference.attribution` computes it."
                 )
-            found = influence(model, Pair(board.image, board.caption, board.seed, 0))
-            tables = dict(patches=_strengths(found.to_patches), words=_strengths(found.to_words))
+            effects = influence(model, Pair(board.image, board.caption, board.seed, 0))
+            tables = dict(
+                patches=_strengths(effects.to_patches), words=_strengths(effects.to_words)
+            )
             known[key] = tables, ""
         except UserError as error:
             known[key] = None, str(error)
@@ -70,17 +72,19 @@ def board_influence(
 # %% ../../../nbs/apps/board/04_respond.ipynb #1de52a01
 def patches_of(
     model,  # with `cfg`
-    board: Board,  # of a drawn scene
+    board: Board,  # of a synthetic scene
     thing: int,  # index in `board.scene.things`
 ) -> set[int]:
-    "The patches that a thing's box touches."
+    "Return the patches that a thing's bounding box touches."
     size = model.cfg.image.img_size
-    found = touched(box(board.scene.things[thing], size), size, model.cfg.image.patch_size)
-    return set(found.nonzero().flatten().tolist())
+    touched_patches = touched(
+        box(board.scene.things[thing], size), size, model.cfg.image.patch_size
+    )
+    return set(touched_patches.nonzero().flatten().tolist())
 
 
 def things_hidden(model, board: Board) -> list[int]:  # indices
-    "The things that are hidden whole, where nothing else is; none where it is not just things."
+    "List the things that are completely hidden; return none if any other patch is hidden too."
     if board.scene is None or not board.patches:
         return []
     hidden, boxes = (
@@ -92,12 +96,12 @@ def things_hidden(model, board: Board) -> list[int]:  # indices
 
 
 def listed(names: list[str]) -> str:
-    "One, two and three."
+    "Join names as in “one, two and three”."
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 # %% ../../../nbs/apps/board/04_respond.ipynb #eac0e3e3
 class Hidden(NamedTuple):
-    "What is hidden of one side, and who could tell."
+    "Hold a phrase for what is hidden of one modality, and a sentence on what may still reveal it."
 
     what: str
     many: bool
@@ -105,7 +109,7 @@ class Hidden(NamedTuple):
 
 
 def _of_picture(model, board: Board) -> Hidden:
-    "The picture's part of the sentence."
+    "Describe what is hidden of the image."
     things, count = [board.scene.things[i] for i in things_hidden(model, board)], len(board.patches)
     if count == model.num_patches:
         return Hidden("the whole picture", False, "Only the caption is left.")
@@ -114,13 +118,17 @@ def _of_picture(model, board: Board) -> Hidden:
         tells = "How much do the caption and the rest of the picture still tell?"
         return Hidden(what, count > 1, tells)
     words = board.caption.lower().split()
-    said = [f"the {t.name} is {t.colour}" for t in things if t.colour and t.colour in words]
-    tells = f"The caption says that {listed(said)}." if said else "Only the caption still tells."
+    statements = [f"the {t.name} is {t.colour}" for t in things if t.colour and t.colour in words]
+    tells = (
+        f"The caption says that {listed(statements)}."
+        if statements
+        else "Only the caption still tells."
+    )
     return Hidden(listed([f"the {t.name}" for t in things]), len(things) > 1, tells)
 
 
 def _of_caption(model, board: Board) -> Hidden:
-    "The caption's part of the sentence."
+    "Describe what is hidden of the caption."
     chips = spelled(model.tokenizer, board.caption, model.cfg.text.max_text_len)
     gone = [f"“{chip.text}”" for chip in chips if chip.position in board.words]
     if len(gone) == len(chips):
@@ -134,7 +142,7 @@ def board_story(
     model,  # with `tokenizer` and `cfg`
     board: Board,  # that fits it
 ) -> str:
-    "What is hidden, and who could still tell."
+    "Describe what is hidden and what may still reveal it, in one or two sentences."
     sides = (board.patches, _of_picture), (board.words, _of_caption)
     parts = [tell(model, board) for places, tell in sides if places]
     if not parts:
@@ -145,7 +153,7 @@ def board_story(
 
 # %% ../../../nbs/apps/board/04_respond.ipynb #f60151e3
 def edit_in_view(model, board: Board) -> str:
-    "Why an edit of a drawn scene cannot be seen, if all that it changes is in full view; else nothing."
+    "Explain that an edit changes only visible things of a scene; return an empty string if not."
     after = redraw(board.scene, board.edit.strip()) if board.scene and board.patches else None
     if after is None or len(after.things) != len(board.scene.things):
         return ""
@@ -158,7 +166,7 @@ def edit_in_view(model, board: Board) -> str:
 
 # %% ../../../nbs/apps/board/04_respond.ipynb #7fd0dab5
 def edit_of_hidden(model, board: Board) -> str:
-    "Which words of an edit the model cannot see, because they are hidden; nothing where it sees all."
+    "Name the edited words that are hidden from the model; return an empty string if there are none."
     texts = board.caption, board.edit.strip()
     old, new = (spelled(model.tokenizer, text, model.cfg.text.max_text_len) for text in texts)
     changed = [a for a, b in zip(old, new) if a.text.lower() != b.text.lower()]
@@ -166,51 +174,51 @@ def edit_of_hidden(model, board: Board) -> str:
     if len(old) != len(new) or not names:
         return ""
     are, them = ("are", "them") if len(names) > 1 else ("is", "it")
-    told = f"You changed {listed(names)}, which {are} hidden: the model sees no change there"
-    return f"{told}. Click {them} to show {them}."
+    message = f"You changed {listed(names)}, which {are} hidden: the model sees no change there"
+    return f"{message}. Click {them} to show {them}."
 
 # %% ../../../nbs/apps/board/04_respond.ipynb #5b12690a
 def _plain(value: float) -> float | None:
-    "A number for JSON."
+    "Round a number to 4 digits for JSON; return None where it is not finite."
     return round(float(value), 4) if np.isfinite(value) else None
 
 
 def _column(column: Column | None, hidden: bool) -> dict | None:
-    "A column's picture and numbers as JSON."
+    "Convert a column to JSON, with its image and patch errors only where patches are hidden."
     if column is None:
         return None
     guesses = [
         dict(truth=g.truth, probability=g.probability, top=[list(t) for t in g.top])
         for g in column.tokens
     ]
-    found = dict(raw=None, errors=None, error=None, nats=_plain(column.nats), guesses=guesses)
+    values = dict(raw=None, errors=None, error=None, nats=_plain(column.nats), guesses=guesses)
     if hidden and column.raw is not None:
         errors = [_plain(error) for error in column.errors]
-        found |= dict(raw=to_url(column.raw), errors=errors, error=_plain(column.error))
-    return found
+        values |= dict(raw=to_url(column.raw), errors=errors, error=_plain(column.error))
+    return values
 
 
 def _off(image: np.ndarray, truth: np.ndarray, side: int) -> np.ndarray:  # (n)
-    "Mean absolute error of each patch of a painted picture, 0..1."
+    "Compute the mean absolute error of each patch, 0..1, of an image in 0..1 and a truth in 0..255."
     both = (torch.tensor(i).permute(2, 0, 1)[None].float() for i in (image, truth / 255.0))
-    one, other = (patchify(picture, side)[0] for picture in both)
-    return (one - other).abs().mean(1).numpy()
+    predicted, expected = (patchify(picture, side)[0] for picture in both)
+    return (predicted - expected).abs().mean(1).numpy()
 
 
-def _against_redrawn(model, board: Board, made, told: dict) -> None:
-    "Score the edited column against the world as the edit tells it, if that can be drawn."
-    edited, own = told["edited"], made["with"]
+def _against_redrawn(model, board: Board, results, as_json: dict) -> None:
+    "Score the edited column against the scene redrawn from the edit, or else by its change."
+    edited, unedited = as_json["edited"], results["with"]
     if not edited or not edited["raw"]:
         return
     side, hidden = model.cfg.image.patch_size, list(board.patches)
     after = boards.redraw(board.scene, board.edit.strip()) if board.scene else None
     edited |= dict(errors=None, error=None)
     if after is None:
-        moved = _off(made["edited"].raw, own.raw * 255.0, side)[hidden].mean()
+        moved = _off(results["edited"].raw, unedited.raw * 255.0, side)[hidden].mean()
         edited["change"] = _plain(moved)
         return
     truth = draw(after, model.cfg.image.img_size)
-    before, now = (_off(made[name].raw, truth, side) for name in ("with", "edited"))
+    before, now = (_off(results[name].raw, truth, side) for name in ("with", "edited"))
     errors = np.where(np.isin(np.arange(len(now)), hidden), now, np.nan)
     edited |= dict(errors=[_plain(e) for e in errors], error=_plain(now[hidden].mean()))
     edited |= dict(truth=to_url(truth), moved=[_plain(p[hidden].mean()) for p in (before, now)])
@@ -220,30 +228,30 @@ def columns(
     model,  # any model on the contract, with `tokenizer` and `cfg`
     board: Board,
 ) -> dict:  # with, without, wrong and edited
-    "The four columns as JSON; raises `UserError` for what cannot be shown to the model."
+    "Reconstruct the four columns as JSON; raise `UserError` for input that the model cannot take."
     pair, edit = Pair(board.image, board.caption, board.seed, 0), board.edit.strip()
     change = edit if edit and edit != board.caption.strip() else None
     wrong = nearby(model, pair)
-    made = reconstruct(model, pair, board.patches, board.words, wrong, change).columns
+    results = reconstruct(model, pair, board.patches, board.words, wrong, change).columns
     names, hidden = ("with", "without", "wrong", "edited"), bool(board.patches)
-    told = {name: _column(made.get(name), hidden) for name in names}
-    _against_redrawn(model, board, made, told)
-    if hidden and told["with"]["raw"]:
-        told["with"]["truth"] = to_url(board.image)
-    told["wrong"]["shown"] = to_url(wrong.image)
+    as_json = {name: _column(results.get(name), hidden) for name in names}
+    _against_redrawn(model, board, results, as_json)
+    if hidden and as_json["with"]["raw"]:
+        as_json["with"]["truth"] = to_url(board.image)
+    as_json["wrong"]["shown"] = to_url(wrong.image)
     texts = {"with": board.caption, "wrong": wrong.caption, "edited": change or ""}
     for name, text in texts.items():
-        if told[name]:
-            found = boards.spelled(model.tokenizer, text, model.cfg.text.max_text_len)
-            told[name]["said"] = [[chip.position, chip.text] for chip in found]
-    return told
+        if as_json[name]:
+            words = boards.spelled(model.tokenizer, text, model.cfg.text.max_text_len)
+            as_json[name]["said"] = [[chip.position, chip.text] for chip in words]
+    return as_json
 
 # %% ../../../nbs/apps/board/04_respond.ipynb #d02d211a
 def as_python(
     board: Board,
     name: str = "",  # of the checkpoint; empty = the board's own
 ) -> str:
-    "A program that fills in the same hidden parts."
+    "Return a Python program that reconstructs the same hidden parts."
     blind = "untrained" in board.view
     uses = [f"from mvl_bench.models.registry import load{', untrained' * blind}"]
     uses += ["from mvl_bench.core import Pair"]
@@ -287,84 +295,84 @@ def describe(
     story: str = "",  # empty = what is hidden
     notes: tuple[str, ...] = (),
 ) -> dict:
-    "A board and its answer as JSON; raises `UserError` for what cannot be shown to the model."
+    "Return a board and its answer as JSON; raise `UserError` for input that the model cannot take."
     model = models[board.model]
-    asked = untrained(model) if "untrained" in board.view else model
+    chosen_model = untrained(model) if "untrained" in board.view else model
     words = boards.spelled(model.tokenizer, board.caption, model.cfg.text.max_text_len)
-    found = [chip._asdict() for chip in words]
+    word_chips = [chip._asdict() for chip in words]
     state, lacks = boards.pack(board), model.lacks
-    tables, why = board_influence(asked, board) if "influence" in board.view else (None, "")
+    tables, why = board_influence(chosen_model, board) if "influence" in board.view else (None, "")
     notes = [
         *filter(None, [lacks, why, edit_in_view(model, board), edit_of_hidden(model, board)]),
         *notes,
         *boards.warnings_about(model, board),
     ]
-    shown = dict(influence=tables, story=story or board_story(model, board))
-    shown |= dict(picture=to_url(board.image), chips=found, notes=notes, honest=HONEST)
-    shown |= dict(shares=boards.shares_of(model, board), columns=columns(asked, board))
-    shown |= dict(link=to_link(state), code=as_python(board), models=list(models))
-    return dict(state=state, shown=shown)
+    content = dict(influence=tables, story=story or board_story(model, board))
+    content |= dict(picture=to_url(board.image), chips=word_chips, notes=notes, honest=HONEST)
+    content |= dict(shares=boards.shares_of(model, board), columns=columns(chosen_model, board))
+    content |= dict(link=to_link(state), code=as_python(board), models=list(models))
+    return dict(state=state, shown=content)
 
 
 def settle(
     models: Mapping,  # name -> model; the first is the default
     board: Board,
-    now: str = "",  # name of the model that is asked now
-) -> tuple[Board, list[str]]:  # and what is to be said
-    "A board that fits a model that is open."
+    now: str = "",  # name of the model that answers now
+) -> tuple[Board, list[str]]:  # and messages to show
+    "Fit a board to an open model, with a message where its own model is not open."
     first = next(iter(models))
     name = board.model if board.model in models else now if now in models else first
-    told = []
+    messages = []
     if board.model and name != board.model:
-        told = [
+        messages = [
             f"The board was made with {board.model[:80]!r}, which is not open here: {name} answers."
         ]
-    return boards.fit(board, models[name], name), told
+    return boards.fit(board, models[name], name), messages
 
 # %% ../../../nbs/apps/board/04_respond.ipynb #06882626
-def _event(kind, given, board: Board, models: Mapping) -> Posed:
-    "The next board, and what is said about it."
-    taken(isinstance(kind, str) and isinstance(given, dict), "an event has a name and a dict")
+def _event(kind, arguments, board: Board, models: Mapping) -> Posed:
+    "Apply an event and return the next board; raise `UserError` for an unknown event or argument."
+    taken(isinstance(kind, str) and isinstance(arguments, dict), "an event has a name and a dict")
     model = models[board.model]
     if kind == "model":
-        name = given.get("name")
+        name = arguments.get("name")
         taken(isinstance(name, str) and name in models, f"models are {', '.join(models)}")
         return Posed(boards.fit(board, models[name], name, model), "")
     if kind == "card":
         return Posed(board, "")
     taken(kind in EVENTS, f"events are {', '.join([*EVENTS, 'model', 'card'])}")
     try:
-        inspect.signature(EVENTS[kind]).bind(model, board, **given)
+        inspect.signature(EVENTS[kind]).bind(model, board, **arguments)
     except TypeError as error:
         raise UserError(f"this is no board: {kind} was asked with other things: {error}") from error
-    found = EVENTS[kind](model, board, **given)
-    return found if isinstance(found, Posed) else Posed(found, "")
+    result = EVENTS[kind](model, board, **arguments)
+    return result if isinstance(result, Posed) else Posed(result, "")
 
 
 def react(
     models: Mapping,  # name -> model; the first is the default
     request,  # state, kind, given, seq, source
 ) -> dict:  # as `describe`, or one sentence as `error`
-    "Answer a request; what is wrong with it is one sentence in the answer."
+    "Answer a request; return one sentence as `error` for an invalid request."
     echo: dict = {}
     try:
         taken(isinstance(request, dict), "a request is a dict")
         echo["seq"] = read_number(request.get("seq", 0), "seq", 0, 2**53)
         echo["source"] = read_text(request.get("source", ""), "source")[:40]
         state, first = request.get("state"), next(iter(models.values()))
-        asked = models.get(str(state.get("model"))) if isinstance(state, dict) else None
-        before = boards.unpack(state, (asked or first).cfg.image.img_size)
+        named_model = models.get(str(state.get("model"))) if isinstance(state, dict) else None
+        before = boards.unpack(state, (named_model or first).cfg.image.img_size)
         before, _ = settle(models, before)
         posed = _event(request.get("kind"), request.get("given", {}), before, models)
         board = posed.board
         if request["kind"] not in ("open", "view", "pattern"):  # what a person chose stays chosen
             board = replace(board, view=before.view, pattern=before.pattern)
-        board, told = settle(models, board, before.model)
+        board, messages = settle(models, board, before.model)
         with torch.inference_mode():
-            made = describe(models, board, posed.story, (*told, *posed.notes)) | echo
+            reply = describe(models, board, posed.story, (*messages, *posed.notes)) | echo
             if request["kind"] == "card":
-                made["shown"]["card"] = card_text(made["state"], models[board.model])
-            return made
+                reply["shown"]["card"] = card_text(reply["state"], models[board.model])
+            return reply
     except UserError as error:
         return dict(error=str(error)) | echo
 
@@ -373,9 +381,9 @@ def opening(
     models: Mapping,  # name -> model; the first is the default
     posed: Posed | None = None,  # None = the first example
 ) -> dict:
-    "What a board shows before anything was done; raises `UserError` for what cannot be shown."
+    "Return the board's first answer as JSON; raise `UserError` for input that the model cannot take."
     from mvl_bench.apps.board.events import EXAMPLES, pose
 
     posed = posed or pose(next(iter(models.values())), *EXAMPLES[0])
-    board, told = settle(models, posed.board)
-    return describe(models, board, posed.story, (*told, *posed.notes))
+    board, messages = settle(models, posed.board)
+    return describe(models, board, posed.story, (*messages, *posed.notes))

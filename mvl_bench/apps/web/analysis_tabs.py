@@ -47,24 +47,24 @@ def film(
     plan: Plan = Plan(),
     dark: bool = False,
 ) -> list[tuple[Image.Image, str]]:  # a picture and a sentence for each step
-    "How what is hidden on the board is filled in, the truth beside it; raises `UserError` where nothing is hidden."
+    "Draw each decoding step beside the truth; raise `UserError` where nothing is hidden."
     model, board, pair = on_board(models, value)
     step = begin(model, pair, board.patches, board.words)
     if step.done:
         raise UserError("nothing is hidden: hide some patches or words on the board first")
     steps, size = [step, *decode(model, step, plan)], model.cfg.image.patch_size
     truth = begin(model, pair)
-    pictures = [drawn(show_steps([one], size, truth=truth, dark=dark)) for one in steps]
+    pictures = [drawn(show_steps([frame], size, truth=truth, dark=dark)) for frame in steps]
     count = f"{len(steps) - 1} step{'s' * (len(steps) > 2)}"
     enough = (
         f" {count} {'were' if len(steps) > 2 else 'was'} enough."
         if len(steps) <= plan.steps
         else ""
     )
-    said = [f"The beginning. Move “step” to see it filled in.{enough}"] + [
+    messages = [f"The beginning. Move “step” to see it filled in.{enough}"] + [
         s.said for s in steps[1:]
     ]
-    return list(zip(pictures, said))
+    return list(zip(pictures, messages))
 
 # %% ../../../nbs/apps/web/01_analysis_tabs.ipynb #63331e54
 WAYS = {"what words do to patches": "to_patches", "what patches do to words": "to_words"}
@@ -76,13 +76,13 @@ def tell(
     way: str = "what words do to patches",  # one of WAYS
     dark: bool = False,
 ) -> Image.Image:
-    "Every word with every patch of the pair on the board, whatever is hidden there; raises `UserError`."
+    "Draw the influence between all words and patches, hidden or not; raise `UserError` for none."
     model, _, pair = on_board(models, value)
-    found = influence(model, pair)
-    if way not in WAYS or getattr(found, WAYS[way]) is None:
-        raise UserError(f"{found.note or way} There is nothing to show this way")
+    effects = influence(model, pair)
+    if way not in WAYS or getattr(effects, WAYS[way]) is None:
+        raise UserError(f"{effects.note or way} There is nothing to show this way")
     number = "moved" if WAYS[way] == "to_patches" else "helped"
-    return drawn(show_influence(found, WAYS[way], number, table=False, dark=dark))
+    return drawn(show_influence(effects, WAYS[way], number, table=False, dark=dark))
 
 # %% ../../../nbs/apps/web/01_analysis_tabs.ipynb #d1bd28bf
 def ways(
@@ -92,7 +92,7 @@ def ways(
     percent: float = 50,  # that is hidden
     dark: bool = False,
 ) -> Image.Image:
-    "What each strategy hides of the pair on the board in many draws; raises `UserError`."
+    "Draw what each strategy hides of the pair over many samples; raise `UserError` for invalid input."
     model, _, pair = on_board(models, value)
     if side not in ("patches", "words", "joint") or not 0 <= percent <= 100:
         raise UserError(
@@ -102,28 +102,30 @@ def ways(
 
 
 def explained(side: str) -> str:  # HTML
-    "Each way to hide in a plain line."
-    lines = [f"<li><b>{name}</b>: {said}</li>" for name, said in TOLD.get(side, {}).items()]
+    "Return an HTML list with one line about each masking strategy."
+    lines = [
+        f"<li><b>{name}</b>: {description}</li>" for name, description in TOLD.get(side, {}).items()
+    ]
     return f'<ul class="mb-told">{"".join(lines)}</ul>'
 
 # %% ../../../nbs/apps/web/01_analysis_tabs.ipynb #e6d71a79
 def _frame(frames: list[tuple[str, str]], at: int) -> tuple[str, str]:
-    "The picture and the sentence of a step."
+    "Return the picture and the sentence of a step, the nearest one where `at` is out of range."
     return frames[min(max(int(at), 0), len(frames) - 1)] if frames else ("", "")
 
 
 def _filled(models: Mapping, value: dict, order: str, count: int, dark) -> tuple:
-    "The picture of the beginning, what is said, all steps, and the slider over them."
+    "Return the first picture, a message, all frames and the slider over them."
     plan = asked(lambda: Plan(steps=int(count), order=order))
-    made, why = asked(film, models, value, plan[0], bool(dark)) if plan[0] else plan
-    frames = [(shown(picture, told), escape(told)) for picture, told in made or []]
-    picture, said = _frame(frames, 0)
+    steps, why = asked(film, models, value, plan[0], bool(dark)) if plan[0] else plan
+    frames = [(shown(picture, message), escape(message)) for picture, message in steps or []]
+    picture, sentence = _frame(frames, 0)
     last = max(len(frames) - 1, 1)
-    return picture, why or said, frames, gr.Slider(0, last, 0, interactive=bool(frames))
+    return picture, why or sentence, frames, gr.Slider(0, last, 0, interactive=bool(frames))
 
 
 def _step_tab(tab: gr.Tab, models: Mapping, board, dark) -> None:
-    "Fill in step by step, and a slider over the steps."
+    "Build the tab of step-by-step decoding, with a slider over the steps."
     gr.Markdown(
         "What is hidden on the Board is filled in a little at a time, the most certain first; "
         "what is filled in then counts as seen."
@@ -133,14 +135,14 @@ def _step_tab(tab: gr.Tab, models: Mapping, board, dark) -> None:
         order = gr.Dropdown(list(ORDERS), value=ORDERS[0], label="order")
         count = gr.Slider(1, 16, 8, step=1, label="in so many steps")
         at = gr.Slider(0, 8, 0, step=1, label="step", interactive=False)
-    said, picture, frames = gr.HTML(), gr.HTML(elem_classes="mb-view"), gr.State([])
-    given, shows = [board, order, count, dark], [line, picture, said, frames, at]
-    answer_when_opened(tab, models, partial(_filled, models), given, shows, hides=True)
-    at.input(_frame, [frames, at], [picture, said], api_name=False, show_progress="hidden")
+    message, picture, frames = gr.HTML(), gr.HTML(elem_classes="mb-view"), gr.State([])
+    inputs, shows = [board, order, count, dark], [line, picture, message, frames, at]
+    answer_when_opened(tab, models, partial(_filled, models), inputs, shows, hides=True)
+    at.input(_frame, [frames, at], [picture, message], api_name=False, show_progress="hidden")
 
 
 def _ways_tab(tab: gr.Tab, models: Mapping, board, dark) -> None:
-    "What each way of hiding hides."
+    "Build the tab that shows what each masking strategy hides."
     gr.Markdown(
         "Training hides parts of a pair by lot, in one of several ways. Here each way hides this pair "
         "two hundred times."
@@ -149,26 +151,26 @@ def _ways_tab(tab: gr.Tab, models: Mapping, board, dark) -> None:
     with gr.Row():
         side = gr.Radio(["patches", "words", "joint"], value="patches", label="what is hidden")
         share = gr.Slider(0, 100, 50, step=5, label="how much of it, in %")
-    said, picture = gr.HTML(), gr.HTML(elem_classes="mb-view")
+    message, picture = gr.HTML(), gr.HTML(elem_classes="mb-view")
 
     def answer(value, side, percent, dark):
         picture, why = show(models, ways, "Masking", value, side, percent, dark)
         return picture, why or explained(side)
 
-    answer_when_opened(tab, models, answer, [board, side, share, dark], [line, picture, said])
+    answer_when_opened(tab, models, answer, [board, side, share, dark], [line, picture, message])
 
 
 def _tell_tab(tab: gr.Tab, models: Mapping, board, dark) -> None:
-    "Who tells whom."
+    "Build the tab that shows the influence between words and patches."
     gr.Markdown(
         "Each word of the caption is hidden in turn, and each patch of the picture: how far do the "
         "answers of the other side move?"
     )
     line = gr.HTML(elem_classes="mb-pair")
     way = gr.Radio(list(WAYS), value=list(WAYS)[0], label="what is shown")
-    said, picture = gr.HTML(), gr.HTML(elem_classes="mb-view")
+    message, picture = gr.HTML(), gr.HTML(elem_classes="mb-view")
     what = partial(show, models, tell, "Influence")
-    answer_when_opened(tab, models, what, [board, way, dark], [line, picture, said])
+    answer_when_opened(tab, models, what, [board, way, dark], [line, picture, message])
 
 
 def add_tabs(
@@ -176,7 +178,7 @@ def add_tabs(
     board: gr.HTML,  # the page's board
     dark: gr.Checkbox,  # filled in by the page itself
 ) -> None:
-    "The three tabs beside the board's, to be called within `gr.Tabs`."
+    "Add the tabs `Steps`, `Influence` and `Masking`; call it within `gr.Tabs`."
     for name, fill in dict(Steps=_step_tab, Influence=_tell_tab, Masking=_ways_tab).items():
         with gr.Tab(name) as tab:
             fill(tab, models, board, dark)
@@ -186,7 +188,7 @@ ONE_SIDE = dict(pixels="sees the picture only", words="guesses words only")
 
 
 def _nothing_to_do(model, board) -> str:  # empty = it can fill in some of what is hidden
-    "Why a model of one side has no answer to this board."
+    "Explain why a model of one modality has no answer to this board."
     hidden = {n for n, parts in (("pixels", board.patches), ("words", board.words)) if parts}
     if hidden & model.offers:
         return ""
@@ -199,29 +201,31 @@ def beside(
     value: dict,  # of the board
     dark: bool = False,
 ) -> Image.Image:
-    "The board through every open model; raises `UserError` where nothing is hidden."
-    own, board, _ = on_board(models, value)
+    "Draw the board's reconstruction by every open model; raise `UserError` where nothing is hidden."
+    board_model, board, _ = on_board(models, value)
     if not board.patches and not board.words:
         raise UserError("nothing is hidden: hide some patches or words on the board first")
-    asked = {board.model: own} | models | {"untrained": None}
+    candidates = {board.model: board_model} | models | {"untrained": None}
     answers, left = {}, []
-    for name, model in asked.items():
+    for name, model in candidates.items():
         try:
-            model = model or untrained(own)
-            seen = fit(board, model, name, own)
-            pair = Pair(seen.image, seen.caption, seen.seed, 0)
-            if why := _nothing_to_do(model, seen):
+            model = model or untrained(board_model)
+            adapted = fit(board, model, name, board_model)
+            pair = Pair(adapted.image, adapted.caption, adapted.seed, 0)
+            if why := _nothing_to_do(model, adapted):
                 raise UserError(why)
-            made = reconstruct(model, pair, seen.patches, seen.words)
-            made = replace(made, note=ONE_SIDE.get("".join(model.offers), "") if made.note else "")
-            row = line_up(answers | {name: made})
+            result = reconstruct(model, pair, adapted.patches, adapted.words)
+            result = replace(
+                result, note=ONE_SIDE.get("".join(model.offers), "") if result.note else ""
+            )
+            row = line_up(answers | {name: result})
         except UserError as error:
             left.append(f"{name} is not shown: {str(error).rstrip('.')}.")
         else:
-            answers[name] = made
+            answers[name] = result
     if not answers:
         raise UserError(left[0])
-    words = chips(own.tokenizer, board.caption, own.cfg.text.max_text_len)
+    words = chips(board_model.tokenizer, board.caption, board_model.cfg.text.max_text_len)
     return drawn(four_columns(replace(row, note=" ".join(left)), words, dark=dark))
 
 # %% ../../../nbs/apps/web/01_analysis_tabs.ipynb #6b9c4947
@@ -230,22 +234,22 @@ _checked: WeakKeyDictionary = WeakKeyDictionary()
 
 
 class Checked(NamedTuple):
-    "Whether spread tells error, on scenes that the model was not trained on."
+    "Hold how well spread predicts error, on scenes that the model was not trained on."
 
     bins: list[Bin]
-    correlation: float  # of the ranks of spread and error
+    correlation: float  # rank correlation of spread and error
 
 
 def _spread_and_error(model, batch, masks) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    "Of each hidden patch (b n), nan elsewhere; and what is painted (b n p*p*c)."
+    "Compute spread and error of hidden patches (b n), nan elsewhere, and painted patches (b n p*p*c)."
     with torch.inference_mode():
         painted = model(batch, masks, asked=ONLY_PIXELS).pixels.float().clamp(0, 1)
     off = (painted - patchify(batch.images, model.cfg.image.patch_size)).abs().mean(-1)
     return spread(model, batch, masks), off.masked_fill(~masks.image_mask, torch.nan), painted
 
 
-def checked(model) -> Checked | None:  # None = its world is not drawn
-    "Spread against error on held-out scenes of the model's world, remembered."
+def checked(model) -> Checked | None:  # None = its data are not synthetic
+    "Compute spread against error on held-out scenes of the model's synthetic data, cached."
     data, cfg = str(model.facts.get("data", "scenes")), model.cfg
     if not is_drawn(data):
         return None
@@ -256,30 +260,30 @@ def checked(model) -> Checked | None:  # None = its world is not drawn
         )
         side = max(1, cfg.masking.mask_size // cfg.image.patch_size)
         hidden = random_squares(batch.ids, cfg.image.grid, 0.6, (0, "checked"), side)
-        found = _spread_and_error(model, batch, view(batch, model.num_patches, hidden))[:2]
-        _checked[model] = Checked(reliability(*found), rank_correlation(*found))
+        measured = _spread_and_error(model, batch, view(batch, model.num_patches, hidden))[:2]
+        _checked[model] = Checked(reliability(*measured), rank_correlation(*measured))
     return _checked[model]
 
 # %% ../../../nbs/apps/web/01_analysis_tabs.ipynb #56c42032
-def _draw_checked(ax: Axes, told: Checked, ink: Ink) -> None:
-    "Error against spread on held-out scenes."
-    show_reliability(told.bins, ax=ax)
+def _draw_checked(ax: Axes, check: Checked, ink: Ink) -> None:
+    "Draw error against spread on held-out scenes."
+    show_reliability(check.bins, ax=ax)
     ax.set(xlabel="spread", ylabel="error", xlim=0, ylim=0)
     ax.locator_params(nbins=5)
     ax.tick_params(labelsize=8)
     tells = (
-        "more spread, more error" if told.correlation > 0.2 else "spread does not tell the error"
+        "more spread, more error" if check.correlation > 0.2 else "spread does not tell the error"
     )
     ax.set_title(f"On {HELD} other pictures:\n{tells}", loc="left", fontsize=9)
 
 
 def _key(ax: Axes, ink: Ink) -> None:
-    "What the colours over a picture mean, below it."
+    "Draw the colour scale below an image."
     scale = ax.inset_axes((0.2, -0.1, 0.58, 0.04))
     scale.imshow(heat(np.linspace(0, 1, 64)[None], 1.0, ink), aspect="auto")
     scale.set_axis_off()
-    for x, side, said in ((0, "left", "small"), (1, "right", "large")):
-        ax.text(x, -0.08, said, ha=side, va="center", fontsize=8, transform=ax.transAxes)
+    for x, side, label in ((0, "left", "small"), (1, "right", "large")):
+        ax.text(x, -0.08, label, ha=side, va="center", fontsize=8, transform=ax.transAxes)
 
 
 def how_sure(
@@ -287,7 +291,7 @@ def how_sure(
     value: dict,  # of the board
     dark: bool = False,
 ) -> Image.Image:
-    "How sure the model is of each hidden patch, and how wrong; raises `UserError`."
+    "Draw spread and error of each hidden patch; raise `UserError` where no patch is hidden or predicted."
     model, board, pair = on_board(models, value)
     if not board.patches:
         raise UserError("no patch is hidden: hide some of the picture on the board first")
@@ -296,14 +300,14 @@ def how_sure(
     batch = collate([pair], model.tokenizer, model.cfg.text.max_text_len)
     masks = by_hand(batch, model.num_patches, board.patches, board.words)
     sure, off, painted = (part[0].numpy() for part in _spread_and_error(model, batch, masks))
-    mask, told, p = masks.image_mask[0].numpy(), checked(model), model.cfg.image.patch_size
+    mask, check, p = masks.image_mask[0].numpy(), checked(model), model.cfg.image.patch_size
     where = torch.from_numpy(mask)[:, None]
     patches = torch.where(where, torch.from_numpy(painted), patchify(batch.images, p)[0])
     filled = unpatchify(patches[None], model.cfg.image.grid)[0]
     with theme(dark) as ink:
         page = Drawing(figsize=(9.6, 2.8))
         page.set_layout_engine("constrained")
-        wide = (1, 1, 1, 1, 1.7) if told else (1, 1, 1, 1)
+        wide = (1, 1, 1, 1, 1.7) if check else (1, 1, 1, 1)
         axes = page.subplots(1, len(wide), width_ratios=wide)
         show_masked(board.image, mask, p, ax=axes[0])
         show_image(filled, ax=axes[1])
@@ -319,8 +323,8 @@ def how_sure(
         )
         for ax, title in zip(axes, titles):
             ax.set_title(title, loc="left", fontsize=9)
-        if told:
-            _draw_checked(axes[-1], told, ink)
+        if check:
+            _draw_checked(axes[-1], check, ink)
     return drawn(page)
 
 # %% ../../../nbs/apps/web/01_analysis_tabs.ipynb #f361962c
@@ -329,7 +333,7 @@ def add_comparisons(
     board: gr.HTML,  # the page's board
     dark: gr.Checkbox,  # filled in by the page itself
 ) -> None:
-    "The tabs `Models` and `How sure`, to be called within `gr.Tabs`."
+    "Add the tabs `Models` and `How sure`; call it within `gr.Tabs`."
     tabs = {
         "Models": (beside, "The same picture, the same hole, filled in by each model and by one that "
             "has learnt nothing."),
@@ -342,7 +346,7 @@ def add_comparisons(
         with gr.Tab(name) as tab:
             gr.Markdown(about)
             line = gr.HTML(elem_classes="mb-pair")
-            said, picture = gr.HTML(), gr.HTML(elem_classes="mb-view")
+            message, picture = gr.HTML(), gr.HTML(elem_classes="mb-view")
             what = partial(show, models, answer, name)
-            shows = [line, picture, said]
+            shows = [line, picture, message]
             answer_when_opened(tab, models, what, [board, dark], shows, hides=True)

@@ -23,21 +23,21 @@ from ...viz.training import show_race
 
 # %% ../../../nbs/apps/web/02_experiment_tabs.ipynb #205ba871
 def _answer(models: Mapping, name: str, game: Game | None, choice: str | None, turn, dark) -> tuple:
-    "What a press makes of the tab: said, picture, choices, button, score, round, its number."
+    "Return the tab after a press: message, picture, choices, button, score, game and round number."
     over = game is not None and game.told and game.round.done
     turn = int(turn or 1) + bool(over)
     try:
         after = press(models[name], game, choice, turn - 1)
-        seen = face(models[name], after)
+        page = face(models[name], after)
     except UserError as error:
         return gr.HTML(escape(str(error))), *(gr.skip() for _ in range(6))
-    picture = shown(drawn(show_game(models[name], after, bool(dark))), seen.read_out)
-    ask = gr.Radio(seen.choices, value=None, visible=bool(seen.choices))
-    return seen.said, picture, ask, gr.Button(seen.button), seen.score, after, turn
+    picture = shown(drawn(show_game(models[name], after, bool(dark))), page.read_out)
+    ask = gr.Radio(page.choices, value=None, visible=bool(page.choices))
+    return page.said, picture, ask, gr.Button(page.button), page.score, after, turn
 
 
 def _round(players: list[str]) -> tuple[gr.Dropdown, gr.Number]:
-    "Against which model, and which round."
+    "Build the controls that select the model and the round."
     many = len(players) > 1
     name = gr.Dropdown(players, value=players[0], label="the model", visible=many)
     about = "The same round number brings the same questions."
@@ -49,7 +49,7 @@ def add_quiz(
     models: Mapping,  # name -> model
     dark: gr.Checkbox,  # filled in by the page itself
 ) -> None:
-    "The tab `You against the model`, to be called within `gr.Tabs`."
+    "Add the tab `You against the model`; call it within `gr.Tabs`."
     players = [name for name, model in models.items() if model.offers >= {"pixels", "words"}]
     with gr.Tab("You against the model") as quiz:
         gr.Markdown(
@@ -60,13 +60,13 @@ def add_quiz(
             with gr.Column(scale=3, min_width=300):
                 picture = gr.HTML(elem_classes="mb-view mb-quiz")
             with gr.Column(scale=2, min_width=300):
-                said, choice = gr.HTML(), gr.Radio([], label="your guess", visible=False)
+                message, choice = gr.HTML(), gr.Radio([], label="your guess", visible=False)
                 button, score = gr.Button("Begin", variant="primary"), gr.HTML()
                 name, turn = _round(players)
         game = gr.State(None)
-        given, shows = (
+        inputs, shows = (
             [name, game, choice, turn, dark],
-            [said, picture, choice, button, score, game, turn],
+            [message, picture, choice, button, score, game, turn],
         )
 
         def go(name, game, choice, turn, dark):
@@ -75,14 +75,14 @@ def add_quiz(
         def begin(name, game, choice, turn, dark):
             return _answer(models, name, None, None, turn, dark)[:-1]
 
-        def open_first(name, game, *given):  # a round that was begun goes on
-            return [gr.skip()] * 6 if game else begin(name, game, *given)
+        def open_first(name, game, *inputs):  # a round that was begun goes on
+            return [gr.skip()] * 6 if game else begin(name, game, *inputs)
 
         quick = dict(js=DARK, api_name=False)
-        button.click(go, given, shows, **quick)
-        quiz.select(open_first, given, shows[:-1], **quick)
+        button.click(go, inputs, shows, **quick)
+        quiz.select(open_first, inputs, shows[:-1], **quick)
         for part in (name, turn):
-            part.input(begin, given, shows[:-1], **quick)
+            part.input(begin, inputs, shows[:-1], **quick)
 
 # %% ../../../nbs/apps/web/02_experiment_tabs.ipynb #020e3734
 def live(
@@ -92,8 +92,8 @@ def live(
     seconds: float = SECONDS,  # of training for each strategy and seed
     seeds: Sequence[int] = SEEDS,
     every: float = 1.5,  # seconds from lap to lap
-) -> Iterator[tuple[str, str]]:  # a picture, and what is to be said
-    "The race as it goes on; what cannot be run is one sentence."
+) -> Iterator[tuple[str, str]]:  # a picture and a message, as HTML
+    "Yield the race's picture and message after each lap; yield the error message where it cannot run."
     laps: list[Lap] = []
     try:
         for lap in race(side, names, seconds, seeds, every):
@@ -108,54 +108,54 @@ ABOUT_RACE = """Two ways of hiding train the same small model on drawn shapes: t
 They do so twice, with two seeds. It takes a minute or a little more. Both are scored on the same pairs that nobody trained on."""
 
 
-def in_words(side: str, one: str, other: str) -> str:  # Markdown
-    "What the two ways do, in a line."
-    return "; ".join(f"**{name}**: {TOLD[side][name]}" for name in dict.fromkeys((one, other)))
+def in_words(side: str, first: str, second: str) -> str:  # Markdown
+    "Describe two masking strategies in one line."
+    return "; ".join(f"**{name}**: {TOLD[side][name]}" for name in dict.fromkeys((first, second)))
 
 
 def _menus(side: str) -> tuple:
-    "The two menus of a side, and what they say."
+    "Return the two menus of strategies for what is hidden, and the line that describes their choices."
     names = list(SIDES[side][1])
     menus = (gr.Dropdown(names, value=name) for name in names[:2])
     return *menus, in_words(side, *names[:2])
 
 
 def _buttons(running: bool) -> tuple[gr.Button, gr.Button]:
-    "Start and stop: one of them at a time."
+    "Return the start and stop buttons, of which one is enabled."
     return gr.Button(interactive=not running), gr.Button(interactive=running)
 
 
-def _go(side: str, one: str, other: str, dark) -> Iterator[tuple]:
-    "Picture, sentence and buttons, until the race is over."
+def _go(side: str, first: str, second: str, dark) -> Iterator[tuple]:
+    "Yield picture, message and buttons until the race is over."
     yield "", "The race begins.", *_buttons(True)
-    picture = said = ""
-    for picture, said in live(side, (one, other), bool(dark)):
-        yield picture, said, gr.skip(), gr.skip()  # a late lap must not bring Stop back
-    yield picture, said, *_buttons(False)
+    picture = message = ""
+    for picture, message in live(side, (first, second), bool(dark)):
+        yield picture, message, gr.skip(), gr.skip()  # a late lap must not bring Stop back
+    yield picture, message, *_buttons(False)
 
 
 def add_race(
     dark: gr.Checkbox,  # filled in by the page itself
 ) -> None:
-    "The tab `Race`, to be called within `gr.Tabs`."
+    "Add the tab `Race`; call it within `gr.Tabs`."
     with gr.Tab("Race"):
         gr.Markdown(ABOUT_RACE)
         with gr.Row():
             side = gr.Radio(list(SIDES), value="joint", label="what is hidden")
-            one, other = (
+            first, second = (
                 gr.Dropdown(list(SIDES["joint"][1]), value=v, label=n)
                 for v, n in (("alternating", "First way"), ("joint", "Second way"))
             )
-        told = gr.Markdown(in_words("joint", "alternating", "joint"))
+        descriptions = gr.Markdown(in_words("joint", "alternating", "joint"))
         with gr.Row():
             start = gr.Button("Race for a minute", variant="primary")
             stop = gr.Button("Stop", interactive=False)
-        said, picture = gr.HTML(), gr.HTML(elem_classes="mb-view")
-    quick, shows = dict(api_name=False, show_progress="hidden"), [picture, said, start, stop]
-    side.input(_menus, side, [one, other, told], **quick)
-    for menu in (one, other):
-        menu.input(in_words, [side, one, other], told, **quick)
-    running = start.click(_go, [side, one, other, dark], shows, js=DARK, **quick)
+        message, picture = gr.HTML(), gr.HTML(elem_classes="mb-view")
+    quick, shows = dict(api_name=False, show_progress="hidden"), [picture, message, start, stop]
+    side.input(_menus, side, [first, second, descriptions], **quick)
+    for menu in (first, second):
+        menu.input(in_words, [side, first, second], descriptions, **quick)
+    running = start.click(_go, [side, first, second, dark], shows, js=DARK, **quick)
     stop.click(lambda: (STOPPED, *_buttons(False)), None, shows[1:], cancels=[running], **quick)
 
 # %% ../../../nbs/apps/web/02_experiment_tabs.ipynb #4a0576fc
@@ -173,19 +173,19 @@ Drag the threshold; click a dot or the curve and see the pair."""
 def draw(
     bench: tuple, at: int, threshold: float, condition: str, dark: bool
 ) -> str:  # scores, source
-    "The bench as HTML, the picture within it."
+    "Draw precision over recall and one item pair as HTML."
     scores, source = bench
     at = min(max(int(at), 0), len(scores.ids) - 1)
     example = source.example(scores.ids[at])
     picture = drawn(show_bench(scores, example, at, float(threshold), condition, bool(dark)))
-    told = f"precision over recall, and pair {at}: {' and '.join(map(str, example.told.texts))}"
-    return shown(picture, told)
+    alt_text = f"precision over recall, and pair {at}: {' and '.join(map(str, example.told.texts))}"
+    return shown(picture, alt_text)
 
 
 def follow(
     scores: PairScores, x: float, y: float, threshold: float, condition: str
 ) -> tuple[int, float]:
-    "The pair and the threshold after a click."
+    "Return the selected pair and the threshold after a click."
     at, cut = clicked(scores, float(x), float(y), condition)
     return at, threshold if cut is None else round(cut, 3)
 
@@ -194,7 +194,7 @@ def add_pair_tab(
     scores: PairScores,
     dark: gr.Checkbox,  # filled in by the page itself
 ) -> None:
-    "The tab of the bench, to be called within `gr.Tabs`; it is drawn when it is opened."
+    "Add the tab `Pairs`, which is drawn when it is opened; call it within `gr.Tabs`."
     bench = scores, scores.source(96)
 
     def press(at, threshold, condition, dark, event: gr.EventData):
@@ -208,8 +208,8 @@ def add_pair_tab(
             condition = gr.Radio(list(SHOWN), value="words alone", label="what the model sees")
             threshold = gr.Slider(0, 1, 0.5, step=0.001, label="threshold")
         picture, at = gr.HTML(js_on_load=CLICK, elem_classes="mb-view mb-bench"), gr.State(0)
-    given, quick = [at, threshold, condition, dark], dict(show_progress="hidden", api_name=False)
+    inputs, quick = [at, threshold, condition, dark], dict(show_progress="hidden", api_name=False)
     quick["trigger_mode"] = "always_last"  # while the threshold is dragged, the newest is drawn
     for event in (tab.select, threshold.input, condition.change):
-        event(partial(draw, bench), given, picture, js=DARK, **quick)
-    picture.click(press, given, [picture, at, threshold], js=DARK, **quick)
+        event(partial(draw, bench), inputs, picture, js=DARK, **quick)
+    picture.click(press, inputs, [picture, at, threshold], js=DARK, **quick)

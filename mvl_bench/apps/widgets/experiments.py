@@ -27,7 +27,7 @@ WHOLE = dict(description_width="initial")  # of a label
 
 
 class RaceBox(widgets.VBox):
-    "A race of two strategies, live; `run` does what the button does and waits for the end."
+    "Show a race of two masking strategies live; `run` does what the button does and waits for the end."
 
     def __init__(
         self, side: str = "joint", **how
@@ -50,13 +50,13 @@ class RaceBox(widgets.VBox):
         super().__init__([row, self.said, self.picture])
 
     def _menus(self) -> None:
-        "The strategies that there are for what is hidden."
+        "Fill the menus with the strategies for what is hidden."
         names = list(SIDES[self.side.value][1])
         for menu, name in ((self.one, names[0]), (self.other, names[1])):
             menu.options, menu.value = names, name
 
     def _pressed(self) -> None:
-        "Begin in a thread, or end."
+        "Start the race in a thread, or stop it."
         if self._thread and self._thread.is_alive():
             self._ended.set()
             return
@@ -64,14 +64,14 @@ class RaceBox(widgets.VBox):
         self._thread.start()
 
     def run(self) -> list[Lap]:
-        "RunConfig the race that the menus name until it is over or ended, or say why it cannot be run."
+        "Run the race that the menus name until it ends or is stopped, or show why it cannot run."
         self._ended.clear()
         self.laps, self.button.description = [], "stop"
-        asked = self.how.get("seconds", SECONDS), len(self.how.get("seeds", SEEDS))
+        limits = self.how.get("seconds", SECONDS), len(self.how.get("seeds", SEEDS))
         try:
             for lap in race(self.side.value, (self.one.value, self.other.value), **self.how):
                 self.laps.append(lap)
-                self.said.value = escape(progress(self.laps, *asked) or outcome(self.laps))
+                self.said.value = escape(progress(self.laps, *limits) or outcome(self.laps))
                 self.picture.draw()
                 if self._ended.is_set():
                     self.said.value = STOPPED
@@ -83,23 +83,23 @@ class RaceBox(widgets.VBox):
         return self.laps
 
     def figure(self, dark: bool | None = None) -> Drawing:
-        "The race so far as a figure."
+        "Draw the race so far as a figure."
         return show_race(self.laps, dark)
 
     def close(self) -> None:
-        "End the race."
+        "Stop the race and close the widget."
         self._ended.set()
         super().close()
 
 # %% ../../../nbs/apps/widgets/02_experiments.ipynb #1b966dfe
 class YouAgainstTheModel(widgets.VBox):
-    "Ten questions to you and to the model; the model answers live, after you."
+    "Ask you and the model ten questions; the model answers live, after you."
 
     turn = traitlets.Int(0)  # which round of its seed is played; to set it begins that round
 
     def __init__(
         self,
-        model="maskvlm-tiny",  # a model from `checkpoints.load`, or its name
+        model="maskvlm-tiny",  # a model from `registry.load`, or its name
         seed: int = 0,
         turn: int = 0,  # which round of this seed
     ):
@@ -115,13 +115,13 @@ class YouAgainstTheModel(widgets.VBox):
         self.show()
 
     def guess(self, choice: str) -> str:
-        "Answer the question that stands, and get the truth; raises `UserError` for no choice."
+        "Answer the current question and return the truth; raise `UserError` for an invalid choice."
         self.game = press(self.model, Game(self.game.round), choice)
         self.show()
         return self.game.round.marks[-1].truth
 
     def _pressed(self) -> None:
-        "Guess, go on, or begin the next round."
+        "Submit the guess, show the next question, or start the next round."
         if self.game.told and self.game.round.done:
             self.turn += 1
             return
@@ -139,24 +139,24 @@ class YouAgainstTheModel(widgets.VBox):
             self.show()
 
     def show(self) -> None:
-        "Draw what stands."
-        seen = face(self.model, self.game)
+        "Draw the current question, or the last one with its answer, and update all controls."
+        page = face(self.model, self.game)
         self.picture.draw()
         self.said.value, self.score.value, self.button.description = (
-            seen.said,
-            seen.score,
-            seen.button,
+            page.said,
+            page.score,
+            page.button,
         )
-        self.choice.options, self.choice.value = seen.choices, None
-        self.choice.layout.display = None if seen.choices else "none"
+        self.choice.options, self.choice.value = page.choices, None
+        self.choice.layout.display = None if page.choices else "none"
 
     def figure(self, dark: bool | None = None) -> Drawing:
-        "The question that stands, or the last one with its answer."
+        "Draw the current question, or the last one with its answer."
         return show_game(self.model, self.game, dark)
 
 # %% ../../../nbs/apps/widgets/02_experiments.ipynb #fcf5c876
 class PairBench(widgets.VBox):
-    "Precision over recall with a threshold to drag, and the pair behind each point; settable from Python."
+    "Show precision over recall, with a threshold and the pair behind each point; settable from Python."
 
     threshold = traitlets.Float(0.5, min=0, max=1)
     shown = traitlets.Unicode("both")
@@ -164,7 +164,7 @@ class PairBench(widgets.VBox):
 
     def __init__(
         self,
-        scores: PairScores | None = None,  # None = the shipped ones, of drawn pairs
+        scores: PairScores | None = None,  # None = the shipped ones, of synthetic pairs
         img_size: int = 96,  # side of the pictures, in pixels
     ):
         self.scores = scores or PairScores.load()
@@ -197,12 +197,14 @@ class PairBench(widgets.VBox):
             self.at, self.threshold = at, self.threshold if cut is None else cut
 
     def figure(self, dark: bool | None = None) -> Drawing:
-        "The bench as a figure."
+        "Draw precision over recall and the selected pair as a figure."
         example = self.source.example(self.scores.ids[self.at])
         return show_bench(self.scores, example, self.at, self.threshold, self.shown, dark)
 
     def show(self) -> None:
-        "Draw anew, and show it."
-        told = self.source.told(self.scores.ids[self.at])
-        self.picture.told = f"pair {self.at}: {' and '.join(map(str, told.texts))}, {told.label}"
+        "Draw the figure again, show it, and describe the pair in words."
+        item_pair = self.source.told(self.scores.ids[self.at])
+        self.picture.told = (
+            f"pair {self.at}: {' and '.join(map(str, item_pair.texts))}, {item_pair.label}"
+        )
         self.picture.draw()
