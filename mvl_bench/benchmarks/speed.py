@@ -47,10 +47,10 @@ from ..training.optim import TrainConfig, fastest, make_optimizer
 
 # %% ../../nbs/benchmarks/02_speed.ipynb #f1a795e0
 def four_losses(
-    preset: str,  # of MaskVLM
-    words: int,  # in the tokenizer
+    preset: str,  # preset of MaskVLM
+    words: int,  # vocabulary size of the tokenizer
 ) -> MaskVLMConfig:
-    "A preset with all its losses, as a run has it after its first steps; the larger ones keep their room for words."
+    "Configure a preset with all four losses as after warm-up; larger presets keep their vocabulary size if it is larger."
     cfg = MASKVLM_PRESETS[preset]()
     room = words if preset == "tiny" else max(words, cfg.text.vocab_size)
     pairs = dict(itc=1.0, itm=1.0, queue_size=4096)
@@ -58,24 +58,24 @@ def four_losses(
 
 
 def fill(queue: nn.Module) -> None:
-    "Fill a queue with vectors of pairs that no batch has."
+    "Fill a queue with random unit vectors of pairs that no batch contains."
     sides = [nn.functional.normalize(torch.randn_like(x), dim=1) for x in (queue.image, queue.text)]
     queue.push(Vectors(*sides, -1 - torch.arange(len(queue.item))))
 
 
 def some_passes(cfg, batch_size: int, count: int = 1) -> list[tuple]:
-    "Batches of drawn scenes at the config's size, with the views that its masking draws."
+    "Sample batches of synthetic scenes at the config's size, with views from its masking."
     source = Scenes(img_size=cfg.image.img_size)
     stream = batches(source, make_tokenizer(source), batch_size, max_text_len=cfg.text.max_text_len)
     return [(b, cfg.build_masking()(b, (0, i))) for i, (b, _) in enumerate(islice(stream, count))]
 
 
 def trainer(
-    model: nn.Module,  # on the contract
+    model: nn.Module,  # any `MaskedVLModel`
     precision: str,  # fp32 or bf16
     passes: list[tuple],  # batch and views
 ) -> Callable[[int], float]:
-    "Seconds of one update by the training loop, with fused AdamW; round by round the next of the passes."
+    "Return a function that times one fused-AdamW update of the training loop, cycling through the passes."
     cfg = TrainConfig(optimizer="adamw", precision=precision)
     optimizer = make_optimizer(model.train(), cfg)
     key = model.cfg.step_key(cfg.seed, 0)
@@ -88,7 +88,7 @@ def bench_steps(
     limit: float = 150.0,  # seconds
     batch_size: int = 32,
 ) -> dict:
-    "Training steps of ours and of the reference, and the machine's matrix product, in turn."
+    "Time training steps of our model and of the reference, and a matrix product, in turn."
     cfg, best = four_losses(preset, len(make_tokenizer(Scenes()))), fastest()
     passes = some_passes(cfg, batch_size, count=3)
     torch.manual_seed(0)
@@ -100,14 +100,17 @@ def bench_steps(
     works = {f"ours {kind}": trainer(ours, kind, passes) for kind in kinds}
     works |= {f"reference {kind}": trainer(stock[kind], kind, passes) for kind in kinds}
     took = interleave(works | dict(top=lambda i: ceiling(torch.float32)), rounds, limit)
-    work, theirs = ([on_contract(m, *one).flops() for one in passes] for m in (ours, stock["fp32"]))
-    found = {
+    work, theirs = (
+        [on_contract(m, *single_pass).flops() for single_pass in passes]
+        for m in (ours, stock["fp32"])
+    )
+    figures = {
         n: _beside(took, kind, best, work, batch_size)
         for n, kind in dict(fp32="fp32", default=best).items()
     }
     stock_ms = {kind: [1e3 * s for s in took[f"reference {kind}"]] for kind in kinds}
-    gflop = [sum(some) / len(passes) / 1e9 for some in (work, theirs)]
-    return found | dict(
+    gflop = [sum(counts) / len(passes) / 1e9 for counts in (work, theirs)]
+    return figures | dict(
         reference_ms=medians(stock_ms),
         ceiling_gflops=medians(dict(fp32=[rate / 1e9 for rate in took["top"]])),
         flop_ratio=gflop[1] / gflop[0],
@@ -117,7 +120,7 @@ def bench_steps(
 
 
 def _beside(took: dict, kind: str, best: str, work: list[float], batch_size: int) -> dict:
-    "The figures of ours in one precision, round by round."
+    "Compute the figures of our model in one precision, round by round, and their medians."
     mine = took[f"ours {kind}"]
     rows = dict(step_ms=[1e3 * s for s in mine], pairs_per_s=[batch_size / s for s in mine])
     for name, theirs in dict(reference_ratio="fp32", best_ratio=best).items():
@@ -128,7 +131,7 @@ def _beside(took: dict, kind: str, best: str, work: list[float], batch_size: int
 
 
 def _settings(cfg: MaskVLMConfig, passes: list[tuple], best: str, rounds: int) -> str:
-    "What was compared, in a sentence."
+    "Describe what was compared."
     words = [batch.input_ids.shape[1] for batch, _ in passes]
     hidden = [view[0].image_mask.float().mean().item() for _, view in passes]
     return (
@@ -145,25 +148,29 @@ def bench_peers(
     limit: float = 60.0,  # seconds
     batch_size: int = 32,
 ) -> dict:
-    "MLIM with one loss beside ViLT and ViTMAE in fp32; MaskVLM beside FLAVA. Ratios: their time over ours."
+    "Compare MLIM with one loss to ViLT and ViTMAE, and MaskVLM to FLAVA, in fp32, as ratios of their time to ours."
     words = len(make_tokenizer(Scenes()))
     base = update(MLIM_PRESETS[preset](), vocab_size=four_losses(preset, words).text.vocab_size)
-    told, painted, four = words_only(base), pixels_only(base), four_losses(preset, words)
-    (batch, views), (whole, shown) = (some_passes(cfg, batch_size)[0] for cfg in (told, four))
+    text_cfg, painted, four = words_only(base), pixels_only(base), four_losses(preset, words)
+    (batch, views), (whole, whole_views) = (
+        some_passes(cfg, batch_size)[0] for cfg in (text_cfg, four)
+    )
     pictures = without_captions(batch)
     (masks,) = painted.build_masking()(pictures, (0, 0))
     single = torch.arange(masks.image_mask.shape[1]).expand_as(masks.image_mask) == 5
     pairs = dict(
-        vilt=(on_contract(MLIM(told), batch, views), vilt(base, batch, *views)),
+        vilt=(on_contract(MLIM(text_cfg), batch, views), vilt(base, batch, *views)),
         vitmae=(
             on_contract(MLIM(painted), pictures, (masks,)),
             vitmae(base, pictures, masks.image_mask),
         ),
-        flava=(on_contract(MaskVLM(four), whole, shown), flava(four, whole, shown)),
+        flava=(on_contract(MaskVLM(four), whole, whole_views), flava(four, whole, whole_views)),
     )
     pairs["vitmae_all_tokens"] = pairs["vitmae"][0], vitmae(base, pictures, single)
     works = {
-        f"{n} {i}": one.trainer("fp32") for n, pair in pairs.items() for i, one in enumerate(pair)
+        f"{n} {i}": learner.trainer("fp32")
+        for n, pair in pairs.items()
+        for i, learner in enumerate(pair)
     }
     took = interleave(works, rounds, limit)
     ratios = {f"{n}_ratio": [b / a for a, b in zip(took[f"{n} 0"], took[f"{n} 1"])] for n in pairs}
@@ -175,7 +182,7 @@ GROWTH = dict(batch=(8, 16, 32, 64), patches=(16, 64, 144), words=(8, 16, 32), w
 
 
 def plain_batch(cfg: MaskVLMConfig, size: int, words: int) -> Batch:
-    "Noise as pictures, and rows of words that are all as long."
+    "Sample a batch of noise images and random words, all rows equally long."
     ids, whole = torch.arange(size), torch.ones(size, dtype=torch.bool)
     row = torch.randint(5, cfg.text.vocab_size, (size, words))
     inner = (torch.arange(words) > 0) & (torch.arange(words) < words - 1)
@@ -187,7 +194,7 @@ def bench_growth(
     rounds: int = 5,
     limit: float = 40.0,  # seconds
 ) -> dict:
-    "Milliseconds and megabytes of a step of `tiny` in the default precision, by what is changed and to how much."
+    "Measure milliseconds and megabytes of a step of `tiny` in the default precision, by varied size."
     works, sizes, usual = {}, {}, dict(batch=32, patches=64, words=16, width=96)
     for name, value in [(name, value) for name, values in GROWTH.items() for value in values]:
         at = usual | {name: value}
@@ -195,45 +202,45 @@ def bench_growth(
         cfg = update(four_losses("tiny", 256), img_size=(side, side), max_text_len=at["words"])
         model = MaskVLM(update(cfg, embed_dim=at["width"], num_heads=at["width"] // 32 or 1))
         batch = plain_batch(model.cfg, at["batch"], at["words"])
-        one = batch, model.cfg.build_masking()(batch, (0, 0))
-        works[name, value] = trainer(model, fastest(), [one])
+        single_pass = batch, model.cfg.build_masking()(batch, (0, 0))
+        works[name, value] = trainer(model, fastest(), [single_pass])
         learning = sum(p.nbytes for p in model.parameters() if p.requires_grad)
-        sizes[name, value] = (held(on_contract(model, *one).loss) + 3 * learning) / 1e6
+        sizes[name, value] = (held(on_contract(model, *single_pass).loss) + 3 * learning) / 1e6
     took = interleave(works, rounds, limit)
-    found = {name: {} for name in GROWTH}
+    result = {name: {} for name in GROWTH}
     for name, value in works:
         ms = 1e3 * sorted(took[name, value])[len(took[name, value]) // 2]
-        found[name][str(value)] = dict(step_ms=ms, memory_mb=sizes[name, value])
-    return found
+        result[name][str(value)] = dict(step_ms=ms, memory_mb=sizes[name, value])
+    return result
 
 # %% ../../nbs/benchmarks/02_speed.ipynb #f4cb063a
 def run_bench(
-    quick: bool = False,  # few rounds of the smallest model, to see that it works
-    tell: Callable[[str], None] = lambda text: None,  # is told what comes next
+    quick: bool = False,  # few rounds of the smallest model, as a smoke test
+    tell: Callable[[str], None] = lambda text: None,  # receives a message before each part
 ) -> dict:  # ready for JSON
-    "Everything, in some ten minutes on two cores."
-    begun, presets = time.perf_counter(), ("tiny",) if quick else ("tiny", "small")
+    "Run all benchmarks, in some ten minutes on two cores."
+    start, presets = time.perf_counter(), ("tiny",) if quick else ("tiny", "small")
     few = dict(rounds=3, batch_size=8) if quick else {}
-    found = dict(machine=_machine())
+    result = dict(machine=_machine())
     for preset in presets:
         tell(f"{preset}: training steps")
-        found[preset] = bench_steps(preset, **few)
+        result[preset] = bench_steps(preset, **few)
         tell(f"{preset}: beside other models")
         peers = bench_peers(preset, **few)
-        found[preset] |= peers
+        result[preset] |= peers
     tell("four columns, data")
-    found["latency_ms"] = bench_latency(runs=10 if quick else 120)
-    found["data"] = bench_data(**(dict(rounds=3, share=0.05) if quick else {}))
+    result["latency_ms"] = bench_latency(runs=10 if quick else 120)
+    result["data"] = bench_data(**(dict(rounds=3, share=0.05) if quick else {}))
     if not quick:
         tell("growth, starts, memory")
-        found["growth"] = bench_growth()
-        found["starts_s"] = bench_starts()
-        found["train_peak_mb"] = train_memory()
-    return found | dict(seconds=time.perf_counter() - begun)
+        result["growth"] = bench_growth()
+        result["starts_s"] = bench_starts()
+        result["train_peak_mb"] = train_memory()
+    return result | dict(seconds=time.perf_counter() - start)
 
 
 def _machine() -> dict:
-    "What it ran on, and how busy that was."
+    "Describe the machine and its load."
     names = ("torch", "transformers", "timm")
     return dict(
         processor=platform.machine(),
@@ -245,12 +252,12 @@ def _machine() -> dict:
 
 
 def bench_lines(
-    found: dict,  # of `run_bench`
+    figures: dict,  # of `run_bench`
     name: str = "",
 ) -> Iterator[str]:
-    "Each figure with its name, and between what the middle half of the rounds lies, as lines of text."
-    spread = found.get("spread", {})
-    for key, value in found.items():
+    "Format each figure with its name and interquartile range as lines of text."
+    spread = figures.get("spread", {})
+    for key, value in figures.items():
         label = f"{name} {key.replace('_', ' ')}".strip()
         if isinstance(value, dict) and key != "spread":
             yield from bench_lines(value, label)
@@ -267,9 +274,9 @@ def bench_lines(
 def bench_data(
     rounds: int = 5,
     batch_size: int = 32,
-    share: float = 0.4,  # seconds each is tried for, in each round
+    share: float = 0.4,  # seconds to measure each, in each round
 ) -> dict:
-    "Scenes a second on one core for each world, and batched pairs a second with a thread that works ahead."
+    "Measure scenes per second on one core for each world, and batched pairs per second with a prefetching thread."
     worlds = {name: Scenes(name) for name in WORLDS}
     loader = batches(worlds["all"], make_tokenizer(worlds["all"]), batch_size, workers=1)
     works = {
@@ -277,14 +284,14 @@ def bench_data(
     }
     works["loader"] = lambda i: batch_size * rate(lambda _: next(loader), share)
     for source in worlds.values():
-        rate(source.pair, 3 * share)  # the sprites are drawn once and kept
-    found = medians(interleave(works, rounds))
+        rate(source.pair, 3 * share)  # sprites are rendered once and cached
+    result = medians(interleave(works, rounds))
     loader.close()
-    return dict(found, what="scenes a second, by world; loader: pairs a second")
+    return dict(result, what="scenes a second, by world; loader: pairs a second")
 
 # %% ../../nbs/benchmarks/02_speed.ipynb #343ebb76
 def tiny_model() -> MaskVLM:
-    "The preset `tiny` with random weights and the words of drawn worlds."
+    "Build the preset `tiny` with random weights and the vocabulary of synthetic worlds."
     tokenizer = make_tokenizer(Scenes())
     torch.manual_seed(0)
     model = MaskVLM(update(maskvlm_tiny(), vocab_size=len(tokenizer)))
@@ -296,15 +303,15 @@ def bench_latency(
     runs: int = 120,
     limit: float = 20.0,  # seconds
 ) -> dict:
-    "Milliseconds until four columns of one pair are there: hidden patches and words, and hidden patches only."
+    "Measure milliseconds to reconstruct one pair in four columns, with hidden patches and words and with patches only."
     model, source = tiny_model(), Scenes("shapes", "val")
 
     def ask(i: int, words: tuple) -> float:
         scene, pair = source.scene(i), source.pair(i)
-        taken = {thing.colour for thing in scene.things}
-        told = caption(edit(scene, 0, colour=next(c for c in COLOURS if c not in taken)))
+        colours = {thing.colour for thing in scene.things}
+        edited = caption(edit(scene, 0, colour=next(c for c in COLOURS if c not in colours)))
         patches = range(i % 8, model.num_patches, 2)
-        return 1e3 * seconds(reconstruct, model, pair, patches, words, nearby(model, pair), told)
+        return 1e3 * seconds(reconstruct, model, pair, patches, words, nearby(model, pair), edited)
 
     words = dict(pixels_words=(2, 3), pixels=())
     took = interleave({n: lambda i, w=w: ask(i, w) for n, w in words.items()}, runs, limit)
@@ -320,17 +327,17 @@ ALL = "mlm=1 itc=1 itm=1 queue_size=4096".split()
 
 
 def bench_starts(rounds: int = 3) -> dict:
-    "Seconds until a fresh process has imported the package, has shown the help, has filled in a pair."
+    "Measure seconds of a fresh process to import the package, to show the help and to fill in a pair."
     with tempfile.TemporaryDirectory() as folder:
         picture, out = Path(folder, "scene.png"), Path(folder, "out.png")
         pair = Scenes("shapes", "val").pair(0)
         Image.fromarray(pair.image).save(picture)
-        asked = ["reconstruct", "--checkpoint", "maskvlm-tiny", "--image", str(picture)]
-        asked += ["--caption", pair.caption, "--hide-image", "0.6", "--out", str(out)]
+        arguments = ["reconstruct", "--checkpoint", "maskvlm-tiny", "--image", str(picture)]
+        arguments += ["--caption", pair.caption, "--hide-image", "0.6", "--out", str(out)]
         works = dict(
             import_mvl_bench=lambda i: float(fresh(IMPORT).output),
             help=lambda i: fresh(COMMAND.format(["--help"])).seconds,
-            reconstruct=lambda i: fresh(COMMAND.format(asked)).seconds,
+            reconstruct=lambda i: fresh(COMMAND.format(arguments)).seconds,
         )
         return medians(interleave(works, rounds))
 
@@ -339,9 +346,9 @@ def train_memory(
     batch_size: int = 32,
     steps: int = 20,
 ) -> float:  # MB
-    "The most that a fresh process ever holds that trains `tiny` with all four losses."
+    "Measure the peak memory of a fresh process that trains `tiny` with all four losses."
     with tempfile.TemporaryDirectory() as folder:
-        asked = ["train", "--model", "maskvlm", "--preset", "tiny", "--data", "scenes"]
-        asked += ["--steps", str(steps), "--out", str(Path(folder, "run")), "--set"]
-        asked += [f"batch_size={batch_size}", *ALL]
-        return fresh(COMMAND.format(asked)).peak_mb
+        arguments = ["train", "--model", "maskvlm", "--preset", "tiny", "--data", "scenes"]
+        arguments += ["--steps", str(steps), "--out", str(Path(folder, "run")), "--set"]
+        arguments += [f"batch_size={batch_size}", *ALL]
+        return fresh(COMMAND.format(arguments)).peak_mb

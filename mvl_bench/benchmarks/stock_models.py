@@ -40,11 +40,11 @@ from ..patches import patchify
 from ..training.loop import precision
 
 # %% ../../nbs/benchmarks/01_stock_models.ipynb #7ea700a9
-PADDED = 32  # words of a row
+PADDED = 32  # tokens per row
 
 
 class StockImage(nn.Module):
-    "transformers' ViT over a whole picture; hidden patches are keys that nobody may look at."
+    "Encode a whole image with transformers' ViT; mask hidden patches as attention keys."
 
     def __init__(self, cfg: MaskVLMConfig, attention: str):
         super().__init__()
@@ -56,13 +56,13 @@ class StockImage(nn.Module):
         self.model = ViTModel(config, add_pooling_layer=False)
 
     def forward(self, images: Tensor, keys: Tensor | None = None) -> Tensor:  # -> (b 1+n d)
-        "Tokens of all patches, class token first."
+        "Return tokens of all patches, class token first."
         mean, spread = self.pixels
         return self.model((images - mean) / spread, attention_mask=keys).last_hidden_state
 
 
 def bert_config(cfg: MaskVLMConfig, attention: str, **more) -> BertConfig:
-    "Width and heads of the model, no dropout."
+    "Build a BERT config with the model's sizes and no dropout."
     sizes = dict(hidden_size=cfg.embed_dim, intermediate_size=4 * cfg.embed_dim)
     sizes |= dict(num_hidden_layers=cfg.text_depth, num_attention_heads=cfg.num_heads)
     sizes |= dict(vocab_size=cfg.text.vocab_size, pad_token_id=cfg.text.pad_id, type_vocab_size=1)
@@ -72,27 +72,27 @@ def bert_config(cfg: MaskVLMConfig, attention: str, **more) -> BertConfig:
 
 
 class StockText(nn.Module):
-    "transformers' BERT."
+    "Encode captions with transformers' BERT."
 
     def __init__(self, cfg: MaskVLMConfig, attention: str):
         super().__init__()
         self.model = BertModel(bert_config(cfg, attention), add_pooling_layer=False)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:  # (b t) -> (b t d)
-        "Tokens of the caption."
+        "Return the tokens of the caption."
         return self.model(input_ids, attention_mask).last_hidden_state
 
 # %% ../../nbs/benchmarks/01_stock_models.ipynb #35d6d97d
 class StockCross(nn.ModuleList):
-    "Blocks of the library that attend within a modality and then to the other one."
+    "Stack library blocks of self-attention and cross-attention to the other modality."
 
     def __init__(self, depth: int, kind: type, config: BertConfig):
         super().__init__(kind(config) for _ in range(depth))
-        for block in self:  # else every place would see those before it only
+        for block in self:  # else every position would attend only to earlier ones
             block.attention.self.is_causal = False
 
     def forward(self, x: Tensor, keys: Tensor, context: Tensor, context_keys: Tensor) -> Tensor:
-        "All blocks at all places."
+        "Run all blocks at all positions."
         masks = [
             None if k.all() else key_mask(k[:, None, None], x.dtype) for k in (keys, context_keys)
         ]
@@ -102,7 +102,7 @@ class StockCross(nn.ModuleList):
 
 
 class StockDecoder(nn.ModuleList):
-    "The same blocks without their attention within a modality."
+    "Stack the same blocks without self-attention."
 
     def __init__(self, depth: int, kind: type, config: BertConfig):
         super().__init__(kind(config) for _ in range(depth))
@@ -110,7 +110,7 @@ class StockDecoder(nn.ModuleList):
             del block.attention
 
     def forward(self, x: Tensor, context: Tensor, context_keys: Tensor) -> Tensor:
-        "All blocks at all places."
+        "Run all blocks at all positions."
         mask = None if context_keys.all() else key_mask(context_keys[:, None, None], x.dtype)
         for block in self:
             looked, _ = block.crossattention(x, None, context, mask)
@@ -119,7 +119,7 @@ class StockDecoder(nn.ModuleList):
 
 # %% ../../nbs/benchmarks/01_stock_models.ipynb #a48d767f
 class Reference(nn.Module, MaskedVLModel):
-    "MaskVLM of stock parts, for one modality hidden at a time: the losses of `MaskVLM`, nothing spared."
+    "Build MaskVLM from stock parts, with one modality hidden at a time and `MaskVLM`'s losses, without its savings in compute."
 
     def __init__(
         self,
@@ -155,12 +155,12 @@ class Reference(nn.Module, MaskedVLModel):
         )
 
     def losses(self, batch: Batch, views: tuple[Masks, Masks], key: StepKey = StepKey()) -> Losses:
-        "Mean losses of a view with patches hidden, of one with words hidden, and over whole pairs."
+        "Compute mean losses of a view with hidden patches, one with hidden words, and over whole pairs."
         batch, (picture, caption) = padded(batch, views)
         real, every = batch.attention_mask.bool(), torch.ones_like(picture.image_mask[:, :1])
         patches = torch.cat([every, ~picture.image_mask], 1)
         masked = batch.input_ids.masked_fill(caption.text_mask, self.cfg.text.mask_id)
-        seen = self.image_encoder(batch.images, patches), patches
+        visible = self.image_encoder(batch.images, patches), patches
         image = self.image_encoder(batch.images), torch.ones_like(patches)
         read = self.text_encoder(masked, batch.attention_mask), real
         text = self.text_encoder(batch.input_ids, batch.attention_mask), real
@@ -168,7 +168,7 @@ class Reference(nn.Module, MaskedVLModel):
         beside_patches = present(*text, picture.has_text, self.absent_text)
         parts = dict(
             mlm=self._mlm(batch, caption, read, beside_words),
-            recon=self._recon(batch, picture, seen, beside_patches),
+            recon=self._recon(batch, picture, visible, beside_patches),
         )
         counts = dict(mlm=int(caption.text_mask.sum()), recon=int(picture.image_mask.sum()))
         both = batch.has_image & batch.has_text
@@ -181,13 +181,13 @@ class Reference(nn.Module, MaskedVLModel):
         return Losses(parts, counts, carry)
 
     def _mlm(self, batch: Batch, masks: Masks, text, image) -> Tensor:
-        "Scores at every place; labels where a word is hidden."
+        "Compute MLM logits at every position and cross-entropy where a word is hidden."
         scores = self.to_words(self.text_cross(*text, *image))
         labels = batch.input_ids.masked_fill(~masks.text_mask, -100)
         return F.cross_entropy(scores.float().flatten(0, 1), labels.flatten())
 
     def _recon(self, batch: Batch, masks: Masks, image, text) -> Tensor:
-        "Every patch rebuilt, the hidden ones compared."
+        "Reconstruct every patch and compute the loss of the hidden ones."
         x = torch.where(
             masks.image_mask[..., None], self.mask_vector + self.mask_position, image[0][:, 1:]
         )
@@ -199,7 +199,7 @@ class Reference(nn.Module, MaskedVLModel):
         return recon(painted[hidden], truth[hidden], self.cfg.losses.recon_kind, weights=weights)
 
     def _itm(self, vectors, sides: list, ids: Tensor, key: StepKey) -> tuple[Tensor, int]:
-        "True and wrong pairs, each through both cross encoders in full."
+        "Compute the ITM loss of true and wrong pairs, each run through both cross encoders in full."
         x, see, y, read = sides
         logits = similarity(vectors.image, vectors.text, self.contrast.temperature).detach()
         lots = hashed_uniform((*key.numbers, "negatives"), ids, 2)
@@ -211,12 +211,12 @@ class Reference(nn.Module, MaskedVLModel):
         return itm(self.to_match(torch.cat(first, -1)), matched), len(matched)
 
     def after_step(self, *carries) -> None:
-        "Slow copies and queue move."
+        "Update momentum encoders and queue."
         self.contrast.after_step((self.image_encoder, self.text_encoder), carries)
 
 
 def padded(batch: Batch, views: tuple[Masks, ...]) -> tuple[Batch, list[Masks]]:
-    "Rows of at least `PADDED` words."
+    "Pad rows to at least `PADDED` tokens."
     more = (0, max(0, PADDED - batch.input_ids.shape[1]))
     names = ("input_ids", "attention_mask", "maskable")
     longer = {name: F.pad(getattr(batch, name), more) for name in names}
@@ -225,7 +225,7 @@ def padded(batch: Batch, views: tuple[Masks, ...]) -> tuple[Batch, list[Masks]]:
 
 
 def present(tokens: Tensor, keys: Tensor, there: Tensor, absent: Tensor) -> tuple[Tensor, Tensor]:
-    "Where a modality is absent, one learnt token stands for it and nothing else may be looked at."
+    "Replace an absent modality by one learnt token, the only key that may be attended."
     first = torch.arange(keys.shape[1], device=keys.device) == 0
     tokens = torch.where(there[:, None, None], tokens, absent.to(tokens.dtype))
     return tokens, torch.where(there[:, None], keys, first)
@@ -236,7 +236,7 @@ def take_weights(
     reference: Reference,
     model: MaskVLM,  # of the same config
 ) -> None:
-    "Put the weights of our model into the reference; raises where they do not fit."
+    "Copy the weights of our model into the reference; raise where they do not fit."
     _image_weights(reference.image_encoder.model, model.image_encoder.vit)
     _text_weights(reference.text_encoder.model, model.text_encoder.model)
     for name in ("image_cross", "text_cross", "image_decoder"):
@@ -254,20 +254,20 @@ def take_weights(
 
 
 def _same(*pairs: tuple[nn.Module, nn.Module]) -> None:
-    "Weights of the first are weights of the second."
+    "Copy the weights of the first module of each pair into the second."
     for ours, theirs in pairs:
         theirs.load_state_dict(ours.state_dict())
 
 
 def _split(ours: nn.Linear, *theirs: nn.Linear) -> None:
-    "One layer of ours is several of theirs."
+    "Split one linear layer of ours into several of theirs."
     for i, part in enumerate(theirs):
         for name, value in ours.named_parameters():
             getattr(part, name).copy_(value.chunk(len(theirs))[i])
 
 
 def _image_weights(theirs: ViTModel, ours: nn.Module) -> None:
-    "timm's ViT in transformers'."
+    "Copy the weights of timm's ViT into transformers'."
     table = theirs.embeddings
     table.cls_token.copy_(ours.cls_token)
     table.position_embeddings.copy_(ours.pos_embed)
@@ -281,14 +281,14 @@ def _image_weights(theirs: ViTModel, ours: nn.Module) -> None:
 
 
 def _text_weights(theirs: BertModel, ours: BertModel) -> None:
-    "Ours may have fewer positions: the reference reads padding too."
+    "Copy BERT weights; keep the reference's further positions, because it also reads padding."
     weights, name = ours.state_dict(), "embeddings.position_embeddings.weight"
     rest = theirs.state_dict()[name][len(weights[name]) :]
     theirs.load_state_dict(weights | {name: torch.cat([weights[name], rest])})
 
 
 def _cross_weights(theirs: nn.Module, ours: nn.Module) -> None:
-    "One block; a decoder's has no attention within a modality."
+    "Copy the weights of one block; a decoder's block has no self-attention."
     steps = [(ours.cross_attn, theirs.crossattention)]
     if hasattr(theirs, "attention"):
         steps.insert(0, (ours.self_attn, theirs.attention))
@@ -301,7 +301,7 @@ def _cross_weights(theirs: nn.Module, ours: nn.Module) -> None:
 
 # %% ../../nbs/benchmarks/01_stock_models.ipynb #7893517d
 class Learner(NamedTuple):
-    "A model and how to get its loss."
+    "Hold a model and a function that computes its loss."
 
     net: nn.Module
     loss: Callable[[], Tensor]
@@ -310,7 +310,7 @@ class Learner(NamedTuple):
         self,
         name: str,  # fp32 or bf16
     ) -> Callable[[int], float]:
-        "One step of fused AdamW, in seconds."
+        "Return a function that runs one step of fused AdamW and returns its seconds."
         optimizer = torch.optim.AdamW(self.net.train().parameters(), lr=1e-4, fused=True)
 
         def step() -> None:
@@ -323,14 +323,14 @@ class Learner(NamedTuple):
         return lambda i: seconds(step)
 
     def flops(self) -> float:
-        "Of the loss and its gradients."
-        found = flops(lambda: self.loss().backward())
+        "Count floating point operations of the loss and its gradients."
+        count = flops(lambda: self.loss().backward())
         self.net.zero_grad()
-        return found
+        return count
 
 
 def on_contract(model: nn.Module, batch: Batch, views: tuple[Masks, ...]) -> Learner:
-    "One of our models, with the sum of its losses."
+    "Wrap one of our models with the weighted sum of its losses."
     weights = model.cfg.losses.weights
     return Learner(
         model, lambda: weigh(model.losses(batch, views, model.cfg.step_key(0, 0)).parts, weights)
@@ -338,19 +338,19 @@ def on_contract(model: nn.Module, batch: Batch, views: tuple[Masks, ...]) -> Lea
 
 # %% ../../nbs/benchmarks/01_stock_models.ipynb #15b1e0ec
 def words_only(cfg: MLIMConfig) -> MLIMConfig:
-    "MLIM as ViLT: a share of the words hidden, pictures whole."
-    shown = dict(
+    "Configure MLIM as ViLT: 30 % of the words hidden, images whole."
+    masking = dict(
         joint_strategy="joint",
         image_ratio=0.0,
         text_ratio=0.3,
         random_ratio_prob=0.0,
         modality_dropout=0.0,
     )
-    return update(cfg, recon=0.0, full_mask_steps=0, object_mask_prob=0.0, **shown)
+    return update(cfg, recon=0.0, full_mask_steps=0, object_mask_prob=0.0, **masking)
 
 
 def vilt(cfg: MLIMConfig, batch: Batch, masks: Masks) -> Learner:
-    "transformers' ViLT of MLIM's size."
+    "Build transformers' ViLT at MLIM's size."
     sizes = dict(
         hidden_size=cfg.embed_dim, num_hidden_layers=cfg.depth, intermediate_size=4 * cfg.embed_dim
     )
@@ -365,30 +365,30 @@ def vilt(cfg: MLIMConfig, batch: Batch, masks: Masks) -> Learner:
         pad_token_id=cfg.text.pad_id,
     )
     net = ViltForMaskedLM(ViltConfig(**sizes, **words))
-    given = dict(
+    inputs = dict(
         input_ids=batch.input_ids.masked_fill(masks.text_mask, cfg.text.mask_id),
         attention_mask=batch.attention_mask,
         pixel_values=(batch.images - cfg.image.image_mean) / cfg.image.image_std,
         labels=batch.input_ids.masked_fill(~masks.text_mask, -100),
     )
-    return Learner(net, lambda: net(**given).loss)
+    return Learner(net, lambda: net(**inputs).loss)
 
 # %% ../../nbs/benchmarks/01_stock_models.ipynb #310b7e93
 def pixels_only(cfg: MLIMConfig) -> MLIMConfig:
-    "MLIM as ViTMAE: three quarters of the patches hidden, captions not there."
-    shown = dict(
+    "Configure MLIM as ViTMAE: three quarters of the patches hidden, captions absent."
+    masking = dict(
         joint_strategy="joint",
         image_ratio=0.75,
         text_ratio=0.0,
         random_ratio_prob=0.0,
         modality_dropout=0.0,
     )
-    one = dict(mask_size=cfg.image.patch_size)
-    return update(cfg, mlm=0.0, full_mask_steps=0, object_mask_prob=0.0, **one, **shown)
+    single = dict(mask_size=cfg.image.patch_size)
+    return update(cfg, mlm=0.0, full_mask_steps=0, object_mask_prob=0.0, **single, **masking)
 
 
 def without_captions(batch: Batch) -> Batch:
-    "The pictures, each with a row of one word that is not there."
+    "Return the images, each with an absent caption of one token."
     first = {n: getattr(batch, n)[:, :1] for n in ("input_ids", "attention_mask", "maskable")}
     return replace(batch, **first, has_text=torch.zeros_like(batch.has_text))
 
@@ -396,10 +396,10 @@ def without_captions(batch: Batch) -> Batch:
 def vitmae(
     cfg: MLIMConfig,
     batch: Batch,
-    hidden: Tensor,  # (b n) bool, as many in each row
+    hidden: Tensor,  # (b n) bool, the same number in each row
     attention: str = "sdpa",  # or eager
 ) -> Learner:
-    "transformers' ViTMAE of MLIM's size, its decoder two thirds of it."
+    "Build transformers' ViTMAE at MLIM's size, with a decoder of two thirds of its width and depth."
     sizes = dict(
         hidden_size=cfg.embed_dim, num_hidden_layers=cfg.depth, intermediate_size=4 * cfg.embed_dim
     )
@@ -408,13 +408,13 @@ def vitmae(
         image_size=cfg.image.img_size[0],
         patch_size=cfg.image.patch_size,
     )
-    heads = round(cfg.embed_dim / 48)  # of 32 each
+    heads = round(cfg.embed_dim / 48)  # of width 32 each
     sizes |= dict(decoder_hidden_size=32 * heads, decoder_intermediate_size=128 * heads)
     sizes |= dict(
         decoder_num_attention_heads=heads, decoder_num_hidden_layers=round(cfg.depth / 1.5)
     )
     n, most = hidden.shape[1], int(hidden[0].sum())
-    share = (most - 0.5) / n  # the library rounds what is left down
+    share = (most - 0.5) / n  # the library rounds the number of visible patches down
     net = ViTMAEForPreTraining(
         ViTMAEConfig(**sizes, mask_ratio=share, attn_implementation=attention)
     )
@@ -423,15 +423,15 @@ def vitmae(
     return Learner(net, lambda: net(pixels, noise=order).loss)
 
 # %% ../../nbs/benchmarks/01_stock_models.ipynb #77524fe6
-CODES = 8192  # of FLAVA's picture words
+CODES = 8192  # size of FLAVA's image codebook
 
 
 def flava(
-    cfg,  # of a MaskVLM
+    cfg,  # a MaskVLM's config
     batch: Batch,
     views: tuple[Masks, Masks],  # patches hidden, words hidden
 ) -> Learner:
-    "transformers' FLAVA of MaskVLM's size; half of its pairs are wrong, its picture words are drawn."
+    "Build transformers' FLAVA at MaskVLM's size; half of its pairs are wrong, its image codes are arbitrary."
     wide = cfg.embed_dim
     d = dict(hidden_size=wide, intermediate_size=4 * wide, num_attention_heads=cfg.num_heads)
     words = dict(
@@ -460,7 +460,7 @@ def flava(
     right = torch.arange(len(batch)) % 2
     partner = torch.where(right == 1, torch.arange(len(batch)), torch.arange(len(batch)).roll(2))
     ids, real, masked = batch.input_ids[partner], batch.attention_mask[partner], masked[partner]
-    given = dict(
+    inputs = dict(
         input_ids=ids,
         input_ids_masked=ids.masked_fill(masked, cfg.text.mask_id),
         attention_mask=real,
@@ -469,4 +469,4 @@ def flava(
         bool_masked_pos=hidden,
         itm_labels=right,
     )
-    return Learner(net, lambda: net(**given, mim_labels=codes.clone()).loss)
+    return Learner(net, lambda: net(**inputs, mim_labels=codes.clone()).loss)

@@ -26,28 +26,28 @@ SHOWN = {"both": "", "words alone": "image", "pictures alone": "text"}  # what i
 
 @dataclass(frozen=True)
 class PairScores:
-    "What a pair model says of some pairs, and where they come from."
+    "Hold a pair model's predictions for some pairs and the data they come from."
 
     data: str  # scenes, a file, a glob, or hf:owner/name
     split: str | None
     items: str | None
-    seed: int  # of drawn data
+    seed: int  # of synthetic data
     ids: tuple[int, ...]  # examples of the data
     labels: tuple[int, ...]  # 1 = match
     kinds: tuple[str, ...]  # match, or what differs
-    chances: dict[str, tuple[float, ...]]  # of a match, by what is shown
+    chances: dict[str, tuple[float, ...]]  # match probabilities, by input condition
 
-    def source(self, img_size: int = 64):  # side, in pixels
-        "The data behind the scores."
+    def source(self, img_size: int = 64):  # height and width, in pixels
+        "Load the data behind the scores."
         return open_task("pairs", self.data, img_size, self.split, self.items, None, self.seed)
 
     def save(self, path: str | Path) -> None:
-        "Write JSON."
+        "Write the scores as JSON."
         write_file(path, json.dumps(asdict(self)) + "\n")
 
     @classmethod
-    def load(cls, path: str | Path | None = None) -> "PairScores":  # None = those that are shipped
-        "Read JSON; raises `UserError` for what is none."
+    def load(cls, path: str | Path | None = None) -> "PairScores":  # None = the shipped scores
+        "Read scores from JSON; raise `UserError` for an invalid file."
         path = Path(path or data_path("pairs.json"))
         try:
             read = json.loads(path.read_text())
@@ -60,7 +60,7 @@ class PairScores:
 
     @cached_property
     def given(self) -> dict[str, np.ndarray]:
-        "The chances as arrays."
+        "Return the match probabilities as arrays, by input condition."
         return {name: np.array(values) for name, values in self.chances.items()}
 
 # %% ../../nbs/evaluation/05_item_matching.ipynb #fc7c7fc2
@@ -71,25 +71,31 @@ def score_pairs(
     items: str | None = None,  # the table that the rows name
     limit: int = 400,  # pairs at most
 ) -> PairScores:
-    "Ask a pair model about pairs that it was not trained on, with everything there and with one side absent."
+    "Score held-out pairs with a pair model, with both modalities and with one of them absent."
     source = open_task("pairs", data, model.body.cfg.image.img_size, split, items)
     ids = some_ids(source, limit)
     labels, chances = answers(model, source, ids, tuple(SHOWN.values()))
-    told = [source.told(i) for i in ids]
-    kinds = tuple("match" if t.label == "match" else t.kind.rstrip(" 123") or "other" for t in told)
-    given = {name: tuple(chances[side][:, 1].round(4).tolist()) for name, side in SHOWN.items()}
-    return PairScores(data, split, items, 0, tuple(ids), tuple(labels.tolist()), kinds, given)
+    texts = [source.told(i) for i in ids]
+    kinds = tuple(
+        "match" if t.label == "match" else t.kind.rstrip(" 123") or "other" for t in texts
+    )
+    probabilities = {
+        name: tuple(chances[side][:, 1].round(4).tolist()) for name, side in SHOWN.items()
+    }
+    return PairScores(
+        data, split, items, 0, tuple(ids), tuple(labels.tolist()), kinds, probabilities
+    )
 
 # %% ../../nbs/evaluation/05_item_matching.ipynb #88b0f781
 def at_threshold(
     scores: PairScores,
-    threshold: float,  # chance from which on a pair is called a match
-    shown: str = "both",  # one of SHOWN
+    threshold: float,  # least probability at which a pair is called a match
+    condition: str = "both",  # one of SHOWN
 ) -> dict[str, float]:  # precision (1 where nothing is called), recall, called, right
-    "How a threshold does."
-    if shown not in SHOWN:
-        raise UserError(f"{shown!r} is not one of {', '.join(SHOWN)}")
-    called, labels = scores.given[shown] >= threshold, np.array(scores.labels) == 1
+    "Compute precision and recall at a threshold; raise `UserError` for an unknown condition."
+    if condition not in SHOWN:
+        raise UserError(f"{condition!r} is not one of {', '.join(SHOWN)}")
+    called, labels = scores.given[condition] >= threshold, np.array(scores.labels) == 1
     right = int((called & labels).sum())
     precision = right / called.sum() if called.any() else 1.0
     return dict(
@@ -100,11 +106,11 @@ def at_threshold(
     )
 
 # %% ../../nbs/evaluation/05_item_matching.ipynb #cd3ee55a
-SMALL = frozenset("a an the of by for and with in".split())  # words that tell nothing apart
+SMALL = frozenset("a an the of by for and with in".split())  # words that distinguish nothing
 
 
 def differences(example: Example) -> tuple[str, str]:  # of the first title, of the second
-    "The words of each title that the other has not, in their order."
+    "Return the words of each title that the other lacks, in their order."
     sides = [(text or "").lower().replace(",", " ").split() for text in example.told.texts]
     sides = [[word for word in words if word not in SMALL] for words in sides]
     other = [set(words) for words in reversed(sides)]

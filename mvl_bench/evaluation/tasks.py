@@ -32,7 +32,7 @@ def without(
     batch: Batch,
     side: str,  # image, text, or "" for nothing
 ) -> Batch:
-    "The batch with one modality absent."
+    "Return the batch with one modality absent."
     if not side:
         return batch
     return replace(batch, **{f"has_{side}": torch.zeros_like(batch.has_image)})
@@ -44,17 +44,17 @@ def task_batches(
     ids: Sequence[int],
     size: int = 48,  # examples at a time
 ) -> Iterator[TaskBatch]:
-    "Some examples in batches, as the model reads them."
+    "Yield the given examples in batches, as the model reads them."
     body = model.body
     for start in range(0, len(ids), size):
-        some = [source.example(i) for i in ids[start : start + size]]
+        examples = [source.example(i) for i in ids[start : start + size]]
         form = (
             body.tokenizer,
             body.cfg.text.max_text_len,
             model.task.classes,
             body.cfg.image.img_size,
         )
-        yield collate_examples(some, *form).to(next(model.parameters()).device)
+        yield collate_examples(examples, *form).to(next(model.parameters()).device)
 
 
 @torch.inference_mode()
@@ -62,9 +62,11 @@ def answers(
     model: TaskModel,
     source,  # a task's data
     ids: Sequence[int],
-    sides: Sequence[str] = ("",),  # what is absent: "" = nothing, image, text
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:  # (n) labels, side -> (n classes) chances
-    "The right classes, and the chance that the model gives to each, with different modalities absent."
+    sides: Sequence[str] = ("",),  # absent modality: "" = none, image, text
+) -> tuple[
+    np.ndarray, dict[str, np.ndarray]
+]:  # (n) labels, absent modality -> (n classes) probabilities
+    "Return the labels and the model's class probabilities with different modalities absent."
     model.eval()
     labels, chances = [], {side: [] for side in sides}
     for batch in task_batches(model, source, ids):
@@ -75,48 +77,48 @@ def answers(
 
 # %% ../../nbs/evaluation/04_tasks.ipynb #e74878f2
 def accuracy(labels: np.ndarray, chances: np.ndarray, weights: np.ndarray | None = None) -> float:
-    "Share of right answers; a label that is no class counts as wrong."
+    "Compute the fraction of right answers; a label that is no class counts as wrong."
     return float(np.average(chances.argmax(1) == labels, weights=weights))
 
 
 def pr_auc(labels: np.ndarray, chances: np.ndarray, weights: np.ndarray | None = None) -> float:
-    "Average precision of the last class."
+    "Compute the average precision of the last of two classes."
     return float(average_precision_score(labels == 1, chances[:, 1], sample_weight=weights))
 
 
 def metric_of(task: str) -> tuple[str, Callable]:
-    "A task's metric: its name and its function."
+    "Return the name and the function of a task's metric."
     return ("pr_auc", pr_auc) if task == "pairs" else ("accuracy", accuracy)
 
 
-FEWEST = 20  # groups that an interval can be drawn from
+FEWEST = 20  # least number of groups for an interval
 
 
-def groups_of(told: Sequence[Told]) -> tuple[np.ndarray, str]:  # (n) numbers, what they are of
-    "Which examples are drawn together for intervals: those of a group, or where few are, of the same words."
-    ways = dict(group=[t.group for t in told], words=[str(t.texts).lower() for t in told])
+def groups_of(examples: Sequence[Told]) -> tuple[np.ndarray, str]:  # (n) group numbers, grouped by
+    "Return the bootstrap group of each example: its group, or its words where there are few groups."
+    ways = dict(group=[t.group for t in examples], words=[str(t.texts).lower() for t in examples])
     by = "group" if len(set(ways["group"])) >= FEWEST else "words"
     return np.unique(ways[by], return_inverse=True)[1], by
 
 
 def intervals(
-    score: Callable,  # of labels, chances and weights
+    score: Callable,  # function of labels, probabilities and weights
     labels: np.ndarray,  # (n)
     chances: dict[str, np.ndarray],  # condition -> (n classes); "" = the model itself
     groups: np.ndarray,  # (n)
     draws: int = 1000,
 ) -> dict[str, list[float]]:  # condition -> low, high; and of the model minus each other condition
-    "95 % bootstrap intervals over groups of a score and of differences between conditions, which are paired."
-    chance, found = np.random.default_rng(0), {name: [] for name in chances}
+    "Compute 95 % bootstrap intervals over groups of a score and of paired differences between conditions."
+    chance, samples = np.random.default_rng(0), {name: [] for name in chances}
     count = groups.max() + 1
-    while len(found[""]) < draws:
+    while len(samples[""]) < draws:
         weights = np.bincount(chance.integers(0, count, count), minlength=count)[groups]
-        kept = weights > 0
-        if score is pr_auc and len(np.unique(labels[kept])) < 2:
+        used = weights > 0
+        if score is pr_auc and len(np.unique(labels[used])) < 2:
             continue
-        for name, given in chances.items():
-            found[name].append(score(labels[kept], given[kept], weights[kept]))
-    again = {name: np.array(values) for name, values in found.items()}
+        for name, probs in chances.items():
+            samples[name].append(score(labels[used], probs[used], weights[used]))
+    again = {name: np.array(values) for name, values in samples.items()}
     again |= {f"minus_{name}": again[""] - values for name, values in again.items() if name}
     return {
         name: np.percentile(values, [2.5, 97.5]).round(4).tolist() for name, values in again.items()
@@ -124,196 +126,200 @@ def intervals(
 
 # %% ../../nbs/evaluation/04_tasks.ipynb #560d5dcc
 class Words:
-    "A logistic regression on bags of words: what can be told without a picture."
+    "Fit a logistic regression on bags of words: a baseline without images."
 
-    def __init__(self, told: Sequence[Told], classes: Sequence[str]):
+    def __init__(self, examples: Sequence[Told], classes: Sequence[str]):
         self.vectors = CountVectorizer(
             ngram_range=(1, 2), min_df=2, binary=True, token_pattern=r"\S+"
         )
-        self.vectors.fit(text for one in told for text in one.texts if text)
+        self.vectors.fit(text for example in examples for text in example.texts if text)
         self.classes = list(classes)
-        labels = [self.classes.index(one.label) for one in told]
-        self.model = LogisticRegression(C=0.3, max_iter=200).fit(self._see(told), labels)
+        labels = [self.classes.index(example.label) for example in examples]
+        self.model = LogisticRegression(C=0.3, max_iter=200).fit(self._see(examples), labels)
 
-    def _see(self, told: Sequence[Told]) -> csr_matrix:  # (n features)
-        "The words of each example; of two items those they share and those they do not."
+    def _see(self, examples: Sequence[Told]) -> csr_matrix:  # (n features)
+        "Return word features of each example; for two items the shared and the differing words."
         sides = [
-            self.vectors.transform([t.texts[k] or "" for t in told])
-            for k in range(len(told[0].texts))
+            self.vectors.transform([t.texts[k] or "" for t in examples])
+            for k in range(len(examples[0].texts))
         ]
         if len(sides) < 2:
             return sides[0]
-        one, other = sides
-        shared = one.multiply(other)
-        overlap = csr_matrix(overlaps(told)[:, None])
-        return csr_matrix(hstack([shared, one + other - 2 * shared, overlap]))
+        first, other = sides
+        shared = first.multiply(other)
+        overlap = csr_matrix(overlaps(examples)[:, None])
+        return csr_matrix(hstack([shared, first + other - 2 * shared, overlap]))
 
-    def chances(self, told: Sequence[Told]) -> np.ndarray:  # (n classes)
-        "The chance of each class."
-        found = np.zeros((len(told), len(self.classes)))
-        found[:, self.model.classes_] = self.model.predict_proba(self._see(told))
-        return found
+    def chances(self, examples: Sequence[Told]) -> np.ndarray:  # (n classes)
+        "Predict the probability of each class."
+        probs = np.zeros((len(examples), len(self.classes)))
+        probs[:, self.model.classes_] = self.model.predict_proba(self._see(examples))
+        return probs
 
 
-def overlaps(told: Sequence[Told]) -> np.ndarray:  # (n) 0..1
-    "Share of the words of two texts that both have."
-    bags = [[{*(text or "").lower().split()} for text in t.texts] for t in told]
+def overlaps(examples: Sequence[Told]) -> np.ndarray:  # (n) 0..1
+    "Compute the fraction of the words of two texts that both contain."
+    bags = [[{*(text or "").lower().split()} for text in t.texts] for t in examples]
     return np.array([len(a & b) / max(1, len(a | b)) for a, b in bags])
 
 # %% ../../nbs/evaluation/04_tasks.ipynb #1ef58103
 @torch.inference_mode()
 def image_vectors(
-    model,  # on the contract, with `tokenizer` and `cfg`
+    model,  # any `MaskedVLModel` with `tokenizer` and `cfg`
     source,  # data of the task `probe`
     ids: Sequence[int],
-    size: int = 64,  # pictures at a time
+    size: int = 64,  # images at a time
 ) -> tuple[np.ndarray, np.ndarray]:  # (n 2d) vectors, (n 192) thumbnails in 0..1
-    "What the frozen model makes of pictures alone, and the pictures in 8 x 8 pixels."
+    "Return the frozen model's vectors of images alone and 8 x 8 thumbnails; raise `UserError` for an example without an image."
     model.eval()
     vectors, small = [], []
     for start in range(0, len(ids), size):
-        some = [source.example(i) for i in ids[start : start + size]]
-        if any(picture is None for example in some for picture in example.pictures):
+        examples = [source.example(i) for i in ids[start : start + size]]
+        if any(picture is None for example in examples for picture in example.pictures):
             raise UserError(f"{source.name} has an example without a picture, which a probe needs")
-        some = [e._replace(told=e.told._replace(texts=(None,))) for e in some]
+        examples = [e._replace(told=e.told._replace(texts=(None,))) for e in examples]
         batch = collate_examples(
-            some, model.tokenizer, model.cfg.text.max_text_len, (), model.cfg.image.img_size
+            examples, model.tokenizer, model.cfg.text.max_text_len, (), model.cfg.image.img_size
         ).batch
         image = model.features(batch.to(next(model.parameters()).device)).image.float().cpu()
         vectors.append(torch.cat([image[:, 0], image[:, 1:].mean(1)], -1).numpy())
-        small += [np.asarray(Image.fromarray(e.pictures[0]).resize((8, 8))) / 255 for e in some]
+        small += [np.asarray(Image.fromarray(e.pictures[0]).resize((8, 8))) / 255 for e in examples]
     return np.concatenate(vectors), np.stack(small).reshape(len(ids), -1)
 
 
 def evaluate_probe(
-    model,  # on the contract, with `tokenizer` and `cfg`
+    model,  # any `MaskedVLModel` with `tokenizer` and `cfg`
     train,  # data of the task `probe` to learn from
     test,  # data to score on
     limit: int = 2000,  # examples of each at most
 ) -> dict:
-    "How often a linear classifier on a picture's vector is right, with an interval and baselines."
+    "Measure a linear probe's accuracy on image vectors beside baselines; raise `UserError` without features or for fewer than two labels."
     if model.features is None:
         raise UserError(f"a {model.kind} makes no vectors of pictures that a probe could read")
     sides = [(source, some_ids(source, limit)) for source in (train, test)]
-    told = [[source.told(i) for i in ids] for source, ids in sides]
-    classes = sorted({t.label for t in told[0]})
+    examples = [[source.told(i) for i in ids] for source, ids in sides]
+    classes = sorted({t.label for t in examples[0]})
     if len(classes) < 2:
         raise UserError(
             f"all examples of {train.name} are {classes[0]!r}: a probe tells two labels or more apart"
         )
     number = {name: k for k, name in enumerate(classes)}
-    fit_to, labels = (np.array([number.get(t.label, -1) for t in some]) for some in told)
-    (seen, small), (unseen, also) = (image_vectors(model, *side) for side in sides)
+    fit_to, labels = (np.array([number.get(t.label, -1) for t in part]) for part in examples)
+    (train_vectors, small), (unseen, also) = (image_vectors(model, *side) for side in sides)
     linear = lambda: make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300))  # noqa: E731
     near = make_pipeline(StandardScaler(), KNeighborsClassifier(10))
     ways = {
-        "": (linear(), seen, unseen),
-        "knn": (near, seen, unseen),
+        "": (linear(), train_vectors, unseen),
+        "knn": (near, train_vectors, unseen),
         "pixels": (linear(), small, also),
     }
     chances = {name: way.fit(x, fit_to).predict_proba(y) for name, (way, x, y) in ways.items()}
     chances["majority"] = np.eye(len(classes))[[np.bincount(fit_to).argmax()] * len(labels)]
-    groups, by = groups_of(told[1])
+    groups, by = groups_of(examples[1])
     between = intervals(accuracy, labels, chances, groups)
-    found = dict(
+    result = dict(
         task="probe", metric="accuracy", score=accuracy(labels, chances[""]), n=len(labels)
     )
-    found |= dict(chance=1 / len(classes), ci=between[""], ci_by=by, groups=int(groups.max()) + 1)
-    found["baselines"] = {name: dict(score=accuracy(labels, p), ci=between[name], behind=between[f"minus_{name}"])
+    result |= dict(chance=1 / len(classes), ci=between[""], ci_by=by, groups=int(groups.max()) + 1)
+    result["baselines"] = {name: dict(score=accuracy(labels, p), ci=between[name], behind=between[f"minus_{name}"])
                           for name, p in chances.items() if name}  # fmt: skip
-    return found | dict(trained_on=len(fit_to), classes=len(classes))
+    return result | dict(trained_on=len(fit_to), classes=len(classes))
 
 # %% ../../nbs/evaluation/04_tasks.ipynb #c835880e
 def checked(
-    model: TaskModel, told: Sequence[Told], name: str
+    model: TaskModel, examples: Sequence[Told], name: str
 ) -> np.ndarray:  # (n) bool, label is a class
-    "Which labels were seen in training; raises `UserError` where a fixed choice lacks one, or all are unseen."
-    known = np.array([t.label in model.task.classes for t in told])
+    "Return which labels are known from training; raise `UserError` where a fixed choice lacks one, or all are unknown."
+    known = np.array([t.label in model.task.classes for t in examples])
     if model.task.task in CLASSES and not known.all():
-        label = told[int(np.argmin(known))].label
+        label = examples[int(np.argmin(known))].label
         raise UserError(
             f"the label {label!r} of {name} was not seen in training: {', '.join(model.task.classes)}"
         )
     if not known.any():
-        raise UserError(f"no label of {name} was seen in training, such as {told[0].label!r}")
+        raise UserError(f"no label of {name} was seen in training, such as {examples[0].label!r}")
     return known
 
 
 def trained_on(model: TaskModel, limit: int = 20_000) -> list[Told]:
-    "Words and labels of the data that a model was fine-tuned on; raises `UserError` where it is not to be had."
+    "Read words and labels of a model's fine-tuning data; raise `UserError` where it is not available."
     facts, size = model.body.facts, model.body.cfg.image.img_size
-    given = user_columns(*(facts[f"{name}_column"] for name in ("image", "caption", "label")))
+    columns = user_columns(*(facts[f"{name}_column"] for name in ("image", "caption", "label")))
     source = open_task(
-        model.task.task, facts["data"], size, facts["split"], facts["items"], given, facts["seed"]
+        model.task.task, facts["data"], size, facts["split"], facts["items"], columns, facts["seed"]
     )
     count = 3000 if source.length is None else min(limit, source.length)
-    told = map(source.told, some_ids(source, count))
-    return [t for t in told if t.label in model.task.classes]
+    examples = map(source.told, some_ids(source, count))
+    return [t for t in examples if t.label in model.task.classes]
 
 
 def commonest(counts: dict[str, int], classes: Sequence[str], n: int) -> np.ndarray:  # (n classes)
-    "The commonest class of training, always."
-    found = np.zeros((n, len(classes)))
-    found[:, list(classes).index(max(classes, key=lambda name: counts.get(name, 0)))] = 1
-    return found
+    "Predict the commonest class of training with probability 1 for every example."
+    probs = np.zeros((n, len(classes)))
+    probs[:, list(classes).index(max(classes, key=lambda name: counts.get(name, 0)))] = 1
+    return probs
 
 # %% ../../nbs/evaluation/04_tasks.ipynb #fec69e59
-KINDS = 24  # different ones at most, to be told one by one
+KINDS = 24  # most kinds that are listed one by one
 
 
 def evaluate_task(
     model: TaskModel,  # fine-tuned
     source,  # data of its task that it was not trained on
-    limit: int | None = None,  # examples at most; None = all, 1000 of data without end
-    draws: int = 1000,  # of the bootstrap
+    limit: int | None = None,  # examples at most; None = all, 1000 of endless data
+    draws: int = 1000,  # bootstrap samples
 ) -> dict:
-    "Score, interval, chance and baselines of a task."
+    "Compute score, interval, chance level and baselines of a task; raise `UserError` for data that do not fit the model."
     ids, task = some_ids(source, limit), model.task.task
     if source.count != model.task.count:
-        found = f"{source.name} has {source.count} pictures in an example"
-        raise UserError(f"{found}, the model was fine-tuned on {model.task.count}")
-    told, (name, score) = [source.told(i) for i in ids], metric_of(task)
-    known = checked(model, told, source.name)
-    if task == "pairs" and len({t.label for t in told}) < 2:
-        raise UserError(f"all pairs are {told[0].label!r}: PR AUC needs matches and others")
+        counts = f"{source.name} has {source.count} pictures in an example"
+        raise UserError(f"{counts}, the model was fine-tuned on {model.task.count}")
+    examples, (name, score) = [source.told(i) for i in ids], metric_of(task)
+    known = checked(model, examples, source.name)
+    if task == "pairs" and len({t.label for t in examples}) < 2:
+        raise UserError(f"all pairs are {examples[0].label!r}: PR AUC needs matches and others")
     labels, chances = answers(model, source, ids, ("", "image", "text"))
     chances = {"": chances[""], "text_only": chances["image"], "image_only": chances["text"]}
     unseen = f"{(~known).mean():.1%} of answers were never seen in training and count as wrong"
     notes = [] if known.all() else [unseen]
     if name == "accuracy":
-        chances["majority"] = commonest(model.body.facts["labels"], model.task.classes, len(told))
+        chances["majority"] = commonest(
+            model.body.facts["labels"], model.task.classes, len(examples)
+        )
     else:
-        chances["word_overlap"] = np.stack([0 * labels, overlaps(told)], 1)
+        chances["word_overlap"] = np.stack([0 * labels, overlaps(examples)], 1)
     try:
-        chances["bag_of_words"] = Words(trained_on(model), model.task.classes).chances(told)
+        chances["bag_of_words"] = Words(trained_on(model), model.task.classes).chances(examples)
     except UserError as error:
         notes.append(f"no bag of words, as the training data is not to be had: {error}")
-    groups, by = groups_of(told)
+    groups, by = groups_of(examples)
     between = intervals(score, labels, chances, groups, draws)
-    found = dict(task=task, metric=name, score=score(labels, chances[""]), n=len(told))
+    result = dict(task=task, metric=name, score=score(labels, chances[""]), n=len(examples))
     even = 1 / len(model.task.classes)
-    found["chance"] = float((labels == 1).mean()) if task == "pairs" else even
-    found |= dict(ci=between[""], ci_by=by, groups=int(groups.max()) + 1)
-    found["baselines"] = {n: dict(score=score(labels, p), ci=between[n], behind=between[f"minus_{n}"])
+    result["chance"] = float((labels == 1).mean()) if task == "pairs" else even
+    result |= dict(ci=between[""], ci_by=by, groups=int(groups.max()) + 1)
+    result["baselines"] = {n: dict(score=score(labels, p), ci=between[n], behind=between[f"minus_{n}"])
                           for n, p in chances.items() if n}  # fmt: skip
     facts = {k: v for k, v in model.body.facts.items() if k not in ("labels", "looks")}
-    return found | dict(by_kind=by_kind(labels, chances[""], told), notes=notes, finetuned=facts)
+    return result | dict(
+        by_kind=by_kind(labels, chances[""], examples), notes=notes, finetuned=facts
+    )
 
 
-def by_kind(labels: np.ndarray, chances: np.ndarray, told: Sequence[Told]) -> dict[str, dict]:
-    "Scores of each kind: accuracy; of pairs how often a match stands above a non-match of this kind (ROC AUC)."
-    kinds, found, pairs = np.array([t.kind for t in told]), {}, len(told[0].texts) == 2
+def by_kind(labels: np.ndarray, chances: np.ndarray, examples: Sequence[Told]) -> dict[str, dict]:
+    "Compute accuracy by kind; for pairs the ROC AUC of matches against the non-matches of each kind."
+    kinds, scores, pairs = np.array([t.kind for t in examples]), {}, len(examples[0].texts) == 2
     names = sorted(set(kinds) - {""})
     for kind in names if len(names) <= KINDS else ():
         of = kinds == kind
         if pairs:
             if not labels[of].any():
                 of |= labels == 1
-                found[str(kind)] = dict(roc_auc=float(roc_auc_score(labels[of], chances[of, 1])),
+                scores[str(kind)] = dict(roc_auc=float(roc_auc_score(labels[of], chances[of, 1])),
                                    n=int((kinds == kind).sum()))  # fmt: skip
         else:
-            found[str(kind)] = dict(accuracy=accuracy(labels[of], chances[of]), n=int(of.sum()))
-    return found
+            scores[str(kind)] = dict(accuracy=accuracy(labels[of], chances[of]), n=int(of.sum()))
+    return scores
 
 # %% ../../nbs/evaluation/04_tasks.ipynb #2593d03d
 NAMES = dict(
@@ -328,10 +334,10 @@ NAMES = dict(
 
 
 def task_table(scored: dict) -> str:
-    "The scores of `evaluate` on a task as lines of text."
-    told = f"{scored['n']} examples, intervals by {scored['ci_by']} ({scored['groups']})"
+    "Format the scores of `evaluate` on a task as lines of text."
+    header = f"{scored['n']} examples, intervals by {scored['ci_by']} ({scored['groups']})"
     lines = [
-        f"{scored['task']}: {told}",
+        f"{scored['task']}: {header}",
         "",
         f"{'':34}{scored['metric']:>9}   95 % interval      behind by",
     ]

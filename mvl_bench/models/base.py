@@ -33,7 +33,7 @@ def check_numbers(
         str, float
     ],  # smallest value of each number, by field; a float where fractions may be
 ) -> None:
-    "Raise `UserError` for a number that is too small, not finite, or no whole number."
+    "Raise `UserError` for a field that is below its minimum, not finite, or not whole where it must be."
     for name, low in least.items():
         value, kind = getattr(cfg, name), "number" if isinstance(low, float) else "whole number"
         if not low <= value < float("inf") or (kind == "whole number" and value != int(value)):
@@ -130,7 +130,7 @@ class LossConfig:
 # %% ../../nbs/models/00_base.ipynb #7fa15aa5
 @dataclass(frozen=True)
 class ModelConfig:
-    "Share what the configuration of every model has; a model adds its own sizes and names what it cannot use."
+    "Define the settings that all models share; a subclass adds its sizes and lists those it cannot use."
 
     image: ImageConfig = ImageConfig()
     text: TextConfig = TextConfig()
@@ -166,7 +166,7 @@ class ModelConfig:
         return {n: v for n, v in settings_of(cls).items() if n not in cls.unused.split()}
 
     def check_unused(self) -> None:
-        "Raise `UserError` for a value that would have no effect."
+        "Raise `UserError` for a setting that differs from its default although the model does not use it."
         usual, values = settings_of(type(self)), settings_of(self)
         for name in self.unused.split():
             if values[name] != usual[name]:
@@ -174,7 +174,7 @@ class ModelConfig:
                 raise UserError(f"{name} {values[name]!r} has no effect: {model} does not use it")
 
     def check_losses(self) -> None:
-        "Raise `UserError` where nothing would be learnt."
+        "Raise `UserError` for weights that are all 0, or ratios that mask nothing for any weighted loss."
         if not self.losses.weights:
             names = [
                 n
@@ -187,17 +187,17 @@ class ModelConfig:
             raise UserError("a ratio of 0 hides nothing that a loss with a weight could score")
 
     def at_step(self, step: int) -> "ModelConfig":
-        "Return the configuration in force at a step of training, counted from 0: first steps may mask the whole image."
+        "Return the configuration at a training step, from 0; in the first `full_mask_steps` image masks are whole."
         if step >= self.masking.full_mask_steps:
             return self
         return replace(self, masking=full_mask(self.masking))
 
     def step_key(self, seed: int = 0, step: int = 0, micro_batch: int = 0) -> StepKey:
-        "Return the key of a pass: its random draws, and the losses in force at its step."
+        "Return the key of a forward pass: the numbers that seed it, and the losses in force at its step."
         return StepKey(seed, step, micro_batch, self.at_step(step).losses)
 
     def build_masking(self) -> Masking:
-        "Build what masks batches in training."
+        "Build the masking of training batches."
         return build_masking(self)
 
 # %% ../../nbs/models/00_base.ipynb #f2434617
@@ -210,7 +210,7 @@ def save(
     dtype: torch.dtype = torch.float32,  # float16 halves the file
     also: Callable[[Path], None] | None = None,  # writes more files into the folder
 ) -> Path:
-    "Save weights, config, tokenizer and card; raises `UserError` where that cannot be done, losing nothing."
+    "Save weights, config, tokenizer and card; raise `UserError` for a failed write, which loses nothing."
     about = dict(model=model.kind, config=asdict(model.cfg), facts=facts or {})
     if model.lacks:
         about["lacks"] = model.lacks
@@ -233,14 +233,14 @@ def save(
 
 
 def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    "Another precision, but not for whole numbers: the items in a queue must stay exact."
+    "Convert a floating-point tensor to `dtype`; leave integers, as the items in a queue must stay exact."
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def card(
     about: dict,  # what `config.json` holds
 ) -> str:
-    "The card of a checkpoint in markdown: what it is, how it was made, how it scores."
+    "Build a checkpoint's model card in markdown: what it is, how it was trained and how it scores."
     config, facts = about["config"], about["facts"]
     image = config.get("image", {})
     sizes = dict(
@@ -252,20 +252,22 @@ def card(
     weights = [
         (name, config.get("losses", {}).get(name)) for name in ("mlm", "recon", "itc", "itm")
     ]
-    told = ", ".join(f"{name} {weight:g}" for name, weight in weights if weight)
+    loss_weights = ", ".join(f"{name} {weight:g}" for name, weight in weights if weight)
     rows = [(k, v) for k, v in facts.items() if not isinstance(v, (dict, list, tuple))]
     parts = [
         "---\nlibrary_name: mvl_bench\ntags: [masked-modeling, vision-language]\n---",
         f"# {about['model']}",
         f"A checkpoint of mvl_bench ({size}). {about.get('lacks') or 'Weights, decoder and heads included.'}",
         "```python\nimport mvl_bench as mvl\n\nmodel = mvl.load('this folder or Hub id')\n```",
-        "\n".join(f"| {k} | {v} |" for k, v in [("", ""), ("---", "---"), ("losses", told), *rows]),
+        "\n".join(
+            f"| {k} | {v} |" for k, v in [("", ""), ("---", "---"), ("losses", loss_weights), *rows]
+        ),
     ]
     for name, value in facts.items():
         if isinstance(value, dict):
             parts.append(f"## {name}\n\n```json\n{json.dumps(value, indent=1, default=str)}\n```")
         elif isinstance(value, (list, tuple)):
-            parts.append(f"## {name}\n\n" + "\n".join(f"1. `{one}`" for one in value))
+            parts.append(f"## {name}\n\n" + "\n".join(f"1. `{item}`" for item in value))
     return "\n\n".join(parts) + "\n"
 
 # %% ../../nbs/models/00_base.ipynb #3205a8b6
@@ -273,7 +275,7 @@ def read_config(
     config: type,  # a configuration class
     values: dict,  # from JSON
 ):
-    "Build a configuration from JSON, nested ones too; raise `UserError` for a field that the class lacks."
+    "Build a configuration, nested ones too, from JSON values; raise `UserError` for an unknown field."
     defaults = {field.name: field.default for field in fields(config)}
     if unknown := values.keys() - defaults.keys():
         raise UserError(f"{config.__name__} has no field {', '.join(sorted(unknown))}")
@@ -291,17 +293,17 @@ def fit(
     weights: dict[str, torch.Tensor],
     source: str | Path,  # named in the message
 ) -> None:
-    "Put weights into a model; raises `UserError` that names what is missing, left over or of another size."
-    own, new = model.state_dict(), weights.keys()
-    wrong = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
-    faults = dict(missing=own.keys() - new, unused=new - own.keys(), size=wrong)
-    told = [
+    "Load weights into a model; raise `UserError` for missing, unused or wrongly sized ones, and name them."
+    state, new = model.state_dict(), weights.keys()
+    wrong = [k for k in state.keys() & weights.keys() if state[k].shape != weights[k].shape]
+    faults = dict(missing=state.keys() - new, unused=new - state.keys(), size=wrong)
+    problems = [
         f"{kind}: {', '.join(sorted(names)[:3])}" + " ..." * (len(names) > 3)
         for kind, names in faults.items()
         if names
     ]
-    if told:
-        raise UserError(f"the weights of {source} do not fit the model ({'; '.join(told)})")
+    if problems:
+        raise UserError(f"the weights of {source} do not fit the model ({'; '.join(problems)})")
     model.load_state_dict(weights)
 
 
@@ -310,19 +312,23 @@ def fit_some(
     weights: dict[str, torch.Tensor],
     source: str | Path,  # named in the message
 ) -> list[str]:  # names of the weights that stay as they were
-    "Put into a model the weights that it has at the same size; raises `UserError` where most of its own are left."
-    own = model.state_dict()
-    kept = [k for k, value in own.items() if k not in weights or weights[k].shape != value.shape]
-    if 2 * len(kept) > len(own):
-        raise UserError(f"{len(kept)} of {len(own)} weights of {source} do not fit the model")
-    fit(model, {k: value if k in kept else weights[k] for k, value in own.items()}, source)
-    return kept
+    "Load the weights whose name and size match; raise `UserError` for a model of which most have no match."
+    state = model.state_dict()
+    unmatched = [
+        k for k, value in state.items() if k not in weights or weights[k].shape != value.shape
+    ]
+    if 2 * len(unmatched) > len(state):
+        raise UserError(
+            f"{len(unmatched)} of {len(state)} weights of {source} do not fit the model"
+        )
+    fit(model, {k: value if k in unmatched else weights[k] for k, value in state.items()}, source)
+    return unmatched
 
 # %% ../../nbs/models/00_base.ipynb #bd92298a
 def read_about(
     path: Path,  # a checkpoint's folder
 ) -> dict:  # model, config, facts
-    "What a checkpoint says of itself; raises `UserError` where its folder is not whole."
+    "Read the model kind, config and facts of a checkpoint; raise `UserError` for a damaged folder."
     if (path / MANIFEST).exists():
         check_folder(path)
     try:
@@ -337,14 +343,14 @@ def read_about(
 
 
 def _other(path: Path, error: Exception) -> UserError:
-    "One sentence on a folder that cannot be read."
+    "Build the `UserError` for a checkpoint folder that cannot be read."
     return UserError(
         f"checkpoint {path} is damaged or of another kind: {type(error).__name__} {error}"
     )
 
 
 class Saved(ModelHubMixin):
-    "What makes a model save, load and travel; the model names its `kind` and its `config` class."
+    "Add saving, loading and the Hub to a model, which defines its `kind` and its `config` class."
 
     kind: str
     config: type
@@ -355,11 +361,11 @@ class Saved(ModelHubMixin):
         *,
         repo_id: str | None = None,  # on the Hub; None = the folder's name
         push_to_hub: bool = False,
-        config=None,  # both are ours to write
+        config=None,  # not used, nor are model_card_kwargs: `save` writes both files
         model_card_kwargs=None,
         **hub,  # what `push_to_hub` takes
     ) -> str | None:  # where it is on the Hub
-        "Save everything, with the tokenizer that `load` or training gave the model."
+        "Save the model and the `tokenizer` that `load` or training set; raise `UserError` for a model without."
         if self.tokenizer is None:
             raise UserError(
                 "a model without a tokenizer cannot be saved: set model.tokenizer first"
@@ -377,7 +383,7 @@ class Saved(ModelHubMixin):
         device: str | torch.device = "cpu",
         **hub,  # what `snapshot_download` takes, such as revision and token
     ):  # with `tokenizer`, `cfg` and `facts`
-        "A model ready for use; raises `UserError` for what is unknown, damaged or another kind of model."
+        "Load a model ready for use; raise `UserError` for an unknown, damaged or different kind of model."
         path = find(pretrained_model_name_or_path, **hub)
         about = read_about(path)
         if about["model"] != cls.kind:
@@ -386,7 +392,7 @@ class Saved(ModelHubMixin):
 
     @classmethod
     def from_about(cls, path: Path, about: dict):
-        "A model from its folder and what that says of itself."
+        "Build a model from its folder and the result of `read_about`; raise `UserError` for a damaged folder."
         try:
             model = cls(read_config(cls.config, about["config"]))
             weights = load_file(path / "model.safetensors")

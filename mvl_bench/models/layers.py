@@ -21,7 +21,7 @@ def pieces(
 ) -> tuple[
     Tensor, Tensor | None
 ]:  # (r s) places in the rows put end to end, -1 = none; (r) their rows
-    "The chosen tokens, in order, in pieces that hold tokens of one row; the second is None where each row is one piece."
+    "Split the selected tokens of each row, in order, into padded segments; rows is None if one per row."
     counts = mask.sum(1)
     sizes = torch.arange(1, int(counts.max()) + 1, device=mask.device)
     parts = -(-counts // sizes[:, None])  # (sizes b)
@@ -36,7 +36,7 @@ def pieces(
 
 
 def _table(mask: Tensor, row: Tensor, column: Tensor, width: int) -> Tensor:
-    "Where each chosen token goes."
+    "Build the table of flat positions from the target row and column of each selected token; -1 = none."
     table = torch.full((int(row.max()) + 1, width), -1, device=mask.device)
     table[row, column] = mask.flatten().nonzero()[:, 0]
     return table
@@ -45,14 +45,14 @@ def _table(mask: Tensor, row: Tensor, column: Tensor, width: int) -> Tensor:
 def packed(
     mask: Tensor,  # (b n) bool, True = take this token; at least one a row
 ) -> Tensor:  # (r s) places in the rows put end to end; -1 = none
-    "The chosen tokens, several rows in one where there is room."
+    "Pack the selected tokens, several rows in one where they fit (first fit, longest row first)."
     counts = mask.sum(1).tolist()
     size, room, begins = max(counts), [], [(0, 0)] * len(counts)
     for row in sorted(range(len(counts)), key=lambda row: -counts[row]):
-        found = next((i for i, left in enumerate(room) if left >= counts[row]), len(room))
-        room += [size] * (found == len(room))
-        begins[row] = found, size - room[found]
-        room[found] -= counts[row]
+        slot = next((i for i, left in enumerate(room) if left >= counts[row]), len(room))
+        room += [size] * (slot == len(room))
+        begins[row] = slot, size - room[slot]
+        room[slot] -= counts[row]
     begins = torch.tensor(begins, device=mask.device).repeat_interleave(mask.sum(1), 0)
     rank = (mask.cumsum(1) - 1)[mask]
     return _table(mask, begins[:, 0], begins[:, 1] + rank, size)
@@ -62,7 +62,7 @@ def alone(
     places: Tensor,  # (r s) from `packed`
     x: Tensor,  # (b n d)
 ) -> Tensor | None:  # (r 1 s s) bool, True = may look at
-    "Who may look at whom: tokens of one row at each other; none where every row stands alone."
+    "Build the block-diagonal attention mask of packed rows; None where each holds one row, unpadded."
     if (places >= 0).all() and len(places) == len(x):
         return None
     row = torch.where(places >= 0, places // x.shape[1], -1)
@@ -73,7 +73,7 @@ def take(
     x: Tensor,  # (b n ...)
     places: Tensor,  # (r s) from `pieces` or `packed`
 ) -> Tensor:  # (r s ...), anything where there is none
-    "The tokens at these places."
+    "Gather the tokens at the given positions."
     return x.flatten(0, 1).index_select(0, places.clamp_min(0).flatten()).unflatten(0, places.shape)
 
 
@@ -81,22 +81,22 @@ def kept(
     tokens: Tensor,  # (r s ...)
     places: Tensor,  # (r s)
 ) -> Tensor:  # (k ...)
-    "The tokens that are there, one after the other."
+    "Return the tokens at real positions (not -1), concatenated."
     return tokens.flatten(0, 1).index_select(0, (places >= 0).flatten().nonzero()[:, 0])
 
 
 def put(
     tokens: Tensor,  # (r s d)
     places: Tensor,  # (r s) where `take` took them from
-    onto: Tensor,  # (b n d) what stands at the other places
+    onto: Tensor,  # (b n d) values at the other positions
 ) -> Tensor:  # (b n d)
-    "Put tokens back where they were taken from."
+    "Scatter tokens back to the positions that `take` gathered them from."
     flat = kept(tokens, places).to(onto.dtype)
     return onto.flatten(0, 1).index_copy(0, places[places >= 0], flat).view_as(onto)
 
 # %% ../../nbs/models/01_layers.ipynb #2ebdbf80
 class Attention(nn.Module):
-    "Multi-head attention of tokens to themselves or to a context (Vaswani et al., 2017)."
+    "Compute multi-head attention of tokens to themselves or to a context (Vaswani et al., 2017)."
 
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
@@ -110,7 +110,7 @@ class Attention(nn.Module):
         context: Tensor | None = None,  # (b k d); None = `x` itself
         keys: Tensor | None = None,  # (b k) bool, True = may be looked at; None = all
         need_weights: bool = False,  # also return the weights (b heads q k)
-        rows: Tensor | None = None,  # (b) row of the context that each row looks at; None = its own
+        rows: Tensor | None = None,  # (b) context row that each row attends to; None = its own
     ):
         def heads(y):
             return y.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -122,7 +122,7 @@ class Attention(nn.Module):
         q, k, v = map(heads, (self.query(x), *both.chunk(2, dim=-1)))
         mask = None if keys is None else keys[:, None, None]
         weights = attention_weights(q, k, mask) if need_weights else None
-        # the weights that are told are the ones that mix, so that gradients reach them
+        # the weights that are returned are the ones that mix, so that gradients reach them
         mixed = weights @ v if need_weights else attend(q, k, v, mask)
         mixed = self.proj(mixed.transpose(1, 2).flatten(2))
         return (mixed, weights) if need_weights else mixed
@@ -133,21 +133,21 @@ class Attention(nn.Module):
         context: Tensor,  # (b k d)
         keys: Tensor | None = None,  # (b k) bool
     ) -> Tensor:  # (b 1 d)
-        "The same for a single query, which is taken to the tokens instead of their keys and values to it."
+        "Compute `forward` for a single query, projecting the query instead of every key and value."
         to_key, to_value = self.key_value.weight.unflatten(0, (2, self.num_heads, -1))  # (h e d)
         q = self.query(x).unflatten(-1, (self.num_heads, -1)).transpose(0, 2)  # (h 1 b e)
         wide = (
             self.num_heads**0.5
         )  # `attend` scales by the width of what it is given, not of a head
-        asked = wide * (q @ to_key[:, None]).transpose(0, 2)  # (b 1 h d)
-        seen, mask = context[:, None], None if keys is None else keys[:, None, None]
-        mixed = attend(asked, seen, seen, mask).transpose(0, 2)  # (h 1 b d)
+        queries = wide * (q @ to_key[:, None]).transpose(0, 2)  # (b 1 h d)
+        tokens, mask = context[:, None], None if keys is None else keys[:, None, None]
+        mixed = attend(queries, tokens, tokens, mask).transpose(0, 2)  # (h 1 b d)
         values = (mixed @ to_value.transpose(1, 2)[:, None]).transpose(0, 2).flatten(2)  # (b 1 d)
         return self.proj(values + self.key_value.bias.chunk(2)[1])
 
 
 def in_bf16(device: torch.device) -> bool:
-    "Whether passes run in bf16 on a CPU: there, products and a softmax are quicker than the fused attention."
+    "Return whether passes run in bf16 on a CPU, where products and a softmax beat the fused attention."
     return device.type == "cpu" and torch.is_autocast_enabled("cpu")
 
 
@@ -157,7 +157,7 @@ def attend(
     v: Tensor,  # (b heads k d)
     mask: Tensor | None,  # (b 1 1 k) or (b 1 q k) bool, True = may be looked at
 ) -> Tensor:  # (b heads q d)
-    "What each query sees: values, mixed by how much it looks at each key."
+    "Compute scaled dot-product attention: the mean of the values, weighted by attention to their keys."
     if in_bf16(q.device):
         return attention_weights(q, k, mask) @ v
     return F.scaled_dot_product_attention(q, k, v, mask)
@@ -168,13 +168,13 @@ def attention_weights(
     k: Tensor,  # (b heads k d)
     mask: Tensor | None,  # (b 1 1 k) bool, True = may be looked at
 ) -> Tensor:  # (b heads q k)
-    "How much each query looks at each key: rows sum to one."
+    "Compute the attention weights of each query over all keys by softmax; rows sum to one."
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
 
 # %% ../../nbs/models/01_layers.ipynb #56606b79
 class MLP(nn.Sequential):
-    "Two layers with a GELU between, on each token alone."
+    "Apply two linear layers with a GELU between them to each token."
 
     def __init__(self, dim: int, ratio: float = 4):
         hidden = int(dim * ratio)
@@ -182,7 +182,7 @@ class MLP(nn.Sequential):
 
 
 class CrossBlock(nn.Module):
-    "Pre-norm block: attend within the modality, then to the other one, then transform each token."
+    "Apply a pre-norm block: self-attention, cross-attention to the other modality, then an MLP."
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4):
         super().__init__()
@@ -201,23 +201,23 @@ class CrossBlock(nn.Module):
         return self.beside(self.within(x, keys), context, context_keys, need_weights)
 
     def compile(self, **how) -> None:
-        "The larger half, which models call on its own; the other is asked for single tokens, too."
+        "Compile the cross-attention and MLP sub-layers alone; `within` also runs on single tokens."
         self.beside = torch.compile(self.beside, **how)
 
     def within(
         self,
         x: Tensor,  # (b q d)
         keys: Tensor | None,  # (b q) bool
-        asked: Tensor | None = None,  # (r s d) the tokens of `x` that are wanted; None = all
-        rows: Tensor | None = None,  # (r) whose they are; None = each row's own
+        queries: Tensor | None = None,  # (r s d) the tokens of `x` to update; None = all
+        rows: Tensor | None = None,  # (r) row of `x` that each belongs to; None = its own
     ) -> Tensor:  # (b q d), or (r s d)
-        "The first step: what the modality says about itself."
+        "Apply the self-attention sub-layer, to all tokens or to the requested ones."
         every = self.norm1(x)
-        if asked is None:
+        if queries is None:
             return x + self.self_attn(every, keys=keys)
-        if asked.shape[1] == 1 and rows is None:
-            return asked + self.self_attn.for_one(self.norm1(asked), every, keys)
-        return asked + self.self_attn(self.norm1(asked), every, keys, rows=rows)
+        if queries.shape[1] == 1 and rows is None:
+            return queries + self.self_attn.for_one(self.norm1(queries), every, keys)
+        return queries + self.self_attn(self.norm1(queries), every, keys, rows=rows)
 
     def beside(
         self,
@@ -225,9 +225,9 @@ class CrossBlock(nn.Module):
         context: Tensor,  # (b k d)
         context_keys: Tensor | None,  # (b k) bool
         need_weights: bool = False,
-        rows: Tensor | None = None,  # (r) row of the context that each row looks at; None = its own
+        rows: Tensor | None = None,  # (r) context row that each row attends to; None = its own
     ):
-        "The other two: what the other modality adds, and what each token makes of it."
+        "Apply the cross-attention and MLP sub-layers; return the attention weights too if asked for."
         looked = self.cross_attn(self.norm2(x), context, context_keys, need_weights, rows)
         looked, weights = looked if need_weights else (looked, None)
         x = x + looked
@@ -236,7 +236,7 @@ class CrossBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    "Pre-norm block of the image decoder: look things up in the caption, then transform each token."
+    "Apply a pre-norm block of the image decoder: cross-attention to the caption, then an MLP."
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4):
         super().__init__()
@@ -254,7 +254,7 @@ class DecoderBlock(nn.Module):
 
 
 class CrossEncoder(nn.ModuleList):
-    "Cross-modality encoder: several cross blocks, one after the other."
+    "Apply several cross blocks in sequence: the cross-modality encoder."
 
     def __init__(self, depth: int, dim: int, num_heads: int):
         super().__init__(CrossBlock(dim, num_heads) for _ in range(depth))
@@ -267,12 +267,12 @@ class CrossEncoder(nn.ModuleList):
         context_keys: Tensor,  # (b k) bool
         weights: list
         | None = None,  # each block's cross-attention (b heads q k) is appended where a list is given
-        asked: tuple | None = None,  # from `pieces`: the tokens that are wanted; None = all
+        requested: tuple | None = None,  # from `pieces`: the tokens to return; None = all
     ) -> Tensor:  # (b q d), or (r s d)
-        "All blocks; masks that mask nothing are left out, which is faster."
+        "Run all blocks, leaving out attention masks that mask nothing, which is faster."
         keys = None if keys.all() else keys
         context_keys = None if context_keys.all() else context_keys
-        places, rows = asked or (None, None)
+        places, rows = requested or (None, None)
         for i, block in enumerate(self):
             last = places is not None and i == len(self) - 1
             x = block.within(x, keys, take(x, places) if last else None, rows if last else None)
@@ -291,12 +291,14 @@ class CrossEncoder(nn.ModuleList):
         rows: Tensor,  # (r) row of `x` in each of r pairs
         others: Tensor,  # (r) row of `context` in each of r pairs
     ) -> Tensor:  # (r d)
-        "What `forward` says at the first token of r pairs of rows; what pairs have in common is computed once."
+        "Compute `forward` at the first token of r pairs of rows; what pairs have in common is computed once."
         keys = None if keys.all() else keys
         context_keys = None if context_keys.all() else context_keys
         for i, block in enumerate(self):
-            asked = x[:, :1] if i == len(self) - 1 else None  # of the last block one token is used
-            x = block.within(x, keys, asked)
+            queries = (
+                x[:, :1] if i == len(self) - 1 else None
+            )  # of the last block one token is used
+            x = block.within(x, keys, queries)
             if i == 0:  # from here on the other modality counts
                 x, keys = x.index_select(0, rows), None if keys is None else keys[rows]
             x = block.beside(x, context, context_keys, rows=others)
@@ -309,7 +311,7 @@ def or_absent(
     present: Tensor,  # (b) bool, False = this row lacks the modality
     absent: Tensor,  # (d) the learnt token that stands for it
 ) -> tuple[Tensor, Tensor]:  # (b s d), (b s)
-    "Tokens and keys, with one learnt token where a modality is absent."
+    "Replace the tokens and keys of rows that lack a modality by one learnt token at the first position."
     if present.all():
         return tokens, keys
     first = torch.arange(keys.shape[1], device=keys.device) == 0
@@ -322,7 +324,7 @@ def halvings(
     width: int,  # channels at the small end, halved at every step towards the pixels
     name: str = "width",  # what the message calls it
 ) -> int:
-    "How often 2x2 layers halve a patch until it is one token; raises `UserError` where they cannot."
+    "Count the 2x2 layers that halve a patch to one token; raise `UserError` for sizes that do not divide."
     count = patch_size.bit_length() - 1
     if count < 1 or patch_size != 2**count:
         raise UserError(f"patch_size {patch_size} is not a power of two from 2 up")
@@ -332,7 +334,7 @@ def halvings(
 
 
 class PatchEmbedder(nn.Sequential):
-    "Shallow CNN with kernel = stride: each pixel feeds one token (2109.12178, image embedder)."
+    "Embed patches with a shallow CNN, kernel = stride: each pixel feeds one token (2109.12178, image embedder)."
 
     def __init__(
         self,
@@ -340,36 +342,36 @@ class PatchEmbedder(nn.Sequential):
         dim: int,  # width d of a token
         width: int,  # channels after the last 2x2 layer; half as many before it, and so on
         layers: int = 7,  # at least; 1x1 layers follow the 2x2 ones
-        pixels: tuple[float, float] = (0.5, 0.5),  # mean and spread of the pixels to come, 0..1
+        pixels: tuple[float, float] = (0.5, 0.5),  # mean and std of the input pixels, 0..1
     ):
         steps = halvings(patch_size, width)
         ones = max(0, layers - steps)
         channels = [3, *(width >> i for i in reversed(range(steps))), *[width] * ones]
         channels[-1] = dim
         sides = [2] * steps + [1] * ones
-        found = []
+        modules = []
         for side, before, after in zip(sides, channels, channels[1:]):
-            found += [nn.Conv2d(before, after, side, side), nn.GELU()]
-            keep_scale(found[-2], before * side * side)
+            modules += [nn.Conv2d(before, after, side, side), nn.GELU()]
+            keep_scale(modules[-2], before * side * side)
         with torch.no_grad():
-            found[-2].weight *= 0.02 * (768 / dim) ** 0.5  # tokens begin as large as BERT's words
-        super().__init__(*found[:-1])
+            modules[-2].weight *= 0.02 * (768 / dim) ** 0.5  # tokens begin as large as BERT's words
+        super().__init__(*modules[:-1])
         self.pixels = pixels
 
     def forward(self, images: Tensor) -> Tensor:  # (b c h w) in 0..1 -> (b n d)
-        "One token for each patch, row by row."
+        "Return one token per patch, row by row."
         mean, spread = self.pixels
         return super().forward((images - mean) / spread).flatten(2).transpose(1, 2)
 
 
 def keep_scale(layer: nn.Module, inputs: int) -> None:
-    "Random weights that keep the spread of what goes through (He et al., 2015)."
+    "Initialise weights to preserve the variance of the input (He et al., 2015), and biases to zero."
     nn.init.normal_(layer.weight, std=(2 / inputs) ** 0.5)
     nn.init.zeros_(layer.bias)
 
 # %% ../../nbs/models/01_layers.ipynb #0103b4ca
 class DeconvDecoder(nn.Sequential):
-    "From tokens on their grid to pixels in 0..1, twice as large at every step (2109.12178, RECON)."
+    "Decode a grid of tokens to pixels in 0..1, doubling the resolution at every step (2109.12178, RECON)."
 
     def __init__(
         self,
@@ -377,15 +379,18 @@ class DeconvDecoder(nn.Sequential):
         dim: int,  # width d of a token
         width: int,  # channels after the first doubling; half as many after the next, and so on
     ):
-        found: list[nn.Module] = []
+        modules: list[nn.Module] = []
         steps = halvings(patch_size, width)
         for step in range(steps):
             after = width >> step
-            found += [nn.ConvTranspose2d(dim, after, 2, 2), nn.GroupNorm(1, after), nn.GELU()]
-            keep_scale(found[-3], dim)
-            found += [nn.Conv2d(after, 3 if step == steps - 1 else after, 3, padding=1), nn.GELU()]
+            modules += [nn.ConvTranspose2d(dim, after, 2, 2), nn.GroupNorm(1, after), nn.GELU()]
+            keep_scale(modules[-3], dim)
+            modules += [
+                nn.Conv2d(after, 3 if step == steps - 1 else after, 3, padding=1),
+                nn.GELU(),
+            ]
             dim = after
-        super().__init__(*found[:-1])
+        super().__init__(*modules[:-1])
         self.patch_size = patch_size
 
     def forward(
@@ -393,6 +398,6 @@ class DeconvDecoder(nn.Sequential):
         tokens: Tensor,  # (b n d)
         grid: tuple[int, int],  # rows and columns of patches
     ) -> Tensor:  # (b n p*p*c) in 0..1
-        "Pixels of every patch."
+        "Return the pixels of every patch."
         placed = tokens.transpose(1, 2).unflatten(2, grid)
         return patchify(super().forward(placed).float().sigmoid(), self.patch_size)

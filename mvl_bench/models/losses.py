@@ -23,7 +23,7 @@ def mlm(
     logits: Tensor,  # (k v) at the k hidden words
     labels: Tensor,  # (k) the words that were there
 ) -> Tensor:  # nats per hidden word
-    "Masked language modeling: mean negative log-likelihood of the hidden words (2208.02131, section 3)."
+    "Compute the MLM loss: mean negative log-likelihood of the hidden words (2208.02131, section 3)."
     return F.cross_entropy(logits.float(), labels)
 
 # %% ../../nbs/models/04_losses.ipynb #6bab5ff6
@@ -31,10 +31,10 @@ def recon(
     predicted: Tensor,  # (k p*p*c) k hidden patches
     patches: Tensor,  # (k p*p*c) what was there
     kind: str = "l1",  # l1, l2, or sse (squares summed over the three channels of a pixel)
-    normalized: bool = False,  # compare with patches of mean 0 and spread 1, as MAE does
+    normalized: bool = False,  # compare with patches of mean 0 and std 1, as MAE does
     weights: Tensor | float = 1.0,  # (k p*p*c) of each value, as `focus` gives them
 ) -> Tensor:
-    "Error of rebuilt patches: a mean over hidden pixels (2208.02131, section 3; 2109.12178 for SSE)."
+    "Compute the mean error over hidden pixels (2208.02131, section 3; 2109.12178 for SSE); raise `UserError` for an unknown kind."
     if kind not in RECON_KINDS:
         raise UserError(f"loss {kind!r} is not one of {', '.join(RECON_KINDS)}")
     target = normalize_patches(patches) if normalized else patches
@@ -45,11 +45,11 @@ def recon(
 
 # %% ../../nbs/models/04_losses.ipynb #1ac6d6ad
 def focus(
-    patches: Tensor,  # (b n p*p*3) whole pictures, or parts of them
-    strength: float,  # what a unit of distance adds; 0 = all count alike
+    patches: Tensor,  # (b n p*p*3) whole images, or parts of them
+    strength: float,  # weight that a unit of distance adds; 0 = all weights are 1
     mean: Tensor | None = None,  # (b 3) mean colours; None = of these patches
 ) -> Tensor:  # (b n p*p*3)
-    "What each value counts in `recon`: 1 and more, the further its pixel lies from its picture's mean colour (0..1)."
+    "Compute each value's weight in `recon`: 1 + strength * distance of its pixel to the image's mean colour (0..1)."
     if not strength:
         return patches.new_ones(()).expand_as(patches)
     pixels = patches.unflatten(-1, (-1, 3))
@@ -62,7 +62,7 @@ def weigh(
     parts: dict[str, Tensor],  # name -> scalar
     weights: dict[str, float],  # name -> weight
 ) -> Tensor:
-    "Weighted sum of named losses; a part without a weight raises `KeyError`."
+    "Return the weighted sum of named losses; raise `KeyError` for a part without a weight, or no parts."
     unknown = parts.keys() - weights.keys()
     if unknown or not parts:
         raise KeyError(f"losses {sorted(parts)} but weights {sorted(weights)}")
@@ -70,7 +70,7 @@ def weigh(
 
 # %% ../../nbs/models/04_losses.ipynb #0b8422fe
 class Vectors(NamedTuple):
-    "Unit vectors of some pairs, and what the pairs are about."
+    "Hold the unit vectors of some pairs, and the item that each pair is about."
 
     image: Tensor  # (m e)
     text: Tensor  # (m e)
@@ -80,7 +80,7 @@ class Vectors(NamedTuple):
 def join(
     rows: Sequence[Vectors],
 ) -> Vectors:
-    "Several groups of pairs, one after the other."
+    "Concatenate several groups of pairs."
     return Vectors(*(torch.cat(parts) for parts in zip(*rows)))
 
 
@@ -89,7 +89,7 @@ def similarity(
     candidates: Tensor,  # (m e)
     temperature: Tensor | float,
 ) -> Tensor:  # (b m) logits
-    "Cosine over temperature; in fp32 even where passes run in bf16, whose steps near 1 are as coarse as 0.4 %."
+    "Compute cosine / temperature, in fp32 even under bf16, whose steps near 1 are as coarse as 0.4 %."
     with torch.autocast(queries.device.type, enabled=False):
         return queries.float() @ candidates.float().T / temperature
 
@@ -98,7 +98,7 @@ def is_negative(
     item: Tensor,  # (b) what each query is about
     others: Tensor,  # (m) what each candidate is about
 ) -> Tensor:  # (b m) bool
-    "Which candidates are wrong answers: those about another item."
+    "Return which candidates are negatives: those about another item than the query."
     return item[:, None] != others
 
 # %% ../../nbs/models/04_losses.ipynb #569042dd
@@ -106,18 +106,22 @@ def info_nce(
     logits: Tensor,  # (b m) candidate i is the right answer to query i
     negative: Tensor,  # (b m) bool, True = a wrong answer; what is neither is left out
 ) -> Tensor:  # (b) nats
-    "How surprising each query's own candidate is among it and the wrong ones (arXiv 1807.03748, eq. 4)."
-    own = torch.eye(*logits.shape, dtype=torch.bool, device=logits.device)
-    kept = logits.masked_fill(~(negative | own), -torch.inf)
-    return F.cross_entropy(kept, torch.arange(len(kept), device=kept.device), reduction="none")
+    "Compute InfoNCE of each query: its positive against its negatives (arXiv 1807.03748, eq. 4)."
+    positive = torch.eye(*logits.shape, dtype=torch.bool, device=logits.device)
+    masked_logits = logits.masked_fill(~(negative | positive), -torch.inf)
+    return F.cross_entropy(
+        masked_logits,
+        torch.arange(len(masked_logits), device=masked_logits.device),
+        reduction="none",
+    )
 
 
 def itc(
-    pairs: Vectors,  # b pairs, by the encoders that learn
-    candidates: Vectors,  # m pairs, by their slow copies; the first b are the same pairs
+    pairs: Vectors,  # b pairs, by the trained encoders
+    candidates: Vectors,  # m pairs, by the momentum encoders; the first b are the same pairs
     temperature: Tensor | float,
 ) -> Tensor:  # nats, a mean over queries that have a wrong answer; not a number where none has
-    "Image-text contrast, both ways (2107.07651, eq. 1; with a queue in 2208.02131, section 3)."
+    "Compute image-text contrast in both directions (2107.07651, eq. 1; with a queue in 2208.02131, section 3)."
     negative = is_negative(pairs.item, candidates.item)
     ways = (pairs.image, candidates.text), (pairs.text, candidates.image)
     nats = sum(info_nce(similarity(*way, temperature), negative) for way in ways) / 2
@@ -125,13 +129,13 @@ def itc(
 
 # %% ../../nbs/models/04_losses.ipynb #9a63fd0a
 def hard_negatives(
-    logits: Tensor,  # (b b) similarity of each query to the other side of each row
+    logits: Tensor,  # (b b) similarity of each query to the other modality of each row
     item: Tensor,  # (b) what each row is about
     lots: Tensor,  # (q) uniform in 0..1, float64
-    random_negative_frac: float = 0.0,  # share that is drawn evenly, however unlike
-    mine: Tensor | None = None,  # (q) the rows that ask; None = all
-) -> tuple[Tensor, Tensor]:  # (k) rows that have a negative, (k) the row drawn for each
-    "Draw a row about another item for every row that asks, the more alike the likelier."
+    random_negative_frac: float = 0.0,  # fraction that is sampled uniformly, whatever the logits
+    mine: Tensor | None = None,  # (q) the rows that are queries; None = all
+) -> tuple[Tensor, Tensor]:  # (k) rows that have a negative, (k) the row sampled for each
+    "Sample a row about another item for each query, the more similar the likelier (softmax of the logits)."
     mine = torch.arange(len(item), device=item.device) if mine is None else mine
     allowed = is_negative(item[mine], item)
     rows = allowed.any(1).nonzero()[:, 0]
@@ -144,21 +148,21 @@ def hard_negatives(
 
 
 class Matches(NamedTuple):
-    "Pairs of rows to be told apart."
+    "Hold pairs of rows for image-text matching, with their labels."
 
-    image: Tensor  # (r) row of the picture
+    image: Tensor  # (r) row of the image
     text: Tensor  # (r) row of the caption
     matched: Tensor  # (r) 1 = they belong together, 0 = they do not
 
 
 def match_pairs(
-    logits: Tensor,  # (b b) similarity of pictures (rows) and captions (columns)
+    logits: Tensor,  # (b b) similarity of images (rows) and captions (columns)
     item: Tensor,  # (b)
     lots: Tensor,  # (q 2) uniform in 0..1, float64
-    random_negative_frac: float = 0.0,  # share that is drawn evenly, however unlike
-    mine: Tensor | None = None,  # (q) the rows that ask, in a batch of many processes; None = all
+    random_negative_frac: float = 0.0,  # fraction that is sampled uniformly, whatever the logits
+    mine: Tensor | None = None,  # (q) the query rows, in a batch of many processes; None = all
 ) -> Matches:  # r = 3 x rows that have a negative: the true pairs first
-    "Every true pair, its picture with a wrong caption, and its caption with a wrong picture."
+    "Build ITM's pairs: every true one, its image with a wrong caption, and its caption with a wrong image."
     rows, texts = hard_negatives(logits, item, lots[:, 0], random_negative_frac, mine)
     _, images = hard_negatives(logits.T, item, lots[:, 1], random_negative_frac, mine)
     matched = torch.ones_like(rows)
@@ -174,5 +178,5 @@ def itm(
     logits: Tensor,  # (r 2) scores of "no" and of "yes"
     matched: Tensor,  # (r) 1 = they belong together
 ) -> Tensor:  # nats
-    "Image-text matching: mean negative log-likelihood of yes and no (2208.02131, section 3)."
+    "Compute the ITM loss: mean negative log-likelihood of match or no match (2208.02131, section 3)."
     return F.cross_entropy(logits.float(), matched)

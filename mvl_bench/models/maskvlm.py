@@ -95,7 +95,7 @@ class MaskVLMConfig(ModelConfig):
             )
 
     def at_step(self, step: int) -> "MaskVLMConfig":
-        "Return the configuration in force at a step: with the whole image masked, errors of pixels are squared."
+        "Return the configuration at a training step: while the whole image is masked, pixel errors are squared."
         if step >= self.masking.full_mask_steps or not self.losses.recon:
             return self
         weight = self.losses.full_mask_recon_weight
@@ -104,10 +104,10 @@ class MaskVLMConfig(ModelConfig):
 
 # %% ../../nbs/models/06_maskvlm.ipynb #0387cdd7
 def maskvlm_tiny() -> MaskVLMConfig:
-    "64 px, some 1.4 million numbers, for drawn scenes and for small photographs on two cores."
-    # drawn worlds have plain grounds, where L1 is slow to see the caption (see `losses`); any share may be hidden by hand;
-    # a patch has 192 values: one linear layer from 96 cannot paint any shape in any colour;
-    # from random weights, a queue and wrong pairs that are all hard are in the way (see `contrast`)
+    "Return the preset of 64 px, 1.4 million parameters: synthetic scenes and small photographs on two cores."
+    # synthetic scenes have plain backgrounds, where L1 is slow to use the caption (see `losses`); any ratio may be masked by hand;
+    # a patch has 192 values: one linear layer from 96 cannot produce any shape in any colour;
+    # from random weights, a queue and negatives that are all hard slow training down (see `contrast`)
     return update(
         MaskVLMConfig(), pixel_head_dim=384, recon=10.0, random_ratio_prob=0.8, object_mask_prob=0.5, full_mask_steps=1000,
         queue_size=0, momentum=0.9, random_negative_frac=0.5,
@@ -115,14 +115,14 @@ def maskvlm_tiny() -> MaskVLMConfig:
 
 
 def maskvlm_mini() -> MaskVLMConfig:
-    "64 px, one block a modality: learns drawn shapes in minutes."
+    "Return the preset of 64 px and one block per encoder: learns synthetic shapes in minutes."
     sizes = dict(image_depth=1, text_depth=1)
     learns = dict(full_mask_steps=0, recon=30.0, recon_saliency_weight=4.0)
     return update(maskvlm_tiny(), **sizes, **learns, object_mask_prob=1.0)
 
 
 def maskvlm_small() -> MaskVLMConfig:
-    "128 px, for photographs on a small machine."
+    "Return the preset of 128 px: photographs on a small machine."
     return update(
         MaskVLMConfig(), img_size=(128, 128), patch_size=16, mask_size=32, vocab_size=4096, max_text_len=40,
         embed_dim=256, num_heads=8, image_depth=6, text_depth=4, cross_depth=3, decoder_depth=3,
@@ -130,7 +130,7 @@ def maskvlm_small() -> MaskVLMConfig:
 
 
 def maskvlm_base() -> MaskVLMConfig:
-    "The paper's size: ViT-B/16 and RoBERTa-base, three cross-modality and three decoder blocks."
+    "Return the paper's size: ViT-B/16 and RoBERTa-base, three cross-modality and three decoder blocks."
     return update(
         MaskVLMConfig(), img_size=(224, 224), patch_size=16, mask_size=32, vocab_size=50265, max_text_len=512, pad_id=1,
         mask_id=50264, arch="roberta", embed_dim=768, num_heads=12, image_depth=12, text_depth=12, cross_depth=3,
@@ -142,7 +142,7 @@ MASKVLM_PRESETS = dict(mini=maskvlm_mini, tiny=maskvlm_tiny, small=maskvlm_small
 
 # %% ../../nbs/models/06_maskvlm.ipynb #5c7bba83
 class MaskVLM(nn.Module, Saved, MaskedVLModel):
-    "Joint masked vision and language modeling with one modality hidden at a time (arXiv 2208.02131)."
+    "Reconstruct the hidden part of one modality with the help of the other (MaskVLM, arXiv 2208.02131)."
 
     kind, config = "maskvlm", MaskVLMConfig
 
@@ -173,13 +173,13 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
 
     @property
     def offers(self) -> frozenset:
-        "What it has: pixels and words, vectors where ITC is on, a match logit where ITM is."
+        "Return what the model predicts: pixels and words, vectors with ITC, a match logit with ITM."
         pairs = dict(embed=self.contrast, match=self.to_match)
         return frozenset({"pixels", "words"} | {name for name, part in pairs.items() if part})
 
     @property
     def encoders(self) -> tuple[nn.Module, nn.Module]:
-        "Of pictures and of captions."
+        "Return the image encoder and the text encoder."
         return self.image_encoder, self.text_encoder
 
     @property
@@ -192,14 +192,14 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         return published_weights(self)
 
     def start_momentum(self) -> None:
-        "Copy the encoders as they are now, when a run starts and weights were put in."
+        "Copy the current encoders into the momentum encoders, at the start of a run after weights were loaded."
         if self.contrast:
             self.contrast.begin(self.encoders)
 
     def encode_image(
         self, batch: Batch, masks: Masks
     ) -> tuple[Tensor, Tensor]:  # (b 1+n d), (b 1+n) bool
-        "The picture alone: tokens, and which of them may be looked at."
+        "Encode the image alone: return its tokens, and which of them may be attended to."
         hidden = masks.image_mask if masks.image_mask.any() else None
         way = "gather" if self.cfg.mask_token_at == "cross" else "mask"
         tokens = self.image_encoder(batch.images, hidden, way)
@@ -214,7 +214,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
     def encode_text(
         self, batch: Batch, masks: Masks
     ) -> tuple[Tensor, Tensor]:  # (b t d), (b t) bool
-        "The caption alone, hidden words as [MASK]: tokens, and which of them may be looked at."
+        "Encode the caption alone, hidden words as [MASK]: return its tokens, and which may be attended to."
         ids = masks.text_ids
         if ids is None:
             ids = batch.input_ids.masked_fill(masks.text_mask, self.cfg.text.mask_id)
@@ -224,26 +224,26 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         )
 
     def fuse_image(
-        self, masks: Masks, image, text, weights: list | None = None, asked: tuple | None = None
+        self, masks: Masks, image, text, weights: list | None = None, requested: tuple | None = None
     ) -> Tensor:  # (b 1+n d), or what is asked
-        "The picture in the light of the caption: [MASK] vectors with positions join, then the cross blocks."
+        "Fuse the image with the caption: insert [MASK] vectors with positions, then run the cross blocks."
         x, _ = image
         if self.cfg.mask_token_at == "cross":
             masked = self.mask_vector + self.mask_position
             rest = torch.where(masks.image_mask[..., None], masked, x[:, 1:])
             x = torch.cat([x[:, :1], rest], 1)
-        # beside the token of an absent picture there is nothing to look at
+        # of an absent image only the one learnt token may be attended to
         keys = masks.has_image[:, None] | (torch.arange(x.shape[1], device=x.device) == 0)
-        return self.image_cross(x, keys, *text, weights, asked)
+        return self.image_cross(x, keys, *text, weights, requested)
 
     def fuse_text(
-        self, image, text, weights: list | None = None, asked: tuple | None = None
+        self, image, text, weights: list | None = None, requested: tuple | None = None
     ) -> Tensor:  # (b t d), or what is asked
-        "The caption in the light of the picture."
-        return self.text_cross(*text, *image, weights, asked)
+        "Fuse the caption with the image: run the cross blocks."
+        return self.text_cross(*text, *image, weights, requested)
 
     def decode_image(self, x: Tensor, text) -> Tensor:  # (b k d) -> (b k p*p*c)
-        "Pixels of patches: look things up in the caption, then one linear layer; 0.5 is grey."
+        "Decode tokens to pixels: cross-attention to the caption, then the pixel head; 0.5 is grey."
         for block in self.image_decoder:
             x = block(x, *text)
         return self.to_pixels(x).float() + 0.5
@@ -251,30 +251,30 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
     def forward(
         self, batch: Batch, masks: Masks, attention: bool = False, asked: dict | None = None
     ) -> Output:
-        "Fill in one view: every patch and the scores of every word, or those of the rows that are asked for."
+        "Predict every patch and the scores of every word of one view, or only of the requested rows."
         sides = self.encode_image(batch, masks), self.encode_text(batch, masks)
         looks = dict(image_to_text=[], text_to_image=[]) if attention else {}
         asked, pixels, logits = BOTH if asked is None else asked, None, None
         if "pixels" in asked:
             image, text = ([part[asked["pixels"]] for part in side] for side in sides)
-            own = masks.rows(asked["pixels"])
-            fused = self.fuse_image(own, image, text, looks.get("image_to_text"))[:, 1:]
+            row_masks = masks.rows(asked["pixels"])
+            fused = self.fuse_image(row_masks, image, text, looks.get("image_to_text"))[:, 1:]
             pixels = self.decode_image(fused, text)
         if "words" in asked:
             image, text = ([part[asked["words"]] for part in side] for side in sides)
             logits = self.to_words(self.fuse_text(image, text, looks.get("text_to_image")))
-        shown = {f"{name}_{i}": w for name, ws in looks.items() for i, w in enumerate(ws)}
-        return Output(pixels, logits, shown if attention else None)
+        attentions = {f"{name}_{i}": w for name, ws in looks.items() for i, w in enumerate(ws)}
+        return Output(pixels, logits, attentions if attention else None)
 
     def match(self, image, text, rows: Tensor, others: Tensor) -> Tensor:  # (r), (r) -> (r 2)
-        "Scores of no and yes for picture `rows[i]` with caption `others[i]`, from both class tokens."
-        seen = self.image_cross.class_tokens(*image, *text, rows, others)
-        read = self.text_cross.class_tokens(*text, *image, others, rows)
-        return self.to_match(torch.cat([seen, read], -1))
+        "Score no match and match of image `rows[i]` with caption `others[i]`, from both class tokens."
+        image_token = self.image_cross.class_tokens(*image, *text, rows, others)
+        text_token = self.text_cross.class_tokens(*text, *image, others, rows)
+        return self.to_match(torch.cat([image_token, text_token], -1))
 
     @torch.no_grad()
     def patch_scores(self, batch: Batch) -> Tensor:  # (b n)
-        "What the slow copy's class token looks at where ITC keeps one; else what the caption's words look at."
+        "Return attention to each patch: of the momentum encoder's class token with ITC, else of the caption's words."
         if self.contrast and self.contrast.slow[0].class_attention is not None:
             return self.contrast.slow[0].class_attention(batch.images)
         whole, weights = view(batch, self.num_patches), []
@@ -283,24 +283,24 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         return (looks * batch.maskable[..., None]).sum(1)
 
     def losses(self, batch: Batch, views: tuple[Masks, ...], key: StepKey = StepKey()) -> Losses:
-        "Mean losses over what is hidden in all views and over whole pairs, at (seed, step, ...); changes nothing."
+        "Compute the mean losses over hidden units of all views and over unmasked pairs, at a step; change no state."
         cfg = key.losses or self.cfg.losses
-        found = {name: [] for name in ("mlm", "recon") if name in cfg.weights}
+        outputs = {name: [] for name in ("mlm", "recon") if name in cfg.weights}
         whole: dict = {}  # the pass over an unhidden modality is shared: between views, and with pairs
         for masks in views:
             wants = dict(recon=masks.image_mask.any(), mlm=masks.text_mask.any())
-            if not any(wants[name] for name in found):
+            if not any(wants[name] for name in outputs):
                 continue
             image, text = self._encode_once(batch, masks, whole)
-            if "recon" in found and wants["recon"]:
-                found["recon"].append(
+            if "recon" in outputs and wants["recon"]:
+                outputs["recon"].append(
                     self._recon(batch, masks, image, text, cfg.recon_saliency_weight)
                 )
-            if "mlm" in found and wants["mlm"]:
-                found["mlm"].append(self._mlm(batch, masks, image, text))
+            if "mlm" in outputs and wants["mlm"]:
+                outputs["mlm"].append(self._mlm(batch, masks, image, text))
         joined = {
             name: [torch.cat(part) for part in zip(*pairs)]
-            for name, pairs in found.items()
+            for name, pairs in outputs.items()
             if pairs
         }
         score = dict(mlm=mlm, recon=partial(self.score_patches, kind=cfg.recon_kind))
@@ -310,7 +310,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         return Losses(parts | pairs.parts, counts | pairs.counts, pairs.carry)
 
     def _pair_losses(self, batch: Batch, whole: dict, key: StepKey) -> Losses:
-        "ITC and ITM on the whole pictures and captions of the rows that have both."
+        "Compute ITC and ITM on the unmasked images and captions of the rows that have both."
         parts, counts, carry, both = {}, {}, None, batch.has_image & batch.has_text
         if not self.offers & {"embed", "match"}:
             return Losses(parts, counts)
@@ -329,9 +329,9 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
     def _match(
         self, batch: Batch, rows: Tensor, sides, vectors, key: StepKey
     ) -> tuple[Tensor, int]:
-        "ITM of the pairs of this process, with hard negatives from all; the loss, and the pairs it is a mean of."
-        own = [*sides, batch.item[rows], *(part.detach() for part in vectors)]
-        (x, see, y, read, item, *alike), mine = gather_rows(own, rows)
+        "Compute ITM of this process's pairs with hard negatives from all; return it and its number of pairs."
+        columns = [*sides, batch.item[rows], *(part.detach() for part in vectors)]
+        (x, see, y, read, item, *alike), mine = gather_rows(columns, rows)
         logits = torch.zeros(len(item), len(item), device=item.device)
         if alike:  # without ITC all pairs are
             logits = similarity(*alike, self.contrast.temperature).detach()
@@ -344,7 +344,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         return itm(self.match((x, see), (y, read), pairs, others), matched), len(matched)
 
     def _encode_once(self, batch: Batch, masks: Masks, whole: dict):
-        "Both encodings of a view; a modality with nothing hidden is encoded once a step, absent or not."
+        "Encode both modalities of a view; a modality with nothing hidden is encoded once per step and reused."
         sides = dict(
             image=(self.encode_image, masks.has_image, self.absent_image),
             text=(self.encode_text, masks.has_text, self.absent_text),
@@ -369,31 +369,31 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
     def _recon(
         self, batch: Batch, masks: Masks, image, text, saliency: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        "Rebuilt and true pixels of the hidden patches, and what each counts."
-        places, rows = asked = pieces(F.pad(masks.image_mask, (1, 0)))
-        x = self.fuse_image(masks, image, text, None, asked)
+        "Return predicted and true pixels of the hidden patches, and the weight of each value."
+        places, rows = requested = pieces(F.pad(masks.image_mask, (1, 0)))
+        x = self.fuse_image(masks, image, text, None, requested)
         beside = text if rows is None else [part.index_select(0, rows) for part in text]
         rebuilt = kept(self.decode_image(x, beside), places)
         truth, hidden = patchify(batch.images, self.cfg.image.patch_size), masks.image_mask
         return rebuilt, truth[hidden], focus(truth, saliency)[hidden]
 
     def score_patches(self, rebuilt: Tensor, truth: Tensor, weights: Tensor, kind: str) -> Tensor:
-        "The loss of hidden patches."
+        "Compute the loss of the hidden patches."
         return recon(rebuilt, truth, kind, weights=weights)
 
     def _mlm(self, batch: Batch, masks: Masks, image, text) -> tuple[Tensor, Tensor]:
-        "Scores at the hidden words, and the words that were there."
-        asked = pieces(masks.text_mask)
-        fused = kept(self.fuse_text(image, text, None, asked), asked[0])
+        "Return the scores at the hidden words, and the true words."
+        requested = pieces(masks.text_mask)
+        fused = kept(self.fuse_text(image, text, None, requested), requested[0])
         return self.to_words(fused), batch.input_ids[masks.text_mask]
 
     def after_step(self, *carries) -> None:
-        "After an update, with the carry of each of its passes: slow copies and queue move, and nothing else does."
+        "Update the momentum encoders and the queue after a step, from the carry of each of its passes."
         if self.contrast:
             self.contrast.after_step(self.encoders, carries)
 
     def features(self, batch: Batch) -> Features:
-        "Whole pairs as sequences, alone and fused, and as vectors."
+        "Return the features of unmasked pairs: token sequences, alone and fused, and vectors."
         nothing = view(batch, self.num_patches)
         image, text = self.encode_image(batch, nothing), self.encode_text(batch, nothing)
         fused = self.fuse_image(nothing, image, text), self.fuse_text(image, text)
@@ -404,14 +404,14 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
 
 
 def _head(dim: int, hidden: int, out: int) -> nn.Sequential:
-    "From a token to what it stands for: one linear layer, or two with `hidden` units between."
+    "Build an output head: a norm, then one linear layer, or two with `hidden` units between."
     between = [nn.Linear(dim, hidden), nn.GELU()] if hidden else []
     return nn.Sequential(nn.LayerNorm(dim), *between, nn.Linear(hidden or dim, out))
 
 # %% ../../nbs/models/06_maskvlm.ipynb #1a883834
 @dataclass(frozen=True)
 class ReaderConfig(MaskVLMConfig):
-    "A MaskVLM that reads patches out as prototypes of a known world."
+    "Configure a MaskVLM that classifies patches as prototypes of a known world."
 
     losses: LossConfig = LossConfig(recon_kind="nats")  # cross-entropy over the world's prototypes
     world: str = "one"  # one or two
@@ -428,7 +428,7 @@ class ReaderConfig(MaskVLMConfig):
             )
 
     def trivial_recon(self, batch: Batch, views: tuple[Masks, ...]) -> dict[str, float]:
-        "Nats a hidden patch of one who knows how frequent each prototype is at each place."
+        "Return nats per hidden patch of a predictor that knows each prototype's frequency at each place."
         kinds = prototypes(self.world, tuple(self.image.img_size), self.image.patch_size)
         numbers = numbers_of(patchify(batch.images, self.image.patch_size), as_patches(self))
         places = torch.from_numpy(kinds.of_picture).T  # (n m)
@@ -442,7 +442,7 @@ class ReaderConfig(MaskVLMConfig):
 
 
 def as_patches(cfg: ReaderConfig) -> Tensor:  # (k p*p*3) in 0..1
-    "The prototypes of a reader's world."
+    "Return the prototypes of a configuration's world."
     kinds = prototypes(cfg.world, tuple(cfg.image.img_size), cfg.image.patch_size)
     return torch.from_numpy(kinds.patches).float() / 255
 
@@ -451,12 +451,12 @@ def numbers_of(
     patches: Tensor,  # (... p*p*c)
     kinds: Tensor,  # (k p*p*c)
 ) -> Tensor:  # (...)
-    "The nearest prototype of each patch."
+    "Return the index of the prototype nearest to each patch."
     return torch.cdist(patches.float(), kinds.to(patches.device)).argmin(-1)
 
 # %% ../../nbs/models/06_maskvlm.ipynb #17d8bab0
 class PatchReader(MaskVLM):
-    "MaskVLM with a chance for every prototype at every hidden patch."
+    "Predict a probability for every prototype at every hidden patch: MaskVLM with a patch codebook."
 
     kind, config = "reader", ReaderConfig
 
@@ -467,52 +467,52 @@ class PatchReader(MaskVLM):
         self.to_pixels = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, len(self.prototypes)))
 
     def decode_image(self, x: Tensor, text) -> Tensor:  # (b k d) -> (b k prototypes)
-        "Scores of every prototype."
+        "Decode tokens to the scores of every prototype."
         for block in self.image_decoder:
             x = block(x, *text)
         return self.to_pixels(x).float()
 
     def score_patches(self, rebuilt: Tensor, truth: Tensor, weights: Tensor, kind: str) -> Tensor:
-        "Nats per hidden patch; all count alike."
+        "Compute cross-entropy in nats per hidden patch, all with the same weight."
         return F.cross_entropy(rebuilt, numbers_of(truth, self.prototypes))
 
     def numbers_of(self, images: Tensor) -> Tensor:  # (b 3 h w) -> (b n)
-        "Which prototype each patch is."
+        "Return the index of the prototype nearest to each patch of an image."
         return numbers_of(patchify(images, self.cfg.image.patch_size), self.prototypes)
 
     def patch_logits(self, batch: Batch, masks: Masks, at: Tensor) -> Tensor:  # (b k)
-        "Scores of every prototype at one place of each row, `at (b)`."
+        "Return the scores of every prototype at one patch of each row, `at (b)`."
         image, text = self.encode_image(batch, masks), self.encode_text(batch, masks)
         fused = self.fuse_image(masks, image, text)[torch.arange(len(at)), 1 + at]
         return self.decode_image(fused[:, None], text)[:, 0]
 
     def word_logits(self, batch: Batch, masks: Masks, at: Tensor) -> Tensor:  # (b v)
-        "Scores of every word at one place of each row, `at (b)`."
+        "Return the scores of every word at one token of each row, `at (b)`."
         image, text = self.encode_image(batch, masks), self.encode_text(batch, masks)
         return self.to_words(self.fuse_text(image, text)[torch.arange(len(at)), at])
 
     def forward(
         self, batch: Batch, masks: Masks, attention: bool = False, asked: dict | None = None
     ) -> Output:
-        "Fill in one view: the mean of what each patch may be, and the scores of every word."
-        found = super().forward(batch, masks, attention, asked)
-        if found.pixels is None:
-            return found
-        return found._replace(pixels=found.pixels.softmax(-1) @ self.prototypes)
+        "Predict the mean over prototypes of every patch and the scores of every word of one view."
+        output = super().forward(batch, masks, attention, asked)
+        if output.pixels is None:
+            return output
+        return output._replace(pixels=output.pixels.softmax(-1) @ self.prototypes)
 
 # %% ../../nbs/models/06_maskvlm.ipynb #0c9f05f0
 def reader_mini() -> ReaderConfig:
-    "48 px, one block a modality: a known world in minutes."
+    "Return the preset of 48 px and one block per encoder: learns a known world in minutes."
     return _reader(maskvlm_mini())
 
 
 def reader_tiny() -> ReaderConfig:
-    "48 px, the depth of `maskvlm_tiny`."
+    "Return the preset of 48 px and the depth of `maskvlm_tiny`."
     return _reader(maskvlm_tiny())
 
 
 def _reader(cfg: MaskVLMConfig) -> ReaderConfig:
-    "Return the same sizes, read out as prototypes, with any ratio hidden."
+    "Return a reader of the same sizes, trained with masking at any ratio."
     sizes = {f.name: getattr(cfg, f.name) for f in fields(cfg)}
     masking = replace(
         cfg.masking, joint_strategy="alternating_any_ratio", mask_size=8, modality_dropout=0.3, random_ratio_prob=0.0,

@@ -26,20 +26,20 @@ from .pretrained import is_frozen
 
 # %% ../../nbs/models/05_momentum_contrast.ipynb #0d4b17de
 class MomentumCopy(nn.ModuleList):
-    "Copies of modules that learn nothing themselves and follow the originals slowly (arXiv 1911.05722, eq. 2)."
+    "Hold copies of modules that follow the originals as a moving average (arXiv 1911.05722, eq. 2)."
 
     def __init__(self, modules: Sequence[nn.Module], momentum: float):
         super().__init__(_copy(module).requires_grad_(False) for module in modules)
-        self.momentum = momentum  # share of itself that a copy keeps in a step, 0..1
+        self.momentum = momentum  # fraction of itself that a copy keeps in a step, 0..1
 
     def begin(self, modules: Sequence[nn.Module]) -> None:
-        "Be what the originals are now, as when they have just been given weights."
+        "Copy the current weights of the originals, as after they were loaded."
         for copy, module in zip(self, modules, strict=True):
             copy.load_state_dict(module.state_dict())
 
     @torch.no_grad()
     def follow(self, modules: Sequence[nn.Module]) -> None:
-        "One step towards the originals."
+        "Move the copies one step towards the originals: theta_k = m theta_k + (1 - m) theta_q."
         for copy, module in zip(self, modules, strict=True):
             for slow, fast in zip(copy.parameters(), module.parameters(), strict=True):
                 if slow is not fast:
@@ -50,12 +50,12 @@ class MomentumCopy(nn.ModuleList):
 
 
 def _copy(module: nn.Module) -> nn.Module:
-    "A copy; what is frozen in it is the original's own."
+    "Copy a module, sharing its frozen parts with the original."
     return deepcopy(module, {id(part): part for part in module.modules() if is_frozen(part)})
 
 # %% ../../nbs/models/05_momentum_contrast.ipynb #681c377b
 class Queue(nn.Module):
-    "The last `size` pairs as vectors; slots that were never filled do not exist for anybody."
+    "Hold the last `size` pairs as vectors; slots that were never filled are never returned."
 
     def __init__(self, size: int, dim: int):
         super().__init__()
@@ -65,13 +65,13 @@ class Queue(nn.Module):
         self.register_buffer("pushed", torch.zeros((), dtype=torch.long))  # pairs, since the start
 
     def filled(self) -> Vectors:  # (k e), (k e), (k): k = what is filled
-        "What it holds, in the order of the slots."
+        "Return the pairs in the queue, in the order of the slots."
         count = min(int(self.pushed), len(self.item))
         return Vectors(self.image[:count], self.text[:count], self.item[:count])
 
     @torch.no_grad()
     def push(self, rows: Vectors) -> None:
-        "Put pairs in place of the oldest; of more than fit, the last are kept."
+        "Replace the oldest pairs by new ones; of more than fit, keep the last."
         size, count = len(self.item), len(rows.item)
         if size:
             places = (self.pushed + torch.arange(count, device=self.item.device)) % size
@@ -87,18 +87,18 @@ def gather(
     rows: Vectors,
     place: Tensor,  # (b) which rows of this process's batch they are
 ) -> tuple[Vectors, Vectors]:  # own rows first; in the order of the whole batch
-    "The rows of all processes of a distributed run, twice; of one process alone, just its own."
-    found, mine = gather_rows(rows, place)
-    others = torch.ones_like(found[0][:, 0], dtype=torch.bool).index_fill(0, mine, False)
-    return Vectors(*(torch.cat([part[mine], part[others]]) for part in found)), Vectors(*found)
+    "Gather the rows of all processes of a distributed run, in both orders; of a single process, just its own."
+    columns, mine = gather_rows(rows, place)
+    others = torch.ones_like(columns[0][:, 0], dtype=torch.bool).index_fill(0, mine, False)
+    return Vectors(*(torch.cat([part[mine], part[others]]) for part in columns)), Vectors(*columns)
 
 
 class Contrast(nn.Module):
-    "What ITC adds to two encoders: projections, a temperature, slow copies and a queue (2107.07651, section 3.2)."
+    "Add to two encoders what ITC needs: projections, temperature, momentum copies, queue (2107.07651, section 3.2)."
 
     def __init__(
         self,
-        encoders: Sequence[nn.Module],  # of pictures and of captions; they are copied
+        encoders: Sequence[nn.Module],  # image encoder and text encoder; they are copied
         dim: int,  # width d of their tokens
         proj_dim: int,  # width e of the vectors
         queue_size: int,
@@ -111,12 +111,12 @@ class Contrast(nn.Module):
         self.queue = Queue(queue_size, proj_dim)
 
     def begin(self, encoders: Sequence[nn.Module]) -> None:
-        "Slow copies of the encoders as they are now."
+        "Copy the current encoders and projections into the momentum encoders."
         self.slow.begin([*encoders, self.to_image, self.to_text])
 
     @property
     def temperature(self) -> Tensor:
-        "Within its bounds."
+        "Return the temperature, clamped to `TEMPERATURES`."
         return self.log_temperature.clamp(*map(math.log, TEMPERATURES)).exp()
 
     def vectors(
@@ -125,16 +125,16 @@ class Contrast(nn.Module):
         text: Tensor,  # (b t d)
         item: Tensor,  # (b)
     ) -> Vectors:
-        "Unit vectors by the weights that learn."
+        "Compute the unit vectors of pairs with the trained projections."
         return _unit(self.to_image(image[:, 0]), self.to_text(text[:, 0]), item)
 
     @torch.no_grad()
     def slow_vectors(
         self,
         batch: Batch,
-        rows: Tensor,  # (b) bool, True = wanted
+        rows: Tensor,  # (b) bool, True = row to return
     ) -> Vectors:
-        "Unit vectors of whole pairs by the slow copies."
+        "Compute the unit vectors of unmasked pairs with the momentum encoders."
         see, read, to_image, to_text = self.slow
         text = read(batch.input_ids, batch.attention_mask)
         vectors = _unit(to_image(see(batch.images)[:, 0]), to_text(text[:, 0]), batch.item)
@@ -142,11 +142,11 @@ class Contrast(nn.Module):
 
     def forward(
         self,
-        pairs: Vectors,  # by the weights that learn
-        slow: Vectors,  # the same pairs by the slow copies
+        pairs: Vectors,  # by the trained encoders
+        slow: Vectors,  # the same pairs by the momentum encoders
         place: Tensor,  # (b) which rows of this process's batch they are
     ) -> tuple[Tensor, int, Vectors]:  # loss, queries counted, what `after_step` needs
-        "ITC against the batch of every process and the queue; changes nothing."
+        "Compute ITC against the batch of every process and the queue; change no state."
         others, carry = gather(slow, place)
         candidates = join([others, self.queue.filled()])
         counted = is_negative(pairs.item, candidates.item).any(1).sum().item()
@@ -155,10 +155,10 @@ class Contrast(nn.Module):
     @torch.no_grad()
     def after_step(
         self,
-        encoders: Sequence[nn.Module],  # the ones that learn
+        encoders: Sequence[nn.Module],  # the trained ones
         carries: Sequence[Vectors],  # of each pass of the update
     ) -> None:
-        "Once an update: the copies follow, and what they said goes into the queue."
+        "Clamp the temperature, move the momentum encoders and queue their vectors, once per update."
         self.log_temperature.clamp_(
             *map(math.log, TEMPERATURES)
         )  # out of bounds no gradient returns
@@ -168,5 +168,5 @@ class Contrast(nn.Module):
 
 
 def _unit(image: Tensor, text: Tensor, item: Tensor) -> Vectors:
-    "Vectors of length one, in fp32."
+    "Normalise vectors to length one in fp32."
     return Vectors(F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1), item)

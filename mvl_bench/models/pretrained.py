@@ -34,40 +34,40 @@ from ..patches import sincos_positions
 def read_weights(
     path: str | Path,  # .safetensors, or what torch.save made of tensors
 ) -> dict[str, Tensor]:
-    "Tensors by name; raises `UserError` for a file that is none, or that holds more than tensors."
+    "Read tensors by name; raise `UserError` for a missing file, or one that holds more than tensors."
     try:
         if Path(path).suffix == ".safetensors":
             return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"there is no file of weights at {path}") from None
     except Exception as error:  # torch's unpickler raises a dozen kinds
         if isinstance(error, (OSError, SafetensorError)):
             raise UserError(f"{path} cannot be read: {error}") from error
         raise UserError(f"{path} holds no plain tensors, and nothing else is loaded") from error
-    if not (isinstance(found, dict) and all(isinstance(x, Tensor) for x in found.values())):
+    if not (isinstance(tensors, dict) and all(isinstance(x, Tensor) for x in tensors.values())):
         raise UserError(f"{path} holds no plain table of tensors by name")
-    return found
+    return tensors
 
 
 def under_names_of(
     model: nn.Module,
     weights: dict[str, Tensor],
 ) -> dict[str, Tensor]:
-    "The same weights by the names of `model`, where no name agrees and every shape does, in order; else as they are."
-    own = model.state_dict()
-    alike = [x.shape for x in own.values()] == [x.shape for x in weights.values()]
-    strange = own.keys().isdisjoint(weights)
-    return dict(zip(own, weights.values())) if alike and strange else weights
+    "Rename weights to a model's names if no name and, in order, every shape agrees; else return them unchanged."
+    state = model.state_dict()
+    alike = [x.shape for x in state.values()] == [x.shape for x in weights.values()]
+    strange = state.keys().isdisjoint(weights)
+    return dict(zip(state, weights.values())) if alike and strange else weights
 
 # %% ../../nbs/models/03_pretrained.ipynb #9faf3fba
 def is_frozen(module: nn.Module) -> bool:
-    "Whether it has weights, and none of them learns."
+    "Return whether a module has parameters and none of them is trainable."
     learns = [p.requires_grad for p in module.parameters()]
     return bool(learns) and not any(learns)
 
 # %% ../../nbs/models/03_pretrained.ipynb #83f306af
-CHUNK = 8  # pictures at a time
+CHUNK = 8  # images at a time
 
 
 @torch.no_grad()
@@ -75,17 +75,17 @@ def in_chunks(
     run: Callable[[Tensor], Tensor],  # (k ...) -> (k ...), each row by itself
     x: Tensor,  # (b ...)
 ) -> Tensor:  # (b ...)
-    "What `run` makes of each row, `CHUNK` rows at a time."
+    "Apply `run` to all rows, `CHUNK` rows at a time."
     filled = torch.cat([x, x[:1].expand(-len(x) % CHUNK, *x.shape[1:])])
     return torch.cat([run(part) for part in filled.split(CHUNK)])[: len(x)]
 
 # %% ../../nbs/models/03_pretrained.ipynb #b79df460
-MEMORY = 2**30  # bytes of features that are kept of each network
+MEMORY = 2**30  # bytes of features that are cached for each network
 _memories: WeakKeyDictionary = WeakKeyDictionary()  # network -> its state, features by digest
 
 
 def _memory(net: nn.Module) -> dict[bytes, Tensor]:
-    "What is kept of a network; nothing once a weight has moved."
+    "Return the cached features of a network; empty the cache once a weight has changed."
     state = [(x._version, x.data_ptr()) for x in (*net.parameters(), *net.buffers())]
     if net not in _memories or _memories[net][0] != state:
         _memories[net] = state, {}
@@ -94,27 +94,27 @@ def _memory(net: nn.Module) -> dict[bytes, Tensor]:
 
 def remembered(
     net: nn.Module,  # frozen
-    run: Callable[[Tensor], Tensor],  # by which it sees
+    run: Callable[[Tensor], Tensor],  # computes the features
     x: Tensor,  # (b ...)
 ) -> Tensor:  # (b ...)
-    "What `run` makes of each row; rows it has seen are not worked out again."
-    kept, way = _memory(net), str(torch.is_autocast_enabled("cpu")).encode()
+    "Apply `run` to each row; return cached features for rows that were computed before."
+    cache, way = _memory(net), str(torch.is_autocast_enabled("cpu")).encode()
     keys = [blake2b(row, key=way, digest_size=16).digest() for row in x.contiguous().numpy()]
-    new = [i for i, key in enumerate(keys) if key not in kept]
+    new = [i for i, key in enumerate(keys) if key not in cache]
     fresh = dict(zip([keys[i] for i in new], in_chunks(run, x[new]))) if new else {}
-    found = torch.stack([fresh[key] if key in fresh else kept[key] for key in keys])
-    room = MEMORY // max(1, found[0].nbytes) - len(kept)
-    kept.update((key, row.clone()) for key, row in islice(fresh.items(), max(0, room)))
-    return found
+    features = torch.stack([fresh[key] if key in fresh else cache[key] for key in keys])
+    room = MEMORY // max(1, features[0].nbytes) - len(cache)
+    cache.update((key, row.clone()) for key, row in islice(fresh.items(), max(0, room)))
+    return features
 
 # %% ../../nbs/models/03_pretrained.ipynb #acd55f0d
 def see(
     net: nn.Module,  # a network of an encoder
-    run: Callable[[Tensor], Tensor],  # by which it sees: (k ...) -> (k ...), each row by itself
+    run: Callable[[Tensor], Tensor],  # computes features (k ...) -> (k ...), each row by itself
     x: Tensor,  # (b ...) its input
-    again: bool,  # the same rows will come again
+    again: bool,  # True = the same rows will come again, so cache them
 ) -> Tensor:  # (b ...)
-    "What `run` makes of each row; a frozen network on a CPU sees a few at a time, and each only once; gradients reach `x`."
+    "Apply `run` to each row; in chunks, cached if `again`, for a frozen network on a CPU and `x` without gradient."
     if not is_frozen(net) or x.device.type != "cpu" or x.requires_grad:
         return run(x)
     return remembered(net, run, x) if again else in_chunks(run, x)
@@ -125,7 +125,7 @@ def timm_model(
     img_size: tuple[int, int],  # (height, width) in pixels
     pretrained: bool = False,  # weights from the Hub
 ) -> nn.Module:
-    "A whole model of timm, made for this size where its kind is; raises `UserError` for what there is not."
+    "Build a whole timm model, for this image size if it takes one; raise `UserError` for an unavailable one."
     if not timm.is_model(name.split(".")[0]):
         near = timm.list_models(f"*{name.split('_')[0]}*")[:3]
         tip = f"; there are {', '.join(near)}" if near else ""
@@ -144,24 +144,24 @@ def begin_with(
     model: nn.Module,  # a whole model of timm
     source: str,  # a file of weights
 ) -> nn.Module:
-    "Put weights into it, positions resized; raises `UserError` that names what is missing or left over."
+    "Load weights, resizing position embeddings; raise `UserError` for missing or unused ones, and name them."
     weights = under_names_of(model, read_weights(source))
     table = getattr(model, "pos_embed", None)
-    given = weights.get("pos_embed")
-    if table is not None and given is not None and given.shape != table.shape:
+    positions = weights.get("pos_embed")
+    if table is not None and positions is not None and positions.shape != table.shape:
         grid, first = model.patch_embed.grid_size, model.num_prefix_tokens
-        weights["pos_embed"] = resample_abs_pos_embed(given, grid, num_prefix_tokens=first)
+        weights["pos_embed"] = resample_abs_pos_embed(positions, grid, num_prefix_tokens=first)
     fit(model, weights, source)
     return model
 
 
 def _shades(model: nn.Module) -> tuple[Tensor, Tensor]:  # (3 1 1) each
-    "Mean and spread of the pixels that a model of timm was made for."
+    "Return the pixel mean and standard deviation that a timm model was trained with."
     return tuple(torch.tensor(model.pretrained_cfg[k]).view(3, 1, 1) for k in ("mean", "std"))
 
 
 class NamedViT(ImageEncoder):
-    "A plain ViT of timm over the visible patches, class token first; a linear layer where widths differ."
+    "Encode visible patches with a plain ViT of timm, class token first; a linear layer adapts its width."
 
     def __init__(self, name: str, img_size: tuple[int, int], dim: int):
         nn.Module.__init__(self)
@@ -175,23 +175,23 @@ class NamedViT(ImageEncoder):
 
     @property
     def backbone(self) -> nn.Module:
-        "What comes by name."
+        "Return the module that `frozen` freezes: the named network."
         return self.vit
 
     @property
     def pixels(self) -> tuple[Tensor, Tensor]:  # (3 1 1) each
-        "Mean and spread that it was made for."
+        "Return the pixel mean and standard deviation that the network was trained with."
         return self.mean, self.spread
 
     def begin(self, source: str) -> None:
-        "Take the weights of a file, or of the Hub."
+        "Load the weights of a file, or of the Hub."
         whole = timm_model(self.name, self.img_size, source == "hub")
         whole = whole if source == "hub" else begin_with(whole, source)
         whole.reset_classifier(0, "")
         self.vit.load_state_dict(whole.state_dict())
 
     def forward(self, images: Tensor, hidden: Tensor | None = None, way: str = "gather") -> Tensor:
-        "Tokens of the visible patches (b 1+n d), zeros at hidden places (but not with `mask`)."
+        "Return the tokens of the visible patches (b 1+n d), zeros at hidden places (but not with `mask`)."
         x = self.to_width(super().forward(images, hidden, way))
         if hidden is None or way == "mask":
             return x
@@ -199,12 +199,12 @@ class NamedViT(ImageEncoder):
 
 
 def _to_width(here: int, there: int) -> nn.Module:
-    "A linear layer where two widths differ."
+    "Build a linear layer where two widths differ, else the identity."
     return nn.Identity() if here == there else nn.Linear(here, there)
 
 # %% ../../nbs/models/03_pretrained.ipynb #a8449748
 class GridEncoder(nn.Module):
-    "A timm model's grid of features as tokens, after a class token that is their mean; hidden pixels are blanked first."
+    "Encode an image as a timm model's feature grid after a class token, their mean; blank hidden pixels first."
 
     class_attention = None  # it has no class token to go by
 
@@ -216,13 +216,15 @@ class GridEncoder(nn.Module):
             self.register_buffer(key, value, persistent=False)
         self.grid = tuple(side // patch_size for side in img_size)
         blank = torch.zeros(1, 3, *img_size)
-        found = self.net.eval().forward_intermediates(blank, [self.level], intermediates_only=True)
-        if found[0].shape[2:] != self.grid:
+        features = self.net.eval().forward_intermediates(
+            blank, [self.level], intermediates_only=True
+        )
+        if features[0].shape[2:] != self.grid:
             raise UserError(
-                f"image_encoder {name!r} makes a grid of {tuple(found[0].shape[2:])}, not of {self.grid}"
+                f"image_encoder {name!r} makes a grid of {tuple(features[0].shape[2:])}, not of {self.grid}"
             )
         self.to_width = nn.Sequential(
-            nn.LayerNorm(found[0].shape[1]), nn.Linear(found[0].shape[1], dim)
+            nn.LayerNorm(features[0].shape[1]), nn.Linear(features[0].shape[1], dim)
         )
         positions = sincos_positions(self.grid, dim)
         self.register_buffer("positions", positions, persistent=False)
@@ -230,38 +232,38 @@ class GridEncoder(nn.Module):
 
     @property
     def backbone(self) -> nn.Module:
-        "What comes by name."
+        "Return the module that `frozen` freezes: the named network."
         return self.net
 
     def _pruned(self, whole: nn.Module) -> nn.Module:
-        "The model up to the stage that fits."
+        "Prune a model after the last stage with the stride `patch_size`; raise `UserError` for one without."
         steps = [stage["reduction"] for stage in whole.feature_info]
         if self.patch_size not in steps:
-            told = ", ".join(map(str, dict.fromkeys(steps)))
+            strides = ", ".join(map(str, dict.fromkeys(steps)))
             raise UserError(
-                f"patch_size {self.patch_size}: the grids of timm_model {self.name!r} are {told} pixels wide"
+                f"patch_size {self.patch_size}: the grids of timm_model {self.name!r} are {strides} pixels wide"
             )
         self.level = len(steps) - 1 - steps[::-1].index(self.patch_size)
         whole.prune_intermediate_layers([self.level], prune_head=True)
         return whole
 
     def begin(self, source: str) -> None:
-        "Take the weights of a file, or of the Hub."
+        "Load the weights of a file, or of the Hub."
         whole = timm_model(self.name, self.img_size, source == "hub")
         whole = whole if source == "hub" else begin_with(whole, source)
         self.net.load_state_dict(self._pruned(whole).state_dict())
 
     def train(self, mode: bool = True) -> "GridEncoder":
-        "As any module, but for the named network, which keeps its statistics."
+        "Set the mode, but keep the named network in evaluation mode so that its statistics stay."
         super().train(mode)
         self.net.eval()
         return self
 
     def _cells(self, x: Tensor) -> Tensor:  # (b c h w) in the network's units -> (b n channels)
-        "Its features, cell by cell."
+        "Return the network's features, one vector per grid cell."
         x = x.contiguous(memory_format=torch.channels_last)  # convolutions are quicker so
-        (found,) = self.net.forward_intermediates(x, [self.level], intermediates_only=True)
-        return found.flatten(2).transpose(1, 2)
+        (features,) = self.net.forward_intermediates(x, [self.level], intermediates_only=True)
+        return features.flatten(2).transpose(1, 2)
 
     def forward(
         self,
@@ -269,7 +271,7 @@ class GridEncoder(nn.Module):
         hidden: Tensor | None = None,  # (b n) bool, True = hidden; None = nothing
         way: str = "gather",  # gather or dense, which are one here
     ) -> Tensor:  # (b 1+n d), zeros at hidden places
-        "Tokens of the visible cells, in the light of everything visible."
+        "Return the tokens of the visible cells, computed from all visible pixels, class token first."
         x = (images - self.mean) / self.spread
         if hidden is not None:
             p, gone = self.patch_size, hidden.unflatten(1, self.grid)
@@ -280,16 +282,16 @@ class GridEncoder(nn.Module):
         tokens = self.to_width(cells) + self.positions
         if hidden is None:
             return torch.cat([tokens.mean(1, keepdim=True) + self.class_token, tokens], 1)
-        kept = ~hidden[..., None]
-        tokens = tokens * kept
-        mean = tokens.sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp_min(1)
+        visible = ~hidden[..., None]
+        tokens = tokens * visible
+        mean = tokens.sum(1, keepdim=True) / visible.sum(1, keepdim=True).clamp_min(1)
         return torch.cat([mean + self.class_token, tokens], 1)
 
 # %% ../../nbs/models/03_pretrained.ipynb #3645bc4f
 def read_text_config(
     source: str,  # a folder or Hub id
 ) -> str:  # JSON
-    "What a text encoder looks like; raises `UserError` where there is none."
+    "Read the configuration of a text encoder; raise `UserError` for a source that has none."
     try:
         return AutoConfig.from_pretrained(source).to_json_string(use_diff=True)
     except (OSError, ValueError, KeyError) as error:
@@ -299,7 +301,7 @@ def read_text_config(
 
 
 class NamedText(TextEncoder):
-    "A text encoder of transformers that looks as a config says; its class token is the mean of all, as in `GridEncoder`."
+    "Encode captions with a transformers model built from a config; its class token is the mean of all."
 
     def __init__(self, text_config: str, max_text_len: int, dim: int):  # JSON of its config
         nn.Module.__init__(self)
@@ -319,47 +321,47 @@ class NamedText(TextEncoder):
 
     @property
     def backbone(self) -> nn.Module:
-        "What comes by name."
+        "Return the module that `frozen` freezes: the named network."
         return self.model
 
     def begin(self, source: str) -> list[str]:  # names of what is there and not used
-        "Take the weights of a folder or of the Hub; raises `UserError` where any is missing."
+        "Load the weights of a folder or of the Hub; raise `UserError` for missing or unreadable ones."
         told_before = logging.get_verbosity()
         logging.set_verbosity_error()  # we say ourselves what is not used
         logging.disable_progress_bar()
         try:
-            whole, told = _text_model(AutoModel.from_pretrained, source, output_loading_info=True)
+            whole, info = _text_model(AutoModel.from_pretrained, source, output_loading_info=True)
         except (OSError, ValueError) as error:
             raise UserError(f"hf_model {source!r} has no weights that can be read") from error
         finally:
             logging.set_verbosity(told_before)
             logging.enable_progress_bar()
-        if told["missing_keys"]:
-            raise UserError(f"{source} lacks {', '.join(sorted(told['missing_keys'])[:3])}")
+        if info["missing_keys"]:
+            raise UserError(f"{source} lacks {', '.join(sorted(info['missing_keys'])[:3])}")
         fit(self.model, whole.state_dict(), source)
-        return sorted(told["unexpected_keys"])
+        return sorted(info["unexpected_keys"])
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:  # (b t) -> (b t d)
-        "Tokens of the caption, the first of them the mean over what is real."
+        "Return the caption's tokens, the first replaced by the mean over real tokens."
         tokens = self.to_width(super().forward(input_ids, attention_mask))
         real = attention_mask[..., None].to(tokens.dtype)
         mean = (tokens * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp_min(1)
         return torch.cat([mean, tokens[:, 1:]], 1)
 
 
-def _text_model(make, *given, **options):
-    "Without the pooling layer that some have: no token needs it."
+def _text_model(make, *args, **options):
+    "Build a text model without the pooling layer that some have, as no token needs it."
     try:
-        return make(*given, add_pooling_layer=False, **options)
+        return make(*args, add_pooling_layer=False, **options)
     except TypeError:
-        return make(*given, **options)
+        return make(*args, **options)
 
 # %% ../../nbs/models/03_pretrained.ipynb #88569d6e
 def freeze(
-    encoders: tuple[nn.Module, nn.Module],  # of pictures and of captions
-    frozen: str,  # which of them stay as they are: image, text or image,text
+    encoders: tuple[nn.Module, nn.Module],  # image encoder and text encoder
+    frozen: str,  # those that keep their weights: image, text or image,text
 ) -> None:
-    "Of an encoder that came by name this is what came; the layer to the model's own width learns all the same."
+    "Freeze the backbones of the named encoders and unfreeze the others; width adapters always learn."
     for name, encoder in zip(("image", "text"), encoders):
         part = encoder.backbone
         part.requires_grad_(name not in frozen.split(","))
@@ -368,7 +370,7 @@ def freeze(
 def encoders_of(
     cfg,  # of a MaskVLM
 ) -> tuple[nn.Module, nn.Module]:
-    "The encoders of pictures and of captions that a config names, with random weights; frozen parts do not learn."
+    "Build a config's image and text encoders with random weights, frozen where it says; raise `UserError` for a missing `hf_config`."
     d, heads = cfg.embed_dim, cfg.num_heads
     if not cfg.image.timm_model:
         shades = cfg.image.image_mean, cfg.image.image_std
@@ -398,7 +400,7 @@ def encoders_of(
 
 
 def _image_by_name(cfg) -> nn.Module:
-    "A plain ViT as it is, anything else as a grid."
+    "Build `NamedViT` for a plain ViT, else `GridEncoder`; raise `UserError` for settings it cannot take."
     with torch.device("meta"):
         whole = timm_model(cfg.image.timm_model, cfg.image.img_size)
     if not (
@@ -422,7 +424,7 @@ def _image_by_name(cfg) -> nn.Module:
 
 
 def begin_encoders(model: nn.Module) -> list[str]:  # names of published weights that are not used
-    "Put published weights into the encoders whose config says where they are."
+    "Load published weights into the encoders with a source, and word embeddings into the word head if they fit."
     if not model.encoders:
         return []
     image, text = model.encoders

@@ -83,13 +83,13 @@ class FinetuneConfig:
     model_overrides: dict = field(
         default_factory=dict
     )  # settings of the model that differ from the preset
-    max_answers: int = 1000  # commonest answers of training that are classes, for vqa
+    max_answers: int = 1000  # most frequent training answers that become classes, for vqa
     backbone_lr_scale: float = 0.3  # learning rate of the pretrained model over that of its head
     input_dropout: float = (
         0.2  # fraction of examples without images or words, half each (MLIM's modality dropout)
     )
     val_fraction: float = (
-        0.1  # fraction of the training data's images that the best moment is found on
+        0.1  # fraction of the training data's images that is held out to select the best step
     )
     eval_every: int = 50  # steps between evaluations on it
     device: str | None = None  # None = the best there is
@@ -114,17 +114,17 @@ class FinetuneConfig:
 
 # %% ../../nbs/training/08_finetune.ipynb #746a623a
 class Begun(NamedTuple):
-    "What a fine-tuning works with."
+    "Hold a fine-tuning's data, model, training and held-out examples, and label counts."
 
     source: object  # the training data
     model: TaskModel
     train: list[int] | None  # examples to train on; None = all from `len(held)` on
-    held: list[int]  # examples that the best moment is found on
-    counts: dict[str, int]  # label -> how often, in what is trained on
+    held: list[int]  # held-out examples that select the best step
+    counts: dict[str, int]  # label -> its count in the training examples
 
 
 class _Pairs(PairSource):
-    "A task's data as pairs, for what begins a model: words for a tokenizer, pictures for their mean."
+    "Present a task's data as pairs, which a new model needs for its tokenizer and its pixel statistics."
 
     def __init__(self, source, ids: list[int] | None):
         self.source, self.ids, self.name = source, ids, source.name
@@ -147,7 +147,7 @@ class _Pairs(PairSource):
 
 
 def apart(run: FinetuneConfig, source, ids: list[int]) -> list[int]:
-    "Those of some examples that share no picture with the split `apart_from`."
+    "Return the examples that share no image with the split `apart_from`."
     other = open_task(
         run.task,
         run.data.source,
@@ -156,12 +156,12 @@ def apart(run: FinetuneConfig, source, ids: list[int]) -> list[int]:
         run.data.items,
         run.data.columns,
     )
-    seen = set().union(*(other.hashes(i) for i in range(len(other))))
-    return [i for i in ids if not seen & source.hashes(i)]
+    hashes = set().union(*(other.hashes(i) for i in range(len(other))))
+    return [i for i in ids if not hashes & source.hashes(i)]
 
 
 def _freeze(body, frozen: str) -> None:
-    "Say anew which encoders of a model do not learn."
+    "Set which encoders of a model are frozen; raise `UserError` for a model without two encoders."
     if "frozen" not in settings_of(body.cfg):
         raise UserError(
             f"frozen {frozen!r}: {type(body).__name__} has no two encoders of which one could stay"
@@ -171,7 +171,7 @@ def _freeze(body, frozen: str) -> None:
 
 
 def begin(run: FinetuneConfig) -> Begun:
-    "Data, model with a head, and the two parts of the training data."
+    "Build the data, the model with its head, and both parts of its training data; raise `UserError` for a model that cannot learn."
     body = load(run.checkpoint) if run.checkpoint else None
     if body and "frozen" in run.model_overrides:
         _freeze(body, run.model_overrides["frozen"])
@@ -219,21 +219,23 @@ def begin(run: FinetuneConfig) -> Begun:
 # %% ../../nbs/training/08_finetune.ipynb #0a145ba3
 def drop_sides(
     batch: TaskBatch,
-    share: float,  # of examples that lack a modality, half each
+    share: float,  # fraction of examples that lose a modality, half each
     key: tuple,  # whole numbers and words
     count: int,  # rows of an example
 ) -> TaskBatch:
-    "Take pictures or words away from some examples; never the last of what an item has."
-    one = batch.batch
-    chance = hashed_uniform((*key, "absent"), one.ids[::count], 1)[:, 0].repeat_interleave(count)
-    no_image = (chance < share / 2) & one.has_text
-    no_text = (chance >= share / 2) & (chance < share) & one.has_image
-    kept = replace(one, has_image=one.has_image & ~no_image, has_text=one.has_text & ~no_text)
-    return batch._replace(batch=kept)
+    "Drop images or words from a fraction of examples, but never an item's only modality."
+    pairs = batch.batch
+    chance = hashed_uniform((*key, "absent"), pairs.ids[::count], 1)[:, 0].repeat_interleave(count)
+    no_image = (chance < share / 2) & pairs.has_text
+    no_text = (chance >= share / 2) & (chance < share) & pairs.has_image
+    remaining = replace(
+        pairs, has_image=pairs.has_image & ~no_image, has_text=pairs.has_text & ~no_text
+    )
+    return batch._replace(batch=remaining)
 
 
 def task_optimizer(model: TaskModel, run: FinetuneConfig) -> Together:
-    "As in pretraining; what is pretrained takes smaller steps than the head."
+    "Build the optimizer as in pretraining; a pretrained body gets a lower learning rate than the head."
     body = make_optimizer(model.body, run.training)
     for group in body.param_groups:
         group["scale"] = group.get("scale", 1) * (run.backbone_lr_scale if run.checkpoint else 1)
@@ -244,7 +246,7 @@ def task_optimizer(model: TaskModel, run: FinetuneConfig) -> Together:
 def task_step(
     model: TaskModel, optimizer: Together, batch: TaskBatch, cfg: TrainConfig, step: int
 ) -> float:
-    "One update; raises `UserError` instead of a step on what is no number."
+    "Update the model once and return the loss; raise `UserError` for a loss or gradient that is not finite."
     seed_torch(cfg.seed, step)
     model.train()
     with precision(batch.labels.device, cfg.precision):
@@ -261,53 +263,53 @@ def task_step(
     return loss.item()
 
 
-def task_stream(begun: Begun, run: FinetuneConfig) -> Iterator[TaskBatch]:
-    "Batches of a fine-tuning, without end, the next one made ready in a thread."
-    source, model, cfg = begun.source, begun.model, run.training
+def task_stream(setup: Begun, run: FinetuneConfig) -> Iterator[TaskBatch]:
+    "Yield training batches without end, preparing the next one in a thread."
+    source, model, cfg = setup.source, setup.model, run.training
     words, size = model.body.tokenizer, model.body.cfg.image.img_size
     form = words, model.body.cfg.text.max_text_len, model.task.classes, size
-    length = None if begun.train is None else len(begun.train)
+    length = None if setup.train is None else len(setup.train)
 
     def job(step: int) -> TaskBatch:
         places, epoch = sample_ids(step, cfg.batch_size, length, cfg.seed)
-        ids = [begun.train[i] if length else len(begun.held) + i for i in places.tolist()]
+        ids = [setup.train[i] if length else len(setup.held) + i for i in places.tolist()]
         batch = collate_examples([source.example(i, epoch) for i in ids], *form)
         return drop_sides(batch, run.input_dropout, (cfg.seed, step), model.task.count)
 
     return ahead((lambda step=step: job(step) for step in count()), 1)
 
 # %% ../../nbs/training/08_finetune.ipynb #a7cd7f19
-LOOK = 600  # examples of the held-out part that a look scores
+LOOK = 600  # held-out examples that an evaluation scores
 
 
 def finetune(
     run: FinetuneConfig,
     quiet: bool = False,  # no progress bar
 ) -> Path:  # the checkpoint
-    "Fine-tune, keep the best moment on the held-out part, and say where it is; raises `UserError` for any mistake."
+    "Fine-tune and return the checkpoint of the best held-out score; raise `UserError` for impossible settings or data."
     out = Path(run.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{run.out} is there already: give --out a new folder")
-    started, begun = time.time(), begin(run)
+    started, setup = time.time(), begin(run)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {run.out}: {error.strerror}") from error
-    optimizer, looks = task_optimizer(begun.model, run), []
-    stream, losses = task_stream(begun, run), []
+    optimizer, looks = task_optimizer(setup.model, run), []
+    stream, losses = task_stream(setup, run), []
     bar = tqdm(total=run.training.steps, unit="step", disable=quiet, file=sys.stderr)
     try:
-        with stops() as asked:
+        with stops() as stop:
             for step in range(run.training.steps):
-                losses.append(task_step(begun.model, optimizer, next(stream), run.training, step))
+                losses.append(task_step(setup.model, optimizer, next(stream), run.training, step))
                 bar.update()
-                if (step + 1) % run.eval_every and step + 1 < run.training.steps and not asked():
+                if (step + 1) % run.eval_every and step + 1 < run.training.steps and not stop():
                     continue
-                told = dict(step=step + 1, minutes=(time.time() - started) / 60)
-                look_at(begun, run, told, losses, looks)
+                progress = dict(step=step + 1, minutes=(time.time() - started) / 60)
+                look_at(setup, run, progress, losses, looks)
                 losses = []
                 bar.set_postfix(held_out=f"{looks[-1]['score']:.3f}")
-                if (signal := asked()) and step + 1 < run.training.steps:
+                if (signal := stop()) and step + 1 < run.training.steps:
                     best = max(looks, key=_rank)["step"]
                     raise Stopped(
                         f"stopped at step {step + 1}; {run.out} holds that of step {best}", signal
@@ -315,44 +317,46 @@ def finetune(
     finally:
         bar.close()
         stream.close()
-        if begun.source.report():
-            print(begun.source.report(), file=sys.stderr)
+        if setup.source.report():
+            print(setup.source.report(), file=sys.stderr)
     return out
 
 
 def _rank(look: dict) -> tuple[float, float]:
-    "What makes a look better than another: its score, and where that is the same its chances."
+    "Return the key that ranks evaluations: the higher score, then the lower negative log-likelihood."
     return look["score"], -look["nats"]
 
 
 def look_at(
-    begun: Begun,
+    setup: Begun,
     run: FinetuneConfig,
-    told: dict,  # step and minutes so far
-    losses: list[float],  # since the last look
+    progress: dict,  # step and minutes so far
+    losses: list[float],  # since the last evaluation
     looks: list[dict],  # all so far
 ) -> None:
-    "Score the held-out part, and save what is better than all before; `looks` gets a line."
-    labels, chances = answers(begun.model, begun.source, begun.held[:LOOK])
-    given = chances[""][np.arange(len(labels)), labels.clip(0)][labels >= 0]
-    nats = float(-np.log(given.clip(1e-9)).mean())
-    line = told | dict(loss=sum(losses) / len(losses), nats=nats)
+    "Evaluate held-out examples, append a line to `looks`, and save the model if it is the best so far."
+    labels, chances = answers(setup.model, setup.source, setup.held[:LOOK])
+    probs = chances[""][np.arange(len(labels)), labels.clip(0)][labels >= 0]
+    nats = float(-np.log(probs.clip(1e-9)).mean())
+    line = progress | dict(loss=sum(losses) / len(losses), nats=nats)
     line["score"] = metric_of(run.task)[1](labels, chances[""])
     looks.append({name: round(value, 4) for name, value in line.items()})
     if max(looks, key=_rank) is looks[-1]:
-        save_task(begun.model, run.out, facts_of(run, begun, looks))
+        save_task(setup.model, run.out, facts_of(run, setup, looks))
 
 
-def facts_of(run: FinetuneConfig, begun: Begun, looks: list[dict]) -> dict:
-    "Where a fine-tuned model comes from, for its card."
+def facts_of(run: FinetuneConfig, setup: Begun, looks: list[dict]) -> dict:
+    "Return the origin of a fine-tuned model for its card: data, settings, checkpoint and evaluations."
     data = asdict(run.data)
-    asked = dict(task=run.task, data=data.pop("source"), **data)
-    asked |= {name: getattr(run, name) for name in ("backbone_lr_scale", "input_dropout")}
-    asked |= {
+    settings = dict(task=run.task, data=data.pop("source"), **data)
+    settings |= {name: getattr(run, name) for name in ("backbone_lr_scale", "input_dropout")}
+    settings |= {
         name: getattr(run.training, name) for name in ("lr", "batch_size", "precision", "seed")
     }
     begun_from = run.checkpoint or f"{run.model} {run.preset} at random"
-    trained = dict(examples=begun.train and len(begun.train), held_out=len(begun.held))
-    told = dict(checkpoint=begun_from, changes=run.model_overrides, steps=looks[-1]["step"])
-    told["minutes"] = looks[-1]["minutes"]
-    return asked | trained | told | dict(commit=commit(), looks=list(looks), labels=begun.counts)
+    trained = dict(examples=setup.train and len(setup.train), held_out=len(setup.held))
+    origin = dict(checkpoint=begun_from, changes=run.model_overrides, steps=looks[-1]["step"])
+    origin["minutes"] = looks[-1]["minutes"]
+    return (
+        settings | trained | origin | dict(commit=commit(), looks=list(looks), labels=setup.counts)
+    )

@@ -32,7 +32,7 @@ def precision(
     device: torch.device,
     name: str,  # fp32 or bf16
 ):
-    "Run passes in fp32 or bf16."
+    "Run forward passes in fp32 or, by autocast, in bf16."
     if name == "fp32":
         yield
         return
@@ -48,7 +48,7 @@ def compile_blocks(
     model: nn.Module,
     backend: str = "inductor",  # of torch.compile
 ) -> int:  # how many
-    "Compile every block of every stack of blocks where it stands; names of weights stay what they are."
+    "Compile every block of every stack of blocks in place; names of weights do not change."
     stacks = [part for part in model.modules() if isinstance(part, (nn.ModuleList, nn.Sequential))]
     blocks = [part for stack in stacks for part in stack if any(map(_learns, part.children()))]
     for block in blocks:
@@ -57,12 +57,12 @@ def compile_blocks(
 
 
 def _learns(part: nn.Module) -> bool:
-    "Whether a part has weights that training moves."
+    "Return whether a module has trainable parameters of its own or below."
     return any(p.requires_grad for p in part.parameters())
 
 # %% ../../nbs/training/01_loop.ipynb #e20c2191
 class Step(NamedTuple):
-    "What happened in one update."
+    "Hold the results of one update."
 
     step: int  # counted from 1: updates done
     losses: dict[str, float]  # by name
@@ -71,7 +71,7 @@ class Step(NamedTuple):
     seconds: float  # that the update took, data not counted
 
 
-HIDE = ("mlm", "recon")  # losses over what is hidden
+HIDE = ("mlm", "recon")  # losses over hidden words and patches
 PAIRS = ("itc", "itm")  # losses over pairs
 
 
@@ -79,8 +79,8 @@ def units_of(
     passes: list[tuple[Batch, tuple]],  # batch and views of each pass
     weights: dict[str, float],  # of the losses
 ) -> dict[str, int]:
-    "What each loss over what is hidden is a mean of in one update: hidden words, hidden patches."
-    views = [view for _, some in passes for view in some]
+    "Count the hidden words and patches that each reconstruction loss averages over in one update."
+    views = [view for _, pass_views in passes for view in pass_views]
     masks = dict(mlm=[v.text_mask for v in views], recon=[v.image_mask for v in views])
     return {
         name: sum(mask.sum().item() for mask in masks[name]) for name in HIDE if name in weights
@@ -88,7 +88,7 @@ def units_of(
 
 
 class NotFinite(UserError):
-    "A loss, or the gradient, that is no number; nothing was moved."
+    "Report a loss or gradient that is not finite, before any weight was changed."
 
     def __init__(self, name: str, value: float, step: int, passes: list, lr: float):
         super().__init__(
@@ -101,8 +101,8 @@ def shares_of(
     losses: Losses,  # of one pass
     units: dict[str, int],  # of `units_of`, over all processes
     count: int,  # passes in the update
-) -> dict[str, float]:  # by loss: what this mean counts in that of the whole update
-    "How much of an update this pass is in this process; pairs are shared out among the processes that have some."
+) -> dict[str, float]:  # by loss: weight of this mean in that of the whole update
+    "Return the weight of this pass's mean losses in the whole update, over all passes and processes."
     pairs = over_processes({n: float(losses.counts.get(n, 0)) for n in PAIRS})
     whole = {name: n * count for name, n in pairs.items()} | units
     return {name: n / whole[name] if n else 0.0 for name, n in losses.counts.items()}
@@ -115,10 +115,10 @@ def train_step(
     cfg: TrainConfig,
     key: StepKey,  # seed, step, and the losses in force
 ) -> tuple[dict[str, float], float]:  # losses by name, norm of the gradient
-    "One step of the optimiser over one or several passes; raises `NotFinite` instead of a step on what is no number."
+    "Update the model once over one or several passes; raise `NotFinite` for a loss or gradient that is not finite."
     device, weights = next(model.parameters()).device, key.losses.weights
     units = over_processes(units_of(passes, weights))
-    totals, asked, carries = dict.fromkeys(weights, 0.0), dict.fromkeys(weights, 0.0), []
+    totals, fractions, carries = dict.fromkeys(weights, 0.0), dict.fromkeys(weights, 0.0), []
     for i, (batch, views) in enumerate(passes):
         seed_torch(key.seed, key.step, processes()[0], i)
         with precision(device, cfg.precision):
@@ -128,15 +128,15 @@ def train_step(
             total = weigh(parts, weights) if parts else None  # None = nothing was asked
         for name, part in losses.parts.items():
             totals[name] += part.item() * shares[name]
-            asked[name] += shares[name]
+            fractions[name] += shares[name]
         if total is not None:
             total.backward()
         carries.append(losses.carry)
-    totals, asked = over_processes(totals), over_processes(asked)
-    found = {name: total / asked[name] for name, total in totals.items() if asked[name]}
+    totals, fractions = over_processes(totals), over_processes(fractions)
+    means = {name: total / fractions[name] for name, total in totals.items() if fractions[name]}
     share_gradients(model)
     norm = nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip).item()
-    values = {f"loss {name}": value for name, value in found.items()} | {"the gradient": norm}
+    values = {f"loss {name}": value for name, value in means.items()} | {"the gradient": norm}
     for name, value in values.items():
         if not math.isfinite(value):
             optimizer.zero_grad()
@@ -146,14 +146,14 @@ def train_step(
     optimizer.step()
     optimizer.zero_grad()
     model.after_step(*carries)
-    return found, norm
+    return means, norm
 
 
 def check_queue(
     model_cfg,  # of a model; without a queue there is nothing to check
     batch_size: int,
 ) -> None:
-    "Raise `UserError` for a queue that does not hold whole batches."
+    "Raise `UserError` for a queue whose size is not a multiple of the batch size."
     size = settings_of(model_cfg).get("contrast.queue_size", 0)
     if "itc" in model_cfg.losses.weights and size % batch_size:
         raise UserError(f"queue_size {size} is not a multiple of batch_size {batch_size}")
@@ -173,25 +173,29 @@ def train_steps(
         compile_blocks(model)
     device, batches = next(model.parameters()).device, iter(batches)
     for step in range(start, cfg.steps):
-        taken = [(batch.to(device), epoch) for batch, epoch in islice(batches, cfg.accumulate)]
-        if len(taken) < cfg.accumulate:
+        micro_batches = [
+            (batch.to(device), epoch) for batch, epoch in islice(batches, cfg.accumulate)
+        ]
+        if len(micro_batches) < cfg.accumulate:
             return
-        begun = time.perf_counter()
+        start_time = time.perf_counter()
         model.train()
         plan = model.cfg.at_step(step)
         masking = with_scores(plan.build_masking(), model)
-        passes = [(batch, masking(batch, (cfg.seed, epoch))) for batch, epoch in taken]
+        passes = [(batch, masking(batch, (cfg.seed, epoch))) for batch, epoch in micro_batches]
         losses, norm = train_step(
             model, optimizer, passes, cfg, StepKey(cfg.seed, step, losses=plan.losses)
         )
-        yield Step(step + 1, losses, learning_rate(step, cfg), norm, time.perf_counter() - begun)
+        yield Step(
+            step + 1, losses, learning_rate(step, cfg), norm, time.perf_counter() - start_time
+        )
 
 # %% ../../nbs/training/01_loop.ipynb #ecabb2b9
 class Tried(NamedTuple):
-    "One learning rate and what came of it."
+    "Hold one learning rate and the loss that it led to."
 
     lr: float
-    loss: float  # a mean over the losses, each as a share of what it was at first; smoothed
+    loss: float  # mean over the losses, each relative to its first value; smoothed
 
 
 def find_lr(
@@ -202,9 +206,9 @@ def find_lr(
     highest: float = 1.0,
     steps: int = 60,  # rates between the two, evenly in their logarithm
 ) -> list[Tried]:
-    "Train a copy with a rate that rises step by step, until a loss is four times its best or no number."
+    "Train a copy while the learning rate rises, until the mean loss is four times its best or not finite."
     state, model = torch.get_rng_state(), deepcopy(model)
-    plain = replace(cfg, warmup=0, steps=10**9, accumulate=1)  # the rate is what it is told to be
+    plain = replace(cfg, warmup=0, steps=10**9, accumulate=1)  # the rate is exactly the one given
     optimizer, tried, first, mean = make_optimizer(model, plain), [], {}, None
     after = model.cfg.masking.full_mask_steps  # as it is trained for the most part
     plan = model.cfg.at_step(after)
@@ -223,7 +227,7 @@ def find_lr(
         share = sum(losses[name] / max(first[name], 1e-8) for name in losses) / len(losses)
         mean = share if mean is None else 0.8 * mean + 0.2 * share
         tried.append(Tried(lr, mean))
-        if mean > 4 * min(one.loss for one in tried):
+        if mean > 4 * min(entry.loss for entry in tried):
             break
     torch.set_rng_state(state)
     return tried
@@ -232,5 +236,5 @@ def find_lr(
 def suggested(
     tried: list[Tried],
 ) -> float:
-    "A third of the rate at which the loss was lowest: steep still, and not yet at the edge."
-    return min(tried, key=lambda one: one.loss).lr / 3 if tried else math.nan
+    "Return a third of the learning rate with the lowest loss, short of divergence; NaN without any."
+    return min(tried, key=lambda entry: entry.loss).lr / 3 if tried else math.nan

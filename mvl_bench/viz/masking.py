@@ -20,7 +20,7 @@ from .text import box_hidden, fit_text
 
 # %% ../../nbs/viz/06_masking.ipynb #5f8298cd
 def _bars(ax: Axes, values: np.ndarray, weights, colour: str, ink: Ink, limit: float) -> None:
-    "How often each value comes, a bar each; the mean in words."
+    "Draw a histogram of values with their mean."
     ax.hist(values, bins=24, range=(0, limit), weights=weights, color=colour)
     ax.set(xlim=(0, limit), ylim=(0, 1), yticks=[], xticks=[0, limit])
     ax.tick_params(length=0, labelsize=7.5)
@@ -29,7 +29,7 @@ def _bars(ax: Axes, values: np.ndarray, weights, colour: str, ink: Ink, limit: f
 
 
 def _shares(ax: Axes, habit: Habit, sides: tuple[str, ...], ratio: float, ink: Ink) -> None:
-    "Share that is hidden, over all draws: of the picture orange, of the words a blue outline."
+    "Draw histograms of the masked fraction over all samples: patches filled in orange, words as a blue outline."
     looks = dict(
         patch=dict(color=LOSS_COLOURS["recon"], alpha=0.75),
         word=dict(color=LOSS_COLOURS["mlm"], histtype="step", linewidth=1.4),
@@ -44,7 +44,7 @@ def _shares(ax: Axes, habit: Habit, sides: tuple[str, ...], ratio: float, ink: I
 
 
 def _chance_of_patches(ax: Axes, habit: Habit, ink: Ink) -> None:
-    "How often each patch is hidden, as a map, with the least and the most."
+    "Draw a map of how often each patch is hidden, with the minimum and maximum."
     chance = habit.patch_chance.numpy()
     ax.imshow(heat(on_grid(chance, habit.grid, 1), 1.0, ink))
     frame(ax, (-0.5, -0.5, *habit.grid[::-1]), ink)
@@ -53,7 +53,7 @@ def _chance_of_patches(ax: Axes, habit: Habit, ink: Ink) -> None:
 
 
 def _chance_of_words(ax: Axes, habit: Habit, tokens, ratio: float, ink: Ink) -> None:
-    "How often each word is hidden, a bar each, in the order of the caption; those of one example are boxed."
+    "Draw a bar of how often each word is hidden, in caption order; box the words hidden in one example."
     chance = habit.word_chance.numpy()
     ax.barh(np.arange(len(chance)), chance, color=LOSS_COLOURS["mlm"], height=0.7)
     ax.axvline(ratio, color=ink.text, linestyle=(0, (3, 2)), linewidth=0.8)
@@ -68,7 +68,7 @@ def _chance_of_words(ax: Axes, habit: Habit, tokens, ratio: float, ink: Ink) -> 
             box_hidden(label)
 
 
-ROWS = dict(  # of each side, what is drawn and what is written over it
+ROWS = dict(  # rows of each modality and their titles
     patches=dict(
         example="one example",
         patch="how often each block is hidden",
@@ -91,20 +91,20 @@ SIDES = dict(patches=("patch",), words=("word",), joint=("patch", "word"))
 
 
 def rows_of(habits: dict[str, Habit], side: str) -> dict[str, str]:
-    "What is drawn: how much is hidden only where it is not always the same."
+    "Select the rows to draw; skip the masked fraction where it is constant."
     shares = [getattr(h, f"{s}_shares") for h in habits.values() for s in SIDES[side]]
     same = all(len(share.unique()) == 1 for share in shares)
-    return {row: said for row, said in ROWS[side].items() if row != "share" or not same}
+    return {row: title for row, title in ROWS[side].items() if row != "share" or not same}
 
 
-def _cell(ax: Axes, row: str, habit: Habit, given: tuple, ink: Ink) -> None:
-    "One row of a strategy's column."
-    image, tokens, ratio, longest, side = given
+def _cell(ax: Axes, row: str, habit: Habit, context: tuple, ink: Ink) -> None:
+    "Draw one row of a strategy's column."
+    image, tokens, ratio, longest, side = context
     if row == "example":
         size = image.shape[0] // habit.grid[0]
-        seen = hide_patches(image, habit.patches[0], size)
-        ax.imshow(seen)
-        frame(ax, (-0.5, -0.5, *seen.shape[1::-1]), ink)
+        masked = hide_patches(image, habit.patches[0], size)
+        ax.imshow(masked)
+        frame(ax, (-0.5, -0.5, *masked.shape[1::-1]), ink)
         ax.set(xticks=[], yticks=[])
     elif row == "patch":
         _chance_of_patches(ax, habit, ink)
@@ -119,24 +119,24 @@ def _cell(ax: Axes, row: str, habit: Habit, given: tuple, ink: Ink) -> None:
 
 
 def _key(figure: Drawing, place: tuple, ink: Ink) -> None:
-    "What the colours of the map mean, in words, in left, bottom, width and height of the figure."
+    "Draw the colour scale of the map at left, bottom, width and height of the figure."
     ax = figure.add_axes(place)
     ax.imshow(heat(np.linspace(0, 1, 64)[None], 1.0, ink), aspect="auto", extent=(0, 1, 0, 1))
     frame(ax, (0, 0, 1, 1), ink)
     ax.set_axis_off()
-    for x, side, said in ((-0.08, "right", "never hidden"), (1.08, "left", "always hidden")):
-        ax.text(x, 0.45, said, ha=side, va="center", fontsize=8, color=ink.muted)
+    for x, side, label in ((-0.08, "right", "never hidden"), (1.08, "left", "always hidden")):
+        ax.text(x, 0.45, label, ha=side, va="center", fontsize=8, color=ink.muted)
 
 
 def show_lab(
-    habits: dict[str, Habit],  # of one side, from `lab`
+    habits: dict[str, Habit],  # of one modality, from `lab`
     side: str,  # patches, words or joint
     image: np.ndarray,  # (h w 3) uint8
     tokens,  # (w) the words of the caption
-    ratio: float,  # that was asked for
+    ratio: float,  # requested ratio
     dark: bool | None = None,  # None = as the theme around it
 ) -> Drawing:  # shows itself in a notebook; `to_png` makes a file of it
-    "Draw what each strategy does in many draws, side by side."
+    "Draw the statistics of each strategy over many sampled masks, side by side."
     rows = rows_of(habits, side)
     tall = [dict(example=1.1, patch=1.25, word=0.17 * len(tokens)).get(row, 0.7) for row in rows]
     sizes = [h.runs if side == "words" else h.holes for h in habits.values()]
@@ -153,9 +153,9 @@ def show_lab(
             for ax, row in zip(column, rows):
                 _cell(ax, row, habit, (image, tokens, ratio, longest, side), ink)
             column[0].set_title(name, fontsize=9.5, fontweight="bold", pad=17)
-        for ax, said in zip(axes[:, 0], rows.values()):
+        for ax, title in zip(axes[:, 0], rows.values()):
             place = dict(xytext=(0, 4), xycoords="axes fraction", textcoords="offset points")
-            label = ax.annotate(said, (0, 1), **place, fontsize=8.5, color=ink.text)
+            label = ax.annotate(title, (0, 1), **place, fontsize=8.5, color=ink.text)
             label.set_in_layout(False)
         if top:
             _key(figure, (1.05 / wide, 1 - 0.17 / high, 0.8 / wide, 0.09 / high), ink)
@@ -163,14 +163,14 @@ def show_lab(
 
 
 def show_lab_of(
-    model,  # on the contract, with `tokenizer` and `cfg`
+    model,  # any `MaskedVLModel` with `tokenizer` and `cfg`
     pair: Pair,
     side: str = "patches",  # patches, words or joint
     ratio: float = 0.5,
     draws: int = 200,
     dark: bool | None = None,  # None = as the theme around it
 ) -> Drawing:
-    "The lab of a pair at the size of a model, whose scores of patches are used where it has any."
+    "Sample masks of a pair at the model's size, with its patch scores if it has any, and draw their statistics."
     batch = collate([pair], model.tokenizer, model.cfg.text.max_text_len)
     scores = None
     if model.patch_scores is not None:

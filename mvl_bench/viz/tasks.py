@@ -21,33 +21,33 @@ from .base import Drawing, Ink, show_image, theme
 
 # %% ../../nbs/viz/07_tasks.ipynb #13b1da60
 class Shown(NamedTuple):
-    "One example, as people look at it."
+    "Hold one example for display."
 
     pictures: Sequence[np.ndarray | None]  # (h w 3) uint8 each; None = absent
-    texts: Sequence[str | None]  # one for all pictures, or one for each; None = absent
+    texts: Sequence[str | None]  # one for all images, or one for each; None = absent
     answer: str
-    said: str | None = None  # what a model answers; None = nobody was asked
+    said: str | None = None  # a model's answer; None = none
 
 
-def draw_example(figure, shown: Shown, ink: Ink) -> None:  # figure: a part of a page
-    "One example: pictures, words, answer."
-    count = len(shown.pictures)
+def draw_example(figure, example: Shown, ink: Ink) -> None:  # figure: a subfigure
+    "Draw one example: images, words and answer."
+    count = len(example.pictures)
     axes = figure.subplots(1, count, squeeze=False)[0]
-    each = len(shown.texts) == count > 1
-    for k, (ax, picture) in enumerate(zip(axes, shown.pictures)):
+    each = len(example.texts) == count > 1
+    for k, (ax, picture) in enumerate(zip(axes, example.pictures)):
         if picture is None:
             picture = np.full((64, 64, 3), 127, np.uint8)
             middle = dict(transform=ax.transAxes, ha="center", color="white", zorder=9)
             ax.text(0.5, 0.5, "absent", **middle)
         show_image(picture, ax=ax)
         if each:
-            said = fill(shown.texts[k] or "(no words)", 24)
-            ax.text(0.5, -0.06, said, transform=ax.transAxes, ha="center", va="top", fontsize=8)
-    words = "" if each else " ".join(text or "(no words)" for text in shown.texts)
-    right = shown.said in (None, shown.answer)
-    told = shown.answer if right else f"{shown.said}, not {shown.answer}"
-    colour = ink.muted if shown.said is None else ink.good if right else ink.bad
-    figure.text(0.03, 0.0, told, va="bottom", fontsize=9, color=colour, weight="bold")
+            caption = fill(example.texts[k] or "(no words)", 24)
+            ax.text(0.5, -0.06, caption, transform=ax.transAxes, ha="center", va="top", fontsize=8)
+    words = "" if each else " ".join(text or "(no words)" for text in example.texts)
+    right = example.said in (None, example.answer)
+    answer = example.answer if right else f"{example.said}, not {example.answer}"
+    colour = ink.muted if example.said is None else ink.good if right else ink.bad
+    figure.text(0.03, 0.0, answer, va="bottom", fontsize=9, color=colour, weight="bold")
     if words:
         figure.text(0.03, 0.985, fill(words, 8 + 17 * count), va="top", fontsize=8.5)
     low, high = (0.3, 0.98) if each else (0.13, 0.76)
@@ -60,13 +60,13 @@ def show_examples(
     dark: bool | None = None,  # None = as the theme around it
 ) -> Drawing:  # shows itself in a notebook; `to_png` makes a file of it
     "Draw some examples of a task side by side."
-    wide = max(len(shown.pictures) for shown in examples)
+    wide = max(len(example.pictures) for example in examples)
     rows = -(-len(examples) // columns)
     with theme(dark) as ink:
         page = Drawing(figsize=(1.7 * wide * columns, (2.35 if wide < 3 else 2.2) * rows))
         parts = page.subfigures(rows, columns, squeeze=False).flatten()
-        for part, shown in zip(parts, examples):
-            draw_example(part, shown, ink)
+        for part, example in zip(parts, examples):
+            draw_example(part, example, ink)
     return page
 
 # %% ../../nbs/viz/07_tasks.ipynb #cbc40f5b
@@ -75,56 +75,56 @@ COLOURS = {"both": "#2f7de1", "words alone": "#d9660a", "pictures alone": "#0f9a
 
 
 def lanes(scores: PairScores) -> list[str]:
-    "Kinds of pairs, from below: what differs, and matches above."
+    "Return the kinds of pairs from bottom to top, matches last."
     return sorted(set(scores.kinds) - {"match"}) + ["match"]
 
 
-def spots(scores: PairScores, shown: str) -> np.ndarray:  # (n 2) chance, lane; spread a little
-    "Where each pair stands among the dots."
+def spots(scores: PairScores, condition: str) -> np.ndarray:  # (n 2) probability, lane
+    "Return the position of each pair in the dot plot, spread a little within its lane."
     lane = np.array([lanes(scores).index(kind) for kind in scores.kinds])
     lift = (np.arange(len(lane)) * 0.618 % 1 - 0.5) * 0.6
-    return np.stack([scores.given[shown], lane + lift], 1)
+    return np.stack([scores.given[condition], lane + lift], 1)
 
 
-def draw_curves(ax: Axes, scores: PairScores, threshold: float, shown: str, ink: Ink) -> None:
-    "Precision over recall for all that can be shown, and where the threshold stands."
-    for name, given in scores.given.items():
-        precision, recall, _ = precision_recall_curve(scores.labels, given)
-        area = average_precision_score(scores.labels, given)
-        bold = dict(lw=3.2) if name == shown else dict(lw=2.0)
+def draw_curves(ax: Axes, scores: PairScores, threshold: float, condition: str, ink: Ink) -> None:
+    "Draw precision over recall for every input condition and mark the threshold."
+    for name, probs in scores.given.items():
+        precision, recall, _ = precision_recall_curve(scores.labels, probs)
+        area = average_precision_score(scores.labels, probs)
+        bold = dict(lw=3.2) if name == condition else dict(lw=2.0)
         ax.step(
             recall, precision, where="post", color=COLOURS[name], label=f"{name} {area:.2f}", **bold
         )
-    now = at_threshold(scores, threshold, shown)
+    now = at_threshold(scores, threshold, condition)
     ax.plot(
-        now["recall"], now["precision"], "o", color=COLOURS[shown], ms=8, mec=ink.text, zorder=5
+        now["recall"], now["precision"], "o", color=COLOURS[condition], ms=8, mec=ink.text, zorder=5
     )
     ax.axhline(np.mean(scores.labels), color=ink.muted, lw=0.8, linestyle=(0, (4, 3)))
     ax.set(xlim=(0, 1.02), ylim=(0, 1.03), xlabel="recall", ylabel="precision")
     ax.legend(frameon=False, fontsize=8, loc="lower left", title="PR AUC", title_fontsize=8)
-    told = f"{now['called']} called a match, {now['right']} of them are"
-    ax.set_title(f"threshold {threshold:.2f}: {told}", loc="left")
+    note = f"{now['called']} called a match, {now['right']} of them are"
+    ax.set_title(f"threshold {threshold:.2f}: {note}", loc="left")
 
 
 def draw_dots(
-    ax: Axes, scores: PairScores, threshold: float, shown: str, at: int, ink: Ink
+    ax: Axes, scores: PairScores, threshold: float, condition: str, at: int, ink: Ink
 ) -> None:
-    "Every pair at its chance."
-    places, right = spots(scores, shown), np.array(scores.labels) == 1
+    "Draw every pair at its match probability."
+    places, right = spots(scores, condition), np.array(scores.labels) == 1
     wrong = (places[:, 0] >= threshold) != right
     for mask, colour in ((~wrong, ink.muted), (wrong, ink.bad)):
         ax.scatter(*places[mask].T, s=9, color=colour, linewidths=0)
     ax.scatter(*places[at], s=90, facecolors="none", edgecolors=ink.text, linewidths=1.6, zorder=5)
-    ax.axvline(threshold, color=COLOURS[shown], lw=1.4)
+    ax.axvline(threshold, color=COLOURS[condition], lw=1.4)
     names = lanes(scores)
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.5, len(names) - 0.5), yticks=range(len(names)))
     ax.set_yticklabels([name.replace("_", " ") for name in names], fontsize=8)
     ax.tick_params(length=0)
-    ax.set_title(f"chance of a match, {shown}; red: wrong at this threshold", loc="left")
+    ax.set_title(f"chance of a match, {condition}; red: wrong at this threshold", loc="left")
 
 # %% ../../nbs/viz/07_tasks.ipynb #d88238e9
 def draw_pair(page: Drawing, scores: PairScores, example: Example, at: int, ink: Ink) -> None:
-    "Two items side by side, and the words that only one of them has."
+    "Draw two items side by side with the words that only one of them has."
     for k, (picture, only) in enumerate(zip(example.pictures, differences(example))):
         left = DOTS[0] + 0.21 * k
         ax = page.add_axes((left, 0.14, 0.13, 0.29))
@@ -134,23 +134,23 @@ def draw_pair(page: Drawing, scores: PairScores, example: Example, at: int, ink:
         page.text(left - 0.01, 0.085, text[:34], fontsize=8)
         if only:
             page.text(left - 0.01, 0.045, f"only here: {only[:28]}", fontsize=7.5, color=ink.bad)
-    said = "; ".join(f"{name} {given[at]:.2f}" for name, given in scores.given.items())
-    page.text(DOTS[0] - 0.01, 0.445, f"{scores.kinds[at].replace('_', ' ')}   {said}", fontsize=8.5)
+    note = "; ".join(f"{name} {probs[at]:.2f}" for name, probs in scores.given.items())
+    page.text(DOTS[0] - 0.01, 0.445, f"{scores.kinds[at].replace('_', ' ')}   {note}", fontsize=8.5)
 
 
 def show_bench(
     scores: PairScores,
-    example: Example,  # the pair that is looked at, with its pictures
-    at: int,  # its place among the scores
+    example: Example,  # the displayed pair, with its images
+    at: int,  # its index among the scores
     threshold: float = 0.5,
-    shown: str = "both",  # one of SHOWN
+    condition: str = "both",  # one of SHOWN
     dark: bool | None = None,  # None = as the theme around it
 ) -> Drawing:  # shows itself in a notebook; `to_png` makes a file of it
-    "Curves, dots and one pair."
+    "Draw the curves, the dots and one pair."
     with theme(dark) as ink:
         page = Drawing(figsize=(10.0, 4.4))
-        draw_curves(page.add_axes(CURVE), scores, threshold, shown, ink)
-        draw_dots(page.add_axes(DOTS), scores, threshold, shown, at, ink)
+        draw_curves(page.add_axes(CURVE), scores, threshold, condition, ink)
+        draw_dots(page.add_axes(DOTS), scores, threshold, condition, at, ink)
         draw_pair(page, scores, example, at, ink)
     return page
 
@@ -159,20 +159,20 @@ def clicked(
     scores: PairScores,
     x: float,  # from the left, 0..1 of the figure
     y: float,  # from above, 0..1
-    shown: str = "both",
+    condition: str = "both",
 ) -> tuple[int, float | None]:  # the nearest pair; the threshold, where a curve was clicked
-    "What a click on the figure means."
+    "Return the pair nearest to a click and, on the curves, the threshold there."
     (left, low, wide, high), on_curve = DOTS, x < CURVE[0] + CURVE[2] + 0.02
-    given = scores.given[shown]
+    probs = scores.given[condition]
     if not on_curve:
         place = np.array(
             [(x - left) / wide * 1.04 - 0.02, (1 - y - low) / high * len(lanes(scores)) - 0.5]
         )
-        away = (spots(scores, shown) - place) * (wide * 10, high * 4.4 / len(lanes(scores)))
+        away = (spots(scores, condition) - place) * (wide * 10, high * 4.4 / len(lanes(scores)))
         return int((away**2).sum(1).argmin()), None
     left, low, wide, high = CURVE
-    precision, recall, cuts = precision_recall_curve(scores.labels, given)
+    precision, recall, cuts = precision_recall_curve(scores.labels, probs)
     point = np.array([(x - left) / wide * 1.02, (1 - y - low) / high * 1.03])
     away = (np.stack([recall, precision], 1)[:-1] - point) * (wide * 10, high * 4.4)
     cut = cuts[(away**2).sum(1).argmin()]
-    return int(np.abs(given - cut).argmin()), float(cut)
+    return int(np.abs(probs - cut).argmin()), float(cut)

@@ -12,7 +12,7 @@ from mvl_bench.core import UserError, view
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.models.maskvlm import MaskVLM
 from mvl_bench.training import doctor
-from mvl_bench.training.config import RunConfig, with_settings
+from mvl_bench.training.config import DataConfig, RunConfig, with_settings
 from mvl_bench.training.doctor import examine, last_of, look_at_data, look_at_losses, look_for_leaks
 from mvl_bench.training.runner import train
 
@@ -117,7 +117,7 @@ SMALL = "embed_dim=16 num_heads=2 img_size=32 mask_size=8 batch_size=8 full_mask
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("doctor") / "run"
-    asked = RunConfig(str(folder), preset="mini", data="scenes:shapes")
+    asked = RunConfig(str(folder), preset="mini", data=DataConfig("scenes:shapes"))
     train(with_settings(asked, [*SMALL.split(), "itc=1", "itm=1"]), quiet=True)
     return folder
 

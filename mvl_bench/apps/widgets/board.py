@@ -214,5 +214,5 @@ class MaskBoard(LiveBoard):
         )
         still = f'<img alt="{alt_text}" src="data:image/png;base64,{data}" style="max-width:100%">'
         bundle = mimebundle[0] if isinstance(mimebundle, tuple) else mimebundle
-        bundle["text/html"] = f"{still}<p><i>RunConfig this notebook to click.</i></p>"
+        bundle["text/html"] = f"{still}<p><i>Run this notebook to click.</i></p>"
         return mimebundle
