@@ -259,7 +259,7 @@ MISTAKES = [
     mistake(lambda m, t: mvl.open_dataset("nowhere/"), "nowhere"),
     mistake(lambda m, t: mvl.open_dataset("my_pictures", caption_column="x"), "'x'"),
     mistake(lambda m, t: mvl.open_dataset("scenes", split="x"), "split x", "novel"),
-    mistake(lambda m, t: mvl.train(out="run", lrr=1), "lrr=1", "lr=...?"),
+    mistake(lambda m, t: mvl.train(out="run", lrr=1), "'lrr'", "training.lr?"),
     mistake(lambda m, t: mvl.train(out="run", lr="fast"), "'fast'", "float"),
     mistake(lambda m, t: mvl.train("nowhere", out="run"), "nowhere"),
     mistake(lambda m, t: mvl.train(out="run", model="mlmi"), "'mlmi'", "maskvlm"),
@@ -299,7 +299,7 @@ COLOURS = ("red", "green", "blue")
 
 
 def test_training_fine_tuning_and_evaluation_follow_one_another(folder, capsys):
-    run = dict(out="run", quiet=True, save_every=1, keep=9, **SIZES)
+    run = dict(out="run", quiet=True, save_every=1, keep_checkpoints=9, **SIZES)
     path = mvl.train("scenes:shapes", steps=2, **run)
     assert path == Path("run/checkpoints/step-00000002")
     assert mvl.load(path).cfg.image.img_size == (32, 32)

@@ -42,8 +42,9 @@ def over_squares(
 def _sizes(left: Tensor, lots: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:  # (b) each
     "Return a block's height and width: at least 16/196 of the grid if that is left, never more than is left."
     least = max(1, round(grid[0] * grid[1] * 16 / 196))
-    area = least + lots[:, 0] * (left - least).clamp_min(0)
-    aspect = 0.3 ** (1 - 2 * lots[:, 1])
+    area_draw, aspect_draw = lots.unbind(1)
+    area = least + area_draw * (left - least).clamp_min(0)
+    aspect = 0.3 ** (1 - 2 * aspect_draw)
     high = (area * aspect).sqrt().round().clamp(1, grid[0]).minimum(left.clamp_min(1))
     wide = (area / aspect).sqrt().round().clamp(1, grid[1]).minimum(left.clamp_min(1) // high)
     return high.long(), wide.long()
@@ -52,7 +53,8 @@ def _sizes(left: Tensor, lots: Tensor, grid: tuple[int, int]) -> tuple[Tensor, T
 def _add_block(hidden: Tensor, left: Tensor, lots: Tensor) -> Tensor:  # (b r c) bool
     "Add one block to every row with units `left` to hide, at a random place where it hides something new."
     (b, rows, columns), each = hidden.shape, torch.arange(len(hidden))[:, None, None]
-    high, wide = (side[:, None, None] for side in _sizes(left, lots, (rows, columns)))
+    size_draws, place_draws = lots.split([2, lots.shape[1] - 2], 1)
+    high, wide = (side[:, None, None] for side in _sizes(left, size_draws, (rows, columns)))
     top, start = torch.arange(rows)[:, None], torch.arange(columns)
     visible = torch.zeros(b, rows + 1, columns + 1, dtype=torch.long)  # summed area table
     visible[:, 1:, 1:] = (~hidden).long().cumsum(1).cumsum(2)
@@ -60,7 +62,7 @@ def _add_block(hidden: Tensor, left: Tensor, lots: Tensor) -> Tensor:  # (b r c)
     new = visible[each, bottom, end] - visible[each, top, end] - visible[each, bottom, start]
     new = new + visible[each, top, start]
     fits = (top + high <= rows) & (start + wide <= columns) & (new > 0)
-    place = lots[:, 2:].masked_fill(~fits.flatten(1), -1.0).argmax(1)[:, None, None]
+    place = place_draws.masked_fill(~fits.flatten(1), -1.0).argmax(1)[:, None, None]
     down, right = top - place // columns, start - place % columns
     block = (down >= 0) & (down < high) & (right >= 0) & (right < wide)
     return hidden | (block & (left > 0)[:, None, None])

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..core import Batch, Masks, UserError, hashed_uniform, update
+from ..core import Batch, Masks, UserError, hashed_draws, hashed_uniform, update
 from mvl_bench.masking.base import (
     Masking,
     MaskingConfig,
@@ -166,8 +166,8 @@ def any_shares(
     key: tuple,  # e.g. (seed, epoch)
 ) -> tuple[Tensor, Tensor]:  # (b) each, fractions of the squares and of the words
     "Sample both ratios uniformly from 0 to 1; at least one square and one word are hidden."
-    lots = hashed_uniform((*key, "any"), batch.ids, 2)
-    return lots[:, 0], lots[:, 1]
+    draws = hashed_draws((*key, "any"), batch.ids, ("image", "text"))
+    return draws["image"], draws["text"]
 
 # %% ../../nbs/masking/03_joint.ipynb #47663f14
 class JointStrategy(NamedTuple):

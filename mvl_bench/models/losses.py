@@ -163,8 +163,9 @@ def match_pairs(
     mine: Tensor | None = None,  # (q) the query rows, in a batch of many processes; None = all
 ) -> Matches:  # r = 3 x rows that have a negative: the true pairs first
     "Build ITM's pairs: every true one, its image with a wrong caption, and its caption with a wrong image."
-    rows, texts = hard_negatives(logits, item, lots[:, 0], random_negative_frac, mine)
-    _, images = hard_negatives(logits.T, item, lots[:, 1], random_negative_frac, mine)
+    text_draws, image_draws = lots.unbind(1)
+    rows, texts = hard_negatives(logits, item, text_draws, random_negative_frac, mine)
+    _, images = hard_negatives(logits.T, item, image_draws, random_negative_frac, mine)
     matched = torch.ones_like(rows)
     no = torch.zeros_like(rows)
     return Matches(

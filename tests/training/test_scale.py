@@ -135,7 +135,7 @@ def test_a_run_without_broken_rows_says_nothing_of_them(home, capfd, one_thread)
         main(["train", "--data", "w.parquet", "--out", "run", "--steps", "2", "--set", *SIZES]) == 0
     )
     assert "left out" not in capfd.readouterr().out and not Path("run/bad_rows.txt").exists()
-    assert json.loads(Path("run/run.json").read_text())["window"] == 30
+    assert json.loads(Path("run/run.json").read_text())["data"]["shuffle_window"] == 30
 
 
 # ---- captions of like length
