@@ -10,6 +10,7 @@ __all__ = ['RECON_KINDS', 'check_numbers', 'ImageConfig', 'TextConfig', 'LossCon
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -61,7 +62,7 @@ class ImageConfig:
         if self.timm_weights and not self.timm_model:
             raise UserError(f"timm_weights {self.timm_weights!r} need a timm_model to go into")
 
-    @property
+    @cached_property
     def grid(self) -> tuple[int, int]:
         "Return rows and columns of patches."
         return grid_of(self.img_size, self.patch_size)
