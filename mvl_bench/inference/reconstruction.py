@@ -97,6 +97,19 @@ def _rows(pair: Pair, wrong: Pair | None, edit: str | None) -> list[tuple[str, P
     return rows
 
 
+def _check_pair(model, pair: Pair, which: str) -> None:
+    "Raise `UserError` for a pair without a picture of the model's size or without a caption."
+    size = tuple(model.cfg.image.img_size)
+    if pair.image is None:
+        raise UserError(f"the {which}pair has no picture: give one of {size} pixels")
+    if pair.image.shape[:2] != size:
+        raise UserError(
+            f"the {which}picture is {pair.image.shape}, the model reads {size} pixels: see pairs.resize"
+        )
+    if not (pair.caption or "").strip():
+        raise UserError(f"the {which}caption is empty: write at least one word")
+
+
 @torch.inference_mode()
 def reconstruct(
     model,  # any `MaskedVLModel` with `tokenizer` and `cfg`
@@ -107,13 +120,9 @@ def reconstruct(
     edit: str | None = None,  # another wording of the caption, for the column `edited`
 ) -> Reconstruction:
     "Fill in hidden parts under every condition in one batch; raise `UserError` for unusable input or where the model can predict nothing hidden."
-    shape = pair.image.shape if pair.image is not None else wrong.image.shape if wrong else None
-    if pair.image is None or shape[:2] != tuple(model.cfg.image.img_size):
-        raise UserError(
-            f"the picture is {shape}, the model reads {model.cfg.image.img_size} pixels: see pairs.resize"
-        )
-    if not (pair.caption or "").strip():
-        raise UserError("the caption is empty: write at least one word")
+    _check_pair(model, pair, "")
+    if wrong is not None:
+        _check_pair(model, wrong, "wrong ")
     note = _lacking(model, patches, words)
     kinds = {"both", "pixels"} | ({"words"} if len(words) else set())
     rows = [row for row in _rows(pair, wrong, edit) if row[2] in kinds]

@@ -28,6 +28,7 @@ from mvl_bench.viz.base import (
 )
 from mvl_bench.viz.text import (
     Word,
+    as_words,
     chip_style,
     draw_bars,
     draw_chip,
@@ -49,6 +50,7 @@ class _Page(NamedTuple):
     lefts: dict[str, float]  # left edge of each column: given, truth and the reconstructions
     cell: float  # width of a column
     size: tuple[float, float]  # width and height of an image
+    unknown: frozenset[int] = frozenset()  # positions of words that the model has never seen
 
     @property
     def right(self) -> float:
@@ -196,7 +198,9 @@ def _words(page: _Page, y: float, numbers: bool) -> float:
     for i in range(max((len(c.tokens) for c in columns.values()), default=0)):
         page.rule(y)
         guesses = {name: c.tokens[i] for name, c in columns.items() if i < len(c.tokens)}
-        truth = Word(0, fit_text(next(iter(guesses.values())).truth, page.cell - 12, 9))
+        first = next(iter(guesses.values()))
+        label = fit_text(first.truth, page.cell - 12, 9)
+        truth = Word(0, label, known=first.position not in page.unknown)
         tall = 18.0
         chips = [(page.lefts["truth"], *chip_style(truth, False, None, ink))]
         if page.made.image_mask.any():
@@ -227,6 +231,8 @@ def _foot(page: _Page, y: float, numbers: bool) -> float:
         )
     if any(column.tokens for column in columns):
         notes.append("✓ is the hidden word, ✗ a first choice that is wrong.")
+    if page.unknown:
+        notes.append("Dashed: a word that the model has never seen and cannot fill in.")
     if numbers and "without" in reconstruction.columns:
         notes.append(
             "▼\N{NO-BREAK SPACE}less, ▲\N{NO-BREAK SPACE}more than without; less is better."
@@ -251,8 +257,10 @@ def four_columns(
 ) -> Drawing:  # shows itself in a notebook; `to_png` makes a file of it
     "Draw the masked input, the truth, and how each column fills in the hidden parts."
     with theme(dark) as ink:
-        page = _new_page(reconstruction, ink)
-        y = _top(page, split_words(reconstruction.pair.caption) if words is None else words, 12)
+        words = as_words(split_words(reconstruction.pair.caption) if words is None else words)
+        unknown = frozenset(word.position for word in words if not word.known)
+        page = _new_page(reconstruction, ink)._replace(unknown=unknown)
+        y = _top(page, words, 12)
         under = _pictures(page, y)
         if reconstruction.image_mask.any():
             y = _error_maps(page, under) if errors else under

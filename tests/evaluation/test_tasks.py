@@ -74,6 +74,13 @@ def test_splits_show_other_scenes(task):
     assert not shown["train"] & shown["val"] and not shown["train"] & shown["novel"]
 
 
+def test_a_probe_needs_examples(capsys):
+    command = "evaluate --task probe --checkpoint maskvlm-tiny --data scenes --limit"
+    assert main([*command.split(), "9"]) == 2
+    assert "gives 9 examples to train a probe on, it needs 10 or more" in capsys.readouterr().err
+    assert main([*command.split(), "10"]) == 0
+
+
 # ---- learning
 
 
