@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ONLY_PIXELS', 'ONLY_WORDS', 'BOTH', 'UserError', 'settings_of', 'full_name', 'update', 'Batch', 'Pair', 'Masks',
-           'view', 'Output', 'Features', 'Losses', 'StepKey', 'MaskedVLModel', 'PairSource', 'TaskSource',
+           'view', 'by_hand', 'Output', 'Features', 'Losses', 'StepKey', 'MaskedVLModel', 'PairSource', 'TaskSource',
            'hashed_uniform', 'hashed_draws', 'seed_torch', 'data_path', 'pick_device']
 
 # %% ../nbs/00_core.ipynb #b6494384
@@ -160,6 +160,23 @@ def view(
         batch.has_image,
         batch.has_text,
     )
+
+# %% ../nbs/00_core.ipynb #b338ab59
+def by_hand(
+    batch: Batch,  # every row gets the same mask
+    num_patches: int,  # patches of one image
+    patches: Sequence[int] = (),  # hidden patches, counted row by row from 0
+    words: Sequence[int] = (),  # hidden token positions
+) -> Masks:
+    "Hide the given patches and token positions; raise `UserError` for one that is out of range."
+    image_mask = torch.zeros(len(batch), num_patches, dtype=torch.bool)
+    text_mask = torch.zeros(batch.maskable.shape, dtype=torch.bool)
+    for chosen, mask, unit in ((patches, image_mask, "patch"), (words, text_mask, "token")):
+        for place in chosen:
+            if not 0 <= place < mask.shape[1]:
+                raise UserError(f"{unit} {place} is not in 0..{mask.shape[1] - 1}")
+        mask[:, list(chosen)] = True
+    return view(batch, num_patches, image_mask.to(batch.ids.device), text_mask.to(batch.ids.device))
 
 # %% ../nbs/00_core.ipynb #5a4cfbdf
 ONLY_PIXELS = dict(pixels=slice(None))  # may be asked of all rows

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['grid_of', 'patchify', 'unpatchify', 'touched', 'sincos', 'sincos_positions', 'patch_statistics', 'normalize_patches',
-           'denormalize_patches', 'visible_statistics']
+           'denormalize_patches', 'visible_statistics', 'as_picture']
 
 # %% ../nbs/01_patches.ipynb #c0fa7a26
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -125,3 +126,17 @@ def visible_statistics(
     statistics, empty = patch_statistics(patches), image_mask.all(1)[:, None, None]
     borrowed = [torch.where(empty, torch.full_like(s, 0.5), share @ s) for s in statistics]
     return tuple(torch.where(image_mask[..., None], b, s) for b, s in zip(borrowed, statistics))
+
+# %% ../nbs/01_patches.ipynb #0653f610
+def as_picture(
+    image,  # (h w 3) array or (3 h w) tensor, uint8 or float in 0..1
+) -> np.ndarray:  # (h w 3) uint8
+    "Convert an image to an 8-bit array (h w 3); raise `UserError` for any other shape."
+    image = np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
+    if image.ndim == 3 and image.shape[-1] != 3 and image.shape[0] == 3:
+        image = image.transpose(1, 2, 0)
+    if image.ndim != 3 or image.shape[-1] != 3:
+        raise UserError(f"a picture is (h w 3) or (3 h w), this one is {image.shape}")
+    if image.dtype == np.uint8:
+        return image
+    return (np.nan_to_num(image).clip(0, 1) * 255 + 0.5).astype(np.uint8)

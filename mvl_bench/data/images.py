@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MIN_SIDE', 'MAX_PIXELS', 'MAX_BYTES', 'SHRINK_DRAWS', 'Picture', 'read_bytes', 'eight_bits', 'to_rgb', 'open_picture',
-           'as_size', 'resize', 'fetch', 'edge_colour', 'placed', 'shrunk', 'as_picture']
+           'as_size', 'resize', 'fetch', 'edge_colour', 'placed', 'shrunk']
 
 # %% ../../nbs/data/00_images.ipynb #d51e13c6
 import logging
@@ -247,17 +247,3 @@ def shrunk(
     known = batch.boxes.any(2, keepdim=True)
     moved = batch.boxes * size[:, None, None] + corner.repeat(1, 2)[:, None]
     return replace(batch, images=images, boxes=torch.where(known, moved.to(batch.boxes), 0))
-
-# %% ../../nbs/data/00_images.ipynb #0653f610
-def as_picture(
-    image,  # (h w 3) array or (3 h w) tensor, uint8 or float in 0..1
-) -> np.ndarray:  # (h w 3) uint8
-    "Convert an image to an 8-bit array (h w 3); raise `UserError` for any other shape."
-    image = np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
-    if image.ndim == 3 and image.shape[-1] != 3 and image.shape[0] == 3:
-        image = image.transpose(1, 2, 0)
-    if image.ndim != 3 or image.shape[-1] != 3:
-        raise UserError(f"a picture is (h w 3) or (3 h w), this one is {image.shape}")
-    if image.dtype == np.uint8:
-        return image
-    return (np.nan_to_num(image).clip(0, 1) * 255 + 0.5).astype(np.uint8)

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import ONLY_PIXELS, ONLY_WORDS, Batch, Pair, UserError, hashed_uniform, view
+from ..core import ONLY_PIXELS, ONLY_WORDS, Batch, Pair, UserError, by_hand, hashed_uniform, view
 from ..data.pairs import collate
 from ..data.tokenizers import Chip, chips
-from ..masking.base import by_hand
 from ..patches import patchify
 
 # %% ../../nbs/inference/03_attribution.ipynb #cff14ee6

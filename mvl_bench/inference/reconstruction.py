@@ -14,13 +14,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..core import Batch, Masks, Pair, UserError
-from ..data.images import as_picture
+from ..core import Batch, Masks, Pair, UserError, by_hand
+from ..patches import as_picture, patchify, unpatchify
 from ..data.pairs import collate
 from ..data.scenes import Scenes
 from ..data.tokenizers import chips, positions_of
-from ..masking.base import by_hand
-from ..patches import patchify, unpatchify
 
 # %% ../../nbs/inference/00_reconstruction.ipynb #abaae661
 class Guess(NamedTuple):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BOX_DRAWS', 'ABSENCE_DRAWS', 'RATIO_DRAWS', 'units_to_hide', 'hide_share', 'random_squares', 'one_box',
-           'random_words', 'MaskingConfig', 'Masking', 'without_text', 'without_image', 'by_hand']
+           'random_words', 'MaskingConfig', 'Masking', 'without_text', 'without_image']
 
 # %% ../../nbs/masking/00_base.ipynb #80672d93
 from collections.abc import Callable, Sequence
@@ -274,20 +274,3 @@ def without_image(
     return replace(
         masks, has_image=masks.has_image & ~rows, image_mask=masks.image_mask & ~rows[:, None]
     )
-
-# %% ../../nbs/masking/00_base.ipynb #b338ab59
-def by_hand(
-    batch: Batch,  # every row gets the same mask
-    num_patches: int,  # patches of one image
-    patches: Sequence[int] = (),  # hidden patches, counted row by row from 0
-    words: Sequence[int] = (),  # hidden token positions
-) -> Masks:
-    "Hide the given patches and token positions; raise `UserError` for one that is out of range."
-    image_mask = torch.zeros(len(batch), num_patches, dtype=torch.bool)
-    text_mask = torch.zeros(batch.maskable.shape, dtype=torch.bool)
-    for chosen, mask, unit in ((patches, image_mask, "patch"), (words, text_mask, "token")):
-        for place in chosen:
-            if not 0 <= place < mask.shape[1]:
-                raise UserError(f"{unit} {place} is not in 0..{mask.shape[1] - 1}")
-        mask[:, list(chosen)] = True
-    return view(batch, num_patches, image_mask.to(batch.ids.device), text_mask.to(batch.ids.device))

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.patches import Rectangle
 
-from ..data.images import as_picture
+from ..patches import as_picture
 from mvl_bench.viz.base import (
     LOSS_COLOURS,
     Drawing,

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ..core import UserError
-from ..data.images import as_picture
+from ..patches import as_picture
 
 # %% ../../nbs/viz/00_base.ipynb #4b26ddac
 class Ink(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from ..data.images import as_picture
+from ..patches import as_picture
 from mvl_bench.viz.base import (
     Drawing,
     Ink,

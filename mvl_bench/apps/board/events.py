@@ -12,14 +12,19 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from mvl_bench.apps.board.codec import (
+    PATTERNS,
+    VIEWS,
+    Board,
+    chosen,
     from_link,
     picture_bytes,
     read_number,
     read_places,
     read_text,
     taken,
+    unpack,
 )
-from .state import PATTERNS, VIEWS, Board, chosen, shares_of, spelled, unpack
+from .session import session_of
 from ...core import Pair, UserError
 from ...data.factory import is_drawn, open_data
 from ...data.images import open_picture, resize
@@ -188,9 +193,7 @@ def _hide(model, board: Board, patches: str = "", words: str = "") -> Board:
         read_places(patches, model.num_patches),
         read_places(words, model.cfg.text.max_text_len),
     )
-    there = {
-        c.position for c in spelled(model.tokenizer, board.caption, model.cfg.text.max_text_len)
-    }
+    there = {chip.position for chip in session_of(model, board).words}
     taken(there >= set(hidden[1]), f"words {words[:20]} are not all words of the caption")
     return replace(board, patches=hidden[0], words=hidden[1])
 
@@ -204,14 +207,14 @@ def _share(model, board: Board, side: str = "picture", ratio: float = 0.5) -> Bo
 def _pattern(model, board: Board, patches: str = "random", words: str = "random") -> Board:
     "Sample hidden parts anew in other patterns at the same ratios; keep those whose pattern stays."
     ways = [chosen([w], p, "pattern")[0] for w, p in zip((patches, words), PATTERNS)]
-    shares = [share / 100 for share in shares_of(model, board)]
+    shares = [share / 100 for share in session_of(model, board).hidden_percentages(board)]
     ratios = [None if w == old else s for w, old, s in zip(ways, board.pattern, shares)]
     return scatter(model, replace(board, pattern=tuple(ways)), *ratios)
 
 
 def _other(model, board: Board) -> Board:
     "Sample hidden parts anew at the same ratios, with the next seed."
-    shares = (share / 100 for share in shares_of(model, board))
+    shares = (share / 100 for share in session_of(model, board).hidden_percentages(board))
     return scatter(model, replace(board, seed=(board.seed + 1) % 2**31), *shares)
 
 

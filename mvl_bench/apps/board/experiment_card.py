@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.torch import load_file
 
 from ... import __version__
-from .state import Board, unpack
+from .codec import Board, unpack
 from ...core import Pair, UserError
 from ...inference.reconstruction import Reconstruction, nearby, reconstruct
 from ...models.registry import load, untrained
@@ -84,7 +84,7 @@ def farthest(
 
 # %% ../../../nbs/apps/board/03_experiment_card.ipynb #5271659e
 CARD = (
-    """from mvl_bench.apps.board.state import unpack
+    """from mvl_bench.apps.board.codec import unpack
 from mvl_bench.apps.board.experiment_card import farthest, fill_in, numbers, open_same
 from mvl_bench.viz.reconstruction import four_columns
 from mvl_bench.data.tokenizers import chips
@@ -114,7 +114,7 @@ def check_saved(model, name: str | Path) -> None:
 
 
 def card_text(
-    state: dict,  # of a board, from `state.pack`
+    state: dict,  # of a board, from `codec.pack`
     model,  # that answers it
     name: str | Path = "",  # of its checkpoint; empty = the board's own
 ) -> str:  # a notebook as JSON
@@ -139,7 +139,7 @@ def card_text(
 
 
 def experiment_card(
-    state: dict,  # of a board, from `state.pack`
+    state: dict,  # of a board, from `codec.pack`
     model,  # that answers it
     path: str | Path,  # of the notebook
     name: str | Path = "",  # of its checkpoint; empty = the board's own

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ...core import Pair, UserError
+from ...core import Pair, UserError, by_hand
 from ...data.pairs import collate
 from mvl_bench.data.scenes import (
     COLOURS,
@@ -32,7 +32,6 @@ from mvl_bench.data.scenes import (
     words_of,
 )
 from ...data.tokenizers import Chip, chips
-from ...masking.base import by_hand
 from ...patches import patchify, touched, unpatchify
 from ...viz.base import Drawing
 from ...viz.quiz import show_riddle

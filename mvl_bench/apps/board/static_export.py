@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .respond import board_influence, describe, settle
-from .state import Board
+from .codec import Board
+from .respond import describe, settle
+from .session import board_influence, session_of
 from ...data.scenes import COLOURS, Scene, box, caption, edit, words_of
 from ...data.tokenizers import chips
 from ...patches import touched

@@ -20,9 +20,9 @@ import torch
 from matplotlib.axes import Axes
 from PIL import Image
 
-from ..board.state import fit
+from ..board.session import fit
 from .common import answer_when_opened, asked, drawn, on_board, show, shown
-from ...core import ONLY_PIXELS, Pair, UserError, view
+from ...core import ONLY_PIXELS, Pair, UserError, by_hand, view
 from ...data.factory import is_drawn, open_data
 from ...data.pairs import collate
 from ...data.tokenizers import chips
@@ -30,7 +30,7 @@ from ...inference.attribution import influence
 from ...inference.decoding import ORDERS, Plan, begin, decode
 from ...inference.reconstruction import line_up, reconstruct
 from ...inference.uncertainty import Bin, rank_correlation, reliability, spread
-from ...masking.base import by_hand, random_squares
+from ...masking.base import random_squares
 from ...masking.joint import TOLD
 from ...models.registry import untrained
 from ...patches import patchify, unpatchify

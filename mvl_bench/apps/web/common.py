@@ -18,7 +18,8 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from ..board.state import spelled, unpack
+from ..board.codec import unpack
+from ..board.session import session_of
 from ...core import Pair, UserError
 from ...viz.base import Drawing, hide_patches, to_image
 
@@ -83,7 +84,7 @@ def standing(
     model, board, _ = on_board(models, value)
     mask = np.isin(np.arange(model.num_patches), board.patches if hides else ())
     image = Image.fromarray(hide_patches(board.image, mask, model.cfg.image.patch_size))
-    words = len(spelled(model.tokenizer, board.caption, model.cfg.text.max_text_len))
+    words = len(session_of(model, board).words)
     counts = (len(board.patches), model.num_patches, "patches"), (len(board.words), words, "words")
     rest = " and ".join(f"{part} of {whole} {name}" for part, whole, name in counts)
     rest = f"<br>Hidden there: {rest}." if hides else ""

@@ -21,11 +21,10 @@ import torch
 import traitlets
 from PIL import Image
 
-from ..board.codec import from_link, to_link
+from ..board.codec import Board, from_link, to_link, unpack
 from ..board.events import EXAMPLES, Posed, bring, pose, write
 from ..board.experiment_card import experiment_card, fill_in
 from ..board.respond import as_python, describe, opening, react, settle
-from ..board.state import Board, unpack
 from ...core import UserError
 from ...data.tokenizers import chips
 from ...models import registry as checkpoints

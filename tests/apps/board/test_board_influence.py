@@ -5,10 +5,11 @@ import pytest
 from boards import BOARD, answered, shipped, untrained, url
 from chromium import needs_chromium, tab
 
-from mvl_bench.apps.board import respond as told
+from mvl_bench.apps.board import session as told
 from mvl_bench.apps.board.events import EXAMPLES, pose
-from mvl_bench.apps.board.respond import MOST_PATCHES, board_influence, opening, react
-from mvl_bench.apps.board.state import unpack
+from mvl_bench.apps.board.respond import opening, react
+from mvl_bench.apps.board.session import MOST_PATCHES, board_influence
+from mvl_bench.apps.board.codec import unpack
 from mvl_bench.apps.board.static_export import export_board
 from mvl_bench.core import Pair
 from mvl_bench.inference.attribution import influence

@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 from mvl_bench.apps.board.events import EXAMPLES, pose
 from mvl_bench.apps.board.experiment_card import card_text, experiment_card
 from mvl_bench.apps.board.respond import react
-from mvl_bench.apps.board.state import pack
+from mvl_bench.apps.board.codec import pack
 from mvl_bench.apps.widgets.board import MaskBoard
 from mvl_bench.core import UserError
 from mvl_bench.models import base as saving

@@ -10,7 +10,7 @@ from chromium import needs_chromium, tab
 
 from mvl_bench.apps.board import codec as compact
 from mvl_bench.apps.board.events import EXAMPLES, pose
-from mvl_bench.apps.board.state import pack
+from mvl_bench.apps.board.codec import pack
 from mvl_bench.apps.board.static_export import export_board, to_store
 from mvl_bench.apps.widgets.board import MaskBoard
 

@@ -14,7 +14,7 @@ from samples import drawing, encoded
 from mvl_bench.apps.board import codec as compact
 from mvl_bench.apps.board.events import EVENTS
 from mvl_bench.apps.board.respond import opening, react
-from mvl_bench.apps.board.state import pack, unpack
+from mvl_bench.apps.board.codec import pack, unpack
 from mvl_bench.core import UserError
 
 ODD = [None, True, False, 0, -1, 1, 3.5, 1e308, -1e308, math.nan, math.inf, 2**53, 2**70, "", "a"]
