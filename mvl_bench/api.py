@@ -8,7 +8,7 @@ __all__ = ['PAIR_TASKS', 'LABEL_TASKS', 'as_model', 'make_pair', 'check_text', '
            'finetune', 'DataOptions', 'as_task_model', 'evaluate']
 
 # %% ../nbs/04_api.ipynb #b56610f1
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import index
 from pathlib import Path
@@ -18,7 +18,9 @@ from .core import Pair, UserError
 from .data.factory import is_drawn, open_data
 from .data.finite_worlds import KnownWorld
 from .data.images import open_picture, resize
+from .data.loader import some_pairs
 from .data.scenes import Scenes
+from .data.splits import OTHER, held_out_or_all, is_same_data
 from .data.task_tables import open_task, user_columns
 from .data.tokenizers import Chip, chips, cut_off, plain
 from .evaluation.information import evaluate_information, information_table
@@ -296,8 +298,10 @@ class DataOptions(NamedTuple):
     train_split: str | None = None  # what `probe` is fitted to; None = train
 
 # %% ../nbs/04_api.ipynb #01b76fb6
-def _score_pairs(model, task: str, source, limit: int | None) -> tuple[dict, list[str]]:
-    "Return scores over pairs, and their tables as text."
+def _score_pairs(
+    model, task: str, source, limit: int | None, seen: Sequence[Pair] = ()
+) -> tuple[dict, list[str]]:
+    "Return scores over pairs, and their tables as text; `seen` = training pairs, for trivial predictors."
     if task == "retrieval":
         scores = evaluate_retrieval(model, source, limit or 1000)
         return scores, [retrieval_table(scores)]
@@ -305,7 +309,7 @@ def _score_pairs(model, task: str, source, limit: int | None) -> tuple[dict, lis
         scores = evaluate_information(model, source, limit or 200)
         return scores, [information_table(scores)]
     limit = limit or 1000
-    scores = evaluate_reconstruction(model, source, limit)
+    scores = evaluate_reconstruction(model, source, limit, seen=seen)
     if isinstance(source, Scenes):
         scores |= evaluate_probes(model, source, limit)
     tables = [reconstruction_table(scores)]
@@ -322,9 +326,14 @@ def _evaluate_pairs(
     model = as_model(model)
     columns = how.image_column, how.caption_column, how.streaming
     source = open_dataset(data, model.cfg.image.img_size, split, *columns)
-    scores, tables = _score_pairs(model, task, source, limit)
+    what, seen = OTHER, ()
+    if is_same_data(model.facts, data, split):
+        source, what, train = held_out_or_all(source, model.facts)
+        seen = some_pairs(train, 1000)
+    scores, tables = _score_pairs(model, task, source, limit, seen)
     report = "" if isinstance(source, Scenes) else source.report()  # rows that cannot be read
-    return scores, tables + [report] * bool(report)
+    tables = [f"{what} of {data}"] * (what != OTHER) + tables + [report] * bool(report)
+    return scores | dict(pairs=what), tables
 
 # %% ../nbs/04_api.ipynb #5af97f00
 def as_task_model(
@@ -363,12 +372,17 @@ def _evaluate_labels(
     return scores, [task_table(scores)] + [source.report()] * bool(source.report())
 
 # %% ../nbs/04_api.ipynb #f7c6fd8e
+def _own_data(model) -> str:
+    "Return the name of the data that a model was trained on."
+    return str(as_model(model).facts.get("data", "scenes"))
+
+
 def evaluate(
     model="maskvlm-tiny",  # a model, or a checkpoint by name, folder or Hub id; fine-tuned for a task with labels
     task: str = "reconstruction",  # one of PAIR_TASKS or LABEL_TASKS
-    data: str | Path = "scenes",  # as `open_dataset` takes it
+    data: str | Path | None = None,  # as `open_dataset` takes it; None = the model's own, or scenes
     *,
-    split: str | None = None,  # None = val of scenes, all of a file
+    split: str | None = None,  # None = val of scenes, what was held out of the model's own data, all of a file
     limit: int | None = None,  # at most so many pairs or examples; None = the default of the task
     quiet: bool = False,  # True = print no table
     **options,  # fields of `DataOptions`
@@ -382,6 +396,8 @@ def evaluate(
         names = ", ".join(DataOptions._fields)
         raise UserError(f"there is no option {min(unknown)!r}: the options of data are {names}")
     score = _evaluate_pairs if task in PAIR_TASKS else _evaluate_labels
+    if data is None:
+        data = _own_data(model) if task in PAIR_TASKS else "scenes"
     part = split or ("val" if is_drawn(data) else None)
     scores, lines = score(model, task, str(data), part, limit, DataOptions(**options))
     if not quiet:

@@ -251,6 +251,7 @@ class MaskedVLModel(Protocol):
     lacks: str = ""  # one sentence on what the model cannot do
     tokenizer: Any = None
     facts: dict = {}  # how it was trained, for its card
+    pairs: Any = None  # held-out pairs of a user's own data; None = synthetic scenes, or data that is not here
     encoders: tuple = ()  # of images and of text, where it has two
     queue: Any = None  # the momentum encoders and the queue of ITC, where it has them
     patch_scores: Callable | None = None  # batch -> (b n), how much the model attends to each patch

@@ -9,6 +9,7 @@ __all__ = ['MAX_BAD', 'PAIR_DRAWS', 'Source', 'Pairs', 'shuffled', 'windows', 'D
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import count, islice
@@ -111,11 +112,15 @@ class Source(PairSource):
         image = resize(picture.image, self.img_size, self.fit, zoom, at)
         return Pair(image, caption, i, item)
 
+    def row_name(self, j: int) -> str:
+        "Return what to call row `j` in a message."
+        shard, place = divmod(j, 2**32)
+        return f"row {place}{f' of shard {shard}' * (shard > 0)}"
+
     def good(self, j: int, row: dict, i: int, epoch: int) -> Pair | None:
         "Return sample `i` from row `j`, or None after recording the row in `bad`."
-        shard, place = divmod(j, 2**32)
         try:
-            return self.read(row, f"row {place}{f' of shard {shard}' * (shard > 0)}", i, epoch)
+            return self.read(row, self.row_name(j), i, epoch)
         except UserError as error:
             self.note([(j, str(error))])
 
@@ -130,6 +135,20 @@ class Source(PairSource):
 
 class Pairs(Source):
     "Read image-caption pairs by number."
+
+    numbers: Sequence[int] | None = None  # of the rows in the table they were taken from
+
+    def rows(self, numbers: Sequence[int]) -> "Pairs":
+        "Return some of the rows as pairs of their own, with the same options; messages keep their numbers."
+        part = copy(self)
+        part.table, part._bad = self.table._replace(rows=self.table.rows.select(numbers)), {}
+        part.__dict__.pop("_texts", None)
+        part.numbers = numbers if self.numbers is None else [self.numbers[i] for i in numbers]
+        return part
+
+    def row_name(self, j: int) -> str:
+        "Return what to call row `j` in a message: its number in the whole table."
+        return f"row {j if self.numbers is None else self.numbers[j]}"
 
     @property
     def length(self) -> int:

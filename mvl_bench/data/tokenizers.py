@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPECIAL', 'READING', 'word_tokenizer', 'piece_tokenizer', 'load_tokenizer', 'Encoded', 'encode', 'Chip', 'chips',
-           'cut_off', 'plain', 'positions_of', 'bare']
+           'word_pieces', 'cut_off', 'plain', 'positions_of', 'bare']
 
 # %% ../../nbs/data/01_tokenizers.ipynb #b49cd206
 import re
@@ -153,6 +153,21 @@ def chips(
         for i, (token, (start, end)) in enumerate(tokens)
         if end > start
     ]
+
+# %% ../../nbs/data/01_tokenizers.ipynb #26d3d058
+def word_pieces(
+    tokenizer: PreTrainedTokenizerFast,
+    caption: str,
+    max_text_len: int,  # longest row, special tokens included
+) -> list[tuple[int, ...]]:
+    "Return the token positions of each word that the model reads, in order; rare words have several."
+    with READING:
+        row = tokenizer(caption, max_length=max_text_len, truncation=True)
+    words: dict[int, tuple[int, ...]] = {}
+    for position, word in enumerate(row.word_ids()):
+        if word is not None:
+            words[word] = (*words.get(word, ()), position)
+    return list(words.values())
 
 # %% ../../nbs/data/01_tokenizers.ipynb #7ff6b708
 def cut_off(

@@ -8,14 +8,14 @@ __all__ = ['CONDITIONS', 'TRIVIAL', 'partners', 'ratio_intervals', 'blank', 'con
            'table']
 
 # %% ../../nbs/evaluation/01_reconstruction.ipynb #dbeacb34
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Batch, Masks, UserError
+from ..core import Batch, Masks, Pair, UserError
 from ..data.finite_worlds import KNOWN, KnownWorld
 from ..data.loader import first_pairs
 from ..data.pairs import collate
@@ -144,13 +144,15 @@ def evaluate_reconstruction(
     limit: int = 1000,  # pairs at most
     draws: int = 3,  # masks per pair
     batch_size: int = 50,
+    seen: Sequence[Pair] = (),  # training pairs that trivial predictors are counted on; none = the pairs themselves
 ) -> dict:
     "Measure the error of hidden pixels (mean absolute, 0..1) and words (nats) with, without, with a blank and with a wrong other modality."
     pairs = first_pairs(source, limit)
     wrong = partners(torch.tensor([pair.item for pair in pairs])).tolist()
     masking = model.cfg.build_masking().plain()
     whole = collate(pairs, model.tokenizer, model.cfg.text.max_text_len)
-    baselines = count_baselines(whole, model.cfg.text.vocab_size)
+    counted = collate(seen, model.tokenizer, model.cfg.text.max_text_len) if seen else whole
+    baselines = count_baselines(counted, model.cfg.text.vocab_size)
     sums: dict[tuple, list] = {}
     for start in range(0, len(pairs), batch_size):
         rows = slice(start, start + batch_size)

@@ -172,7 +172,7 @@ def evaluate_retrieval(
     "Measure recall both ways, ranked by ITC and reranked by ITM; raise `UserError` for a model without vectors."
     if "embed" not in model.offers:
         raise UserError(
-            "retrieval ranks by vectors, and this model has none: train it with itc_weight"
+            "retrieval ranks by vectors, and this model has none: train it with --set losses.itc=1"
         )
     pool = gallery(model, source, limit)
     sides = encoded(model, pool)

@@ -219,11 +219,22 @@ def hidden_words(
     return positions_of(model.tokenizer, caption, names, model.cfg.text.max_text_len)
 
 # %% ../../nbs/inference/00_reconstruction.ipynb #f332b900
+def _differ(image, other) -> bool:
+    "Return whether two images differ; one that is not given differs from all."
+    return other is None or not np.array_equal(image, other)
+
+
 def nearby(
     model,  # with `cfg`
     pair: Pair,
 ) -> Pair:
-    "Return another pair, fixed for each sample, for the column `wrong`."
+    "Return another pair, fixed for each sample, for the column `wrong`: of the model's own data, or else a scene."
+    if model.pairs is not None and len(model.pairs) > 1:
+        rows = len(model.pairs)
+        others = (model.pairs.pair((7 * pair.id + 3 + i) % rows) for i in range(rows))
+        found = (o for o in others if o.caption != pair.caption and _differ(o.image, pair.image))
+        if other := next(found, None):
+            return other._replace(id=pair.id, item=-1)
     other = Scenes("all", "val", 1, model.cfg.image.img_size).pair(pair.id)
     return other._replace(id=pair.id, item=-1)
 

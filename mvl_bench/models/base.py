@@ -21,6 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..core import StepKey, UserError, settings_of
+from ..data.pairs import Pairs
+from ..data.splits import own_pairs
 from ..data.tokenizers import load_tokenizer
 from ..masking.base import Masking, MaskingConfig
 from ..masking.joint import build_masking, full_mask, hides
@@ -103,6 +105,7 @@ class LossConfig:
     recon: float = 1.0  # weight of the loss of masked patches
     itc: float = 0.0  # weight of image-text contrast
     itm: float = 0.0  # weight of image-text matching
+    texture: float = 0.0  # weight of the difference in texture of masked patches, which no paper has; 0 = not computed
     recon_kind: str = "l1"  # error of pixels: l1 as in MaskVLM, l2, or sse as in MLIM
     recon_area: str = "hidden"  # pixels that are scored: hidden, or the whole image (MLIM)
     recon_saliency_weight: float = (
@@ -114,7 +117,7 @@ class LossConfig:
 
     def __post_init__(self):
         check_numbers(
-            self, dict(mlm=0.0, recon=0.0, itc=0.0, itm=0.0, recon_saliency_weight=0.0, full_mask_recon_weight=1e-6)
+            self, dict(mlm=0.0, recon=0.0, itc=0.0, itm=0.0, texture=0.0, recon_saliency_weight=0.0, full_mask_recon_weight=1e-6)
         )  # fmt: skip
         if self.recon_kind not in RECON_KINDS:
             raise UserError(
@@ -126,7 +129,8 @@ class LossConfig:
     @property
     def weights(self) -> dict[str, float]:
         "Return the weights by name, without those that are zero."
-        return {name: w for name in ("mlm", "recon", "itc", "itm") if (w := getattr(self, name))}
+        names = ("mlm", "recon", "itc", "itm", "texture")
+        return {name: w for name in names if (w := getattr(self, name))}
 
 # %% ../../nbs/models/00_base.ipynb #7fa15aa5
 @dataclass(frozen=True)
@@ -355,6 +359,17 @@ class Saved(ModelHubMixin):
 
     kind: str
     config: type
+
+    @cached_property
+    def pairs(self) -> Pairs | None:
+        "Hold pairs of the user's own data, held-out ones if there are any; None = scenes, or data that is not here."
+        name = str(self.facts.get("data", ""))
+        if "val_frac" not in self.facts or name.startswith("hf:"):  # nothing is fetched unasked
+            return None
+        try:
+            return own_pairs(self.facts, self.cfg.image.img_size)[0]
+        except UserError:  # the data was moved
+            return None
 
     def save_pretrained(
         self,

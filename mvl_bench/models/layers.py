@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pieces', 'packed', 'alone', 'take', 'kept', 'put', 'Attention', 'in_bf16', 'attend', 'attention_weights', 'MLP',
            'CrossBlock', 'DecoderBlock', 'CrossEncoder', 'or_absent', 'halvings', 'PatchEmbedder', 'keep_scale',
-           'DeconvDecoder']
+           'DeconvDecoder', 'Refiner']
 
 # %% ../../nbs/models/01_layers.ipynb #465ebcdf
 import torch
@@ -401,3 +401,39 @@ class DeconvDecoder(nn.Sequential):
         "Return the pixels of every patch."
         placed = tokens.transpose(1, 2).unflatten(2, grid)
         return patchify(super().forward(placed).float().sigmoid(), self.patch_size)
+
+# %% ../../nbs/models/01_layers.ipynb #cb1b88f0
+class Refiner(nn.Module):
+    "Correct painted pixels by convolutions over the whole image; the identity at first."
+
+    def __init__(
+        self,
+        width: int,  # channels
+        blocks: int = 2,  # of two convolutions
+    ):
+        super().__init__()
+        self.begin = nn.Conv2d(4, width, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.GELU(),
+                nn.Conv2d(width, width, 3, padding=1),
+                nn.GELU(),
+                nn.Conv2d(width, width, 3, padding=1),
+            )
+            for _ in range(blocks)
+        )
+        self.end = nn.Conv2d(width, 3, 3, padding=1)
+        nn.init.zeros_(self.end.weight)
+        nn.init.zeros_(self.end.bias)
+
+    def forward(
+        self,
+        images: Tensor,  # (b 3 h w) visible parts as they are, hidden ones as painted
+        hidden: Tensor,  # (b 1 h w) 1 = hidden
+    ) -> Tensor:  # (b 3 h w)
+        "Return the corrected images."
+        x = torch.cat([images - 0.5, hidden.to(images.dtype)], 1)
+        x = self.begin(x.contiguous(memory_format=torch.channels_last))
+        for block in self.blocks:
+            x = x + block(x)
+        return images + self.end(F.gelu(x)).float()

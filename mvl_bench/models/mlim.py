@@ -51,7 +51,7 @@ class MLIMConfig(ModelConfig):
     decoder_dim: int = 64  # channels of the decoder after its first upsampling
 
     unused: ClassVar[str] = """image.timm_model image.timm_weights text.hf_model text.hf_config
-        losses.itc losses.recon_saliency_weight losses.full_mask_recon_weight"""
+        losses.itc losses.texture losses.recon_saliency_weight losses.full_mask_recon_weight"""
     least: ClassVar[dict] = dict(depth=1)
 
     def __post_init__(self):

@@ -60,6 +60,6 @@ def untrained(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             twin = type(model)(model.cfg).eval().to(next(model.parameters()).device)
-        twin.tokenizer, twin.facts = model.tokenizer, model.facts
+        twin.tokenizer, twin.facts, twin.pairs = model.tokenizer, model.facts, model.pairs
         _twins[model] = twin
     return _twins[model]

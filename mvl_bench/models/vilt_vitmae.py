@@ -48,7 +48,7 @@ class ViLTConfig(ModelConfig):
     unused: ClassVar[
         str
     ] = """image.timm_model image.timm_weights text.arch text.hf_model text.hf_config
-        masking.object_mask_prob masking.full_mask_steps losses.recon losses.itc losses.itm losses.recon_kind
+        masking.object_mask_prob masking.full_mask_steps losses.recon losses.itc losses.itm losses.texture losses.recon_kind
         losses.recon_area losses.recon_saliency_weight losses.full_mask_recon_weight"""
     least: ClassVar[dict] = dict(depth=1)
 
@@ -177,7 +177,7 @@ class ViTMAEConfig(ModelConfig):
         str
     ] = """image.timm_model image.timm_weights text.token_kinds text.arch text.hf_model text.hf_config
         masking.text_ratio masking.text_strategy masking.joint_strategy masking.mam_light_ratio masking.corruption_ratio
-        masking.modality_dropout masking.full_mask_steps losses.mlm losses.itc losses.itm losses.recon_area
+        masking.modality_dropout masking.full_mask_steps losses.mlm losses.itc losses.itm losses.texture losses.recon_area
         losses.recon_saliency_weight losses.full_mask_recon_weight"""
     least: ClassVar[dict] = dict(depth=1, decoder_dim=4, decoder_heads=1, decoder_depth=1)
 

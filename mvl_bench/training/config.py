@@ -35,6 +35,7 @@ class DataConfig:
     image_column: str | None = None  # column of the images; None = found by name
     caption_column: str | None = None  # column of the captions; None = found by name
     streaming: bool = False  # read Parquet files, WebDataset shards or a Hub's data set as a stream
+    val_frac: float = 0.1  # fraction of a table's pictures that is held out, at most 1,000; 0 = train on all
     shuffle_window: int = (
         512  # rows of a stream that are shuffled together; twice as many are in memory
     )
@@ -49,6 +50,8 @@ class DataConfig:
     def __post_init__(self):
         if self.shuffle_window < 1:
             raise UserError(f"shuffle_window {self.shuffle_window} is under 1")
+        if not 0 <= self.val_frac <= 0.5:
+            raise UserError(f"val_frac {self.val_frac} is not from 0 to 0.5")
         if self.workers < 0:
             raise UserError(f"workers {self.workers} is under 0")
         if not 0 <= self.scale_jitter < 1:

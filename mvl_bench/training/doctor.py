@@ -14,6 +14,7 @@ import os
 import platform
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,9 +22,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core import Batch, Masks, UserError, settings_of
+from ..core import Batch, Masks, Pair, UserError, settings_of
+from ..data.factory import is_drawn
 from ..data.loader import some_pairs
 from ..data.pairs import collate
+from ..data.splits import HELD_OUT, TRAINING
 from ..evaluation.reconstruction import evaluate_reconstruction
 from ..models.registry import load
 from ..patches import patchify, unpatchify
@@ -33,7 +36,7 @@ from .logger import read_baselines, read_log
 from .nan_debug import failures, replay
 from .optim import fastest
 from .resume import read_run
-from .runner import new_model, open_source
+from .runner import new_model, open_parts
 
 # %% ../../nbs/training/10_doctor.ipynb #7c290e39
 class Finding(NamedTuple):
@@ -297,20 +300,36 @@ SIDES = dict(
 )
 
 
+def _look_at_guessing(loss: str, scores: dict, steps: int) -> list[Finding]:
+    "Report a loss on validation pairs that is no lower than that of the best trivial predictor."
+    name, value = min(scores["baselines"].items(), key=lambda item: item[1])
+    if scores["with"] < value:
+        return []
+    what, unit, _ = SIDES[loss]
+    early = f"; {steps} steps are few, it may still come" * (steps < EARLY["gap"])
+    message = f"{what} of validation pairs: {scores['with']:.3g} {unit}, {name.replace('_', ' ')} {value:.3g}"
+    message += f": worse than that trivial predictor{early}"
+    verdict = "trouble" if loss == "mlm" and not early else "note"
+    return [Finding(verdict, f"{loss} validation", message)]
+
+
 def look_at_gaps(
     model,  # on the contract, with `tokenizer` and `cfg`
     source,  # pairs
     steps: int,  # updates done
     limit: int = 100,  # pairs at most
+    seen: Sequence[Pair] = (),  # training pairs that trivial predictors are counted on; none = the pairs themselves
 ) -> list[Finding]:
-    "Measure the loss increase without the other modality; no increase is trouble for words, a note for pixels."
-    scores, findings = evaluate_reconstruction(model, source, limit, draws=2), []
+    "Compare with trivial predictors and measure the loss increase without the other modality; no increase is trouble for words, a note for pixels."
+    scores, findings = evaluate_reconstruction(model, source, limit, draws=2, seen=seen), []
     for loss, (what, unit, other) in SIDES.items():
         if scores[loss] is None:
             continue
+        worse = _look_at_guessing(loss, scores[loss], steps)
+        findings += worse
         low, high = scores[loss]["ci"]["without_minus_with"]
         span = f"{low:.3g} to {high:.3g} {unit}, 95 % of {scores['n']} pairs"
-        verdict, message = "well", f"{what} is harder without the {other}: {span}"
+        verdict, message = "note" if worse else "well", f"{what} is harder without the {other}: {span}"
         if low <= 0:
             early = steps < EARLY["gap"]
             verdict = "trouble" if loss == "mlm" and not early else "note"
@@ -380,7 +399,7 @@ def _look_at_weights(run: RunConfig, model, source, steps: int, inputs: tuple) -
 
 def _look_inside(run: RunConfig, model, steps: int, limit: int) -> list[Finding]:
     "Check the newest checkpoint on the run's own data."
-    source = open_source(run)
+    source, held_out = open_parts(run)
     batch = collate(some_pairs(source, 64), model.tokenizer, model.cfg.text.max_text_len)
     findings = look_at_data(batch, bool({"itc", "itm"} & {*model.cfg.losses.weights}))
     masks = model.cfg.build_masking().plain()(batch, (run.training.seed, 0))
@@ -390,7 +409,11 @@ def _look_inside(run: RunConfig, model, steps: int, limit: int) -> list[Finding]
     findings += _look_at_weights(run, model, source, steps, (batch, masks))
     if model.lacks:
         return [*findings, Finding("note", "model", model.lacks)]
-    return findings + look_at_gaps(model, source, steps, limit)
+    where = "validation scenes" if is_drawn(run.data.source) else HELD_OUT
+    where = TRAINING if held_out.length == source.length and held_out.length else where
+    number = "" if held_out.length is None else f"{held_out.length} "
+    findings.append(Finding("note", "scored on", f"{number}{where} of {run.data.source}"))
+    return findings + look_at_gaps(model, held_out, steps, limit, some_pairs(source, 500))
 
 
 def report(

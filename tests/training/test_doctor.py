@@ -138,6 +138,9 @@ def test_a_run_from_the_command_line(run, tmp_path, capfd):
         "recon gap",
         "caption read",
         "picture read",
+        "scored on",
+        "mlm validation",
+        "recon validation",
     }
     assert abouts["leak"] == "well" and abouts["mlm"] == "note"  # three steps are few
     assert abouts["mlm gap"] == "note"  # it has learnt nothing yet

@@ -8,7 +8,7 @@ __all__ = ['HONEST', 'things_hidden', 'listed', 'Hidden', 'board_story', 'edit_i
 
 # %% ../../../nbs/apps/board/04_respond.ipynb #2441c328
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -25,11 +25,12 @@ from mvl_bench.apps.board.codec import (
     to_url,
     unpack,
 )
-from .events import EVENTS, Posed
+from .events import EVENTS, Posed, example
 from .experiment_card import card_text
 from .session import Session, board_influence, fit, session_of
 from ...core import UserError
-from ...inference.reconstruction import Column, reconstruct
+from ...data.tokenizers import bare
+from ...inference.reconstruction import Column, Guess, reconstruct
 from ...models.registry import untrained
 from ...patches import patchify
 
@@ -130,14 +131,23 @@ def _plain(value: float) -> float | None:
     return round(float(value), 4) if np.isfinite(value) else None
 
 
-def _column(column: Column | None, hidden: bool) -> dict | None:
+def _guess(pieces: list[Guess]) -> dict:
+    "Convert the prediction of a word to JSON; one of several pieces has one guess, the likeliest of each piece."
+    if len(pieces) == 1:
+        (one,) = pieces
+        return dict(truth=one.truth, probability=one.probability, top=[list(t) for t in one.top])
+    text, truth = ("".join(map(bare, part)) for part in zip(*((g.top[0][0], g.truth) for g in pieces)))
+    chances = (float(np.prod([g.top[0][1] for g in pieces])), float(np.prod([g.probability for g in pieces])))
+    return dict(truth=truth, probability=chances[1], top=[[text, chances[0]]])
+
+
+def _column(column: Column | None, hidden: bool, pieces: Collection[tuple]) -> dict | None:
     "Convert a column to JSON, with its image and patch errors only where patches are hidden."
     if column is None:
         return None
-    guesses = [
-        dict(truth=g.truth, probability=g.probability, top=[list(t) for t in g.top])
-        for g in column.tokens
-    ]
+    tokens = {guess.position: guess for guess in column.tokens}
+    words = [[tokens[place] for place in word if place in tokens] for word in pieces]
+    guesses = [_guess(word) for word in words if word]
     values = dict(raw=None, errors=None, error=None, nats=_plain(column.nats), guesses=guesses)
     if hidden and column.raw is not None:
         errors = [_plain(error) for error in column.errors]
@@ -181,7 +191,11 @@ def columns(
     results = reconstruct(session.model, session.pair, *hide, session.wrong, session.edit).columns
     hidden = bool(board.patches)
     names = ("with", "without", "wrong", "edited")
-    as_json = {name: _column(results.get(name), hidden) for name in names}
+    texts = {name: session.edit if name == "edited" else board.caption for name in names}
+    as_json = {
+        name: _column(results.get(name), hidden, session.pieces_in(text or "").values())
+        for name, text in texts.items()
+    }
     _against_redrawn(session, board, results, as_json)
     if hidden and as_json["with"]["raw"]:
         as_json["with"]["truth"] = session.url
@@ -328,8 +342,6 @@ def opening(
     posed: Posed | None = None,  # None = the first example
 ) -> dict:
     "Return the board's first answer as JSON; raise `UserError` for input that the model cannot take."
-    from mvl_bench.apps.board.events import EXAMPLES, pose
-
-    posed = posed or pose(next(iter(models.values())), *EXAMPLES[0])
+    posed = posed or example(next(iter(models.values())))
     board, messages = settle(models, posed.board)
     return describe(models, board, posed.story, (*messages, *posed.notes))

@@ -50,6 +50,8 @@ def _add_train(commands) -> None:
     train.add_argument("--resume", action="store_true", help="go on with the run in DIR")
     help_text = "with --resume: go on although the data or the training are asked for otherwise"
     train.add_argument("--allow-changes", action="store_true", help=help_text)
+    help_text = "fraction of the pictures to hold out for validation, at most 1,000; 0 = none (default: 0.1)"
+    train.add_argument("--val", type=float, metavar="FRACTION", help=help_text)
     _add_set(train)
     _add_data(train, "scenes")
 
@@ -101,7 +103,7 @@ def _add_evaluate(commands) -> None:
     help_text = "pairs or examples at most (default: 1000; all those of a task's files)"
     evaluate.add_argument("--limit", type=int, help=help_text)
     evaluate.add_argument("--json", metavar="FILE", help="write the same as JSON")
-    _add_data(evaluate, None)
+    _add_data(evaluate, None, " (default: the checkpoint's own data, what was held out of it)")
     _add_task_data(evaluate)
     help_text = "what --task probe learns from (default: train, or hash:train)"
     evaluate.add_argument("--train-split", metavar="SPLIT", help=help_text)
@@ -131,14 +133,15 @@ def _add_study(commands) -> None:
     study.add_argument("--out", metavar="FILE.ipynb", help=help_text)
 
 
-def _add_data(command, default: str | None) -> None:
-    "Add the flags that name the data."
+def _add_data(command, default: str | None, without: str = "") -> None:
+    "Add the flags that name the data; `without` says what is read without them."
     help_text = (
         "scenes, scenes:shapes, scenes:stickers, scenes:one, scenes:two, a folder, a CSV file, Parquet files or WebDataset"
         " tars (a name, a glob, or 'shards/train-{000..003}.tar'), or hf:owner/name"
     )
+    needed = default is None and not without
     command.add_argument(
-        "--data", default=default, required=default is None, metavar="D", help=help_text
+        "--data", default=default, required=needed, metavar="D", help=help_text + without
     )
     command.add_argument(
         "--split", help="of scenes: train, val or novel; of other data: whatever it has"
@@ -178,9 +181,8 @@ def _add_apps(commands) -> None:
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
     )
     demo.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
-    help_text = "more checkpoints for the menu of models (default: all shipped ones)"
-    also = ["maskvlm-tiny", "mlim-tiny", "vitmae-tiny", "vilt-tiny"]
-    demo.add_argument("--also", nargs="*", metavar="NAME", default=also, help=help_text)
+    help_text = "more checkpoints for the menu of models (default: with a shipped one, all shipped ones)"
+    demo.add_argument("--also", nargs="*", metavar="NAME", help=help_text)
     commands.add_parser("lab", help="JupyterLab at the tutorials")
 
 

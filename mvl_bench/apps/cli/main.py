@@ -10,6 +10,7 @@ __all__ = ['do_train', 'do_finetune', 'do_evaluate', 'do_doctor', 'do_bench', 'd
 import json
 import os
 import sys
+from shlex import quote
 
 from .arguments import parser
 
@@ -37,8 +38,9 @@ def _data_config(args):
 
 
 def _settings(args) -> list[str]:
-    "Return what `--set` and `--steps` change."
-    return args.set + ([f"training.steps={args.steps}"] if args.steps is not None else [])
+    "Return what `--set`, `--steps` and `--val` change."
+    flags = {"training.steps": args.steps, "data.val_frac": getattr(args, "val", None)}
+    return args.set + [f"{name}={value}" for name, value in flags.items() if value is not None]
 
 
 def _print_settings(run) -> None:
@@ -62,6 +64,15 @@ def _train(run, resume: bool = False, changed: bool = False) -> None:
     path = train(run, resume, changed=changed)
     if processes()[0] == 0:
         print(f"checkpoint: {path}")
+        _print_next(run.out)
+
+
+def _print_next(out: str) -> None:
+    "Print what to do next with a run."
+    folder = quote(out)
+    commands = f"evaluate --checkpoint {folder}", f"doctor {folder}", f"demo --checkpoint {folder}"
+    for i, command in enumerate(commands):
+        print(f"{'' if i else 'next:':12}mvl-bench {command}")
 
 
 def do_finetune(args) -> None:

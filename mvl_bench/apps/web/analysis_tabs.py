@@ -24,6 +24,7 @@ from ..board.session import fit
 from .common import answer_when_opened, asked, drawn, on_board, show, shown
 from ...core import ONLY_PIXELS, Pair, UserError, by_hand, view
 from ...data.factory import is_drawn, open_data
+from ...data.loader import first_pairs
 from ...data.pairs import collate
 from ...data.tokenizers import chips
 from ...inference.attribution import influence
@@ -229,13 +230,14 @@ def beside(
     return drawn(four_columns(replace(row, note=" ".join(left)), words, dark=dark))
 
 # %% ../../../nbs/apps/web/01_analysis_tabs.ipynb #6b9c4947
-HELD = 60  # scenes
+HELD = 60  # pairs at most
 _checked: WeakKeyDictionary = WeakKeyDictionary()
 
 
 class Checked(NamedTuple):
-    "Hold how well spread predicts error, on scenes that the model was not trained on."
+    "Hold how well spread predicts error, on other pairs of the model's own data or scenes."
 
+    count: int  # pairs
     bins: list[Bin]
     correlation: float  # rank correlation of spread and error
 
@@ -249,19 +251,18 @@ def _spread_and_error(model, batch, masks) -> tuple[torch.Tensor, torch.Tensor, 
 
 
 def checked(model) -> Checked | None:  # None = its data are not synthetic
-    "Compute spread against error on held-out scenes of the model's synthetic data, cached."
+    "Compute spread against error on held-out pairs of the model's own data or scenes, cached."
     data, cfg = str(model.facts.get("data", "scenes")), model.cfg
-    if not is_drawn(data):
+    if not is_drawn(data) and model.pairs is None:
         return None
     if model not in _checked:
-        source = open_data(data, cfg.image.img_size, "val")
-        batch = collate(
-            [source.pair(i) for i in range(HELD)], model.tokenizer, cfg.text.max_text_len
-        )
+        source = model.pairs or open_data(data, cfg.image.img_size, "val")
+        pairs = first_pairs(source, HELD)
+        batch = collate(pairs, model.tokenizer, cfg.text.max_text_len)
         side = max(1, cfg.masking.mask_size // cfg.image.patch_size)
         hidden = random_squares(batch.ids, cfg.image.grid, 0.6, (0, "checked"), side)
         measured = _spread_and_error(model, batch, view(batch, model.num_patches, hidden))[:2]
-        _checked[model] = Checked(reliability(*measured), rank_correlation(*measured))
+        _checked[model] = Checked(len(pairs), reliability(*measured), rank_correlation(*measured))
     return _checked[model]
 
 # %% ../../../nbs/apps/web/01_analysis_tabs.ipynb #56c42032
@@ -274,7 +275,7 @@ def _draw_checked(ax: Axes, check: Checked, ink: Ink) -> None:
     tells = (
         "more spread, more error" if check.correlation > 0.2 else "spread does not tell the error"
     )
-    ax.set_title(f"On {HELD} other pictures:\n{tells}", loc="left", fontsize=9)
+    ax.set_title(f"On {check.count} other pictures:\n{tells}", loc="left", fontsize=9)
 
 
 def _key(ax: Axes, ink: Ink) -> None:

@@ -23,13 +23,14 @@ import torch
 from starlette.middleware import Middleware
 
 from ..board.codec import to_url
-from ..board.events import EXAMPLES, pose
+from ..board.events import example, example_count
 from ..board.respond import opening, react
 from .analysis_tabs import add_comparisons, add_tabs
 from .experiment_tabs import add_pair_tab, add_quiz, add_race
 from ...core import UserError
 from ...evaluation.item_matching import PairScores
 from ...models.registry import load
+from ...storage import SHIPPED
 
 # %% ../../../nbs/apps/web/03_app.ipynb #a485ebe6
 FRONT = files("mvl_bench.apps.board") / "static"  # hand-written script and style sheet
@@ -57,7 +58,7 @@ footer .show-api { color: #626c7a !important; } .dark footer .show-api { color: 
 
 def cards(model) -> list[tuple[str, str]]:
     "Return the examples as small images in `data:` URLs, with their captions."
-    boards = [pose(model, *example).board for example in EXAMPLES]
+    boards = [example(model, number).board for number in range(example_count(model))]
     return [(to_url(board.image), board.caption) for board in boards]
 
 
@@ -145,15 +146,19 @@ def build(
         with gr.Tabs():
             with gr.Tab("Board"):
                 board = _board(models)
+            own = next(iter(models.values())).pairs is not None
             add_tabs(models, board, dark)
-            add_quiz(models, dark)
+            if not own:  # these show drawn scenes, and nothing else
+                add_quiz(models, dark)
             add_comparisons(models, board, dark)
-            add_race(dark)
-            add_pair_tab(PairScores.load(), dark)
+            if not own:
+                add_race(dark)
+                add_pair_tab(PairScores.load(), dark)
         trained = (
             f"{n}, trained on {m.facts.get('data', 'unknown data')}" for n, m in models.items()
         )
-        gr.HTML(f"<p>Models: {escape('; '.join(trained))}. {CREDIT}</p>", elem_id="mb-foot")
+        credit = "" if own else f" {CREDIT}"
+        gr.HTML(f"<p>Models: {escape('; '.join(trained))}.{credit}</p>", elem_id="mb-foot")
         # the board keeps one request in flight
         event_options = dict(show_progress="hidden", trigger_mode="multiple")
         board.input(partial(_answer, models), board, board, api_name="board", **event_options)
@@ -208,10 +213,12 @@ def serve(
     checkpoint: str | Path = "maskvlm-tiny",  # shipped name, folder, run or Hub id
     host: str = "127.0.0.1",  # address to listen on
     port: int = 7860,
-    also: Sequence[str | Path] = (),  # other checkpoints, for the menu
+    also: Sequence[str | Path] | None = None,  # other checkpoints, for the menu; None = all shipped ones beside a shipped one
 ) -> None:
     "Serve the page until Ctrl+C; raise `UserError` where the first model lacks a modality."
     first = load(checkpoint)
+    if also is None:
+        also = tuple(SHIPPED) if str(checkpoint) in SHIPPED else ()
     if not first.offers >= {"pixels", "words"}:
         raise UserError(
             f"{first.lacks} The page opens with a model of both: give this one to --also"

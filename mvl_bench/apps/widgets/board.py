@@ -22,7 +22,7 @@ import traitlets
 from PIL import Image
 
 from ..board.codec import Board, from_link, to_link, unpack
-from ..board.events import EXAMPLES, Posed, bring, pose, write
+from ..board.events import Posed, bring, example, write
 from ..board.experiment_card import experiment_card, fill_in
 from ..board.respond import as_python, describe, opening, react, settle
 from ...core import UserError
@@ -113,7 +113,7 @@ class LiveBoard(anywidget.AnyWidget):
             if name == "state":
                 board = unpack(value, model.cfg.image.img_size)
             elif name == "caption":
-                board = write(self.board, value).board
+                board = write(model, self.board, value).board
             else:
                 board = replace(self.board, **{name: value if name == "edit" else tuple(value)})
                 _known(model, board)
@@ -144,12 +144,12 @@ def _begin(model, image, caption: str | None, board: Board | None) -> Posed:
     "Return the board to open with; raise `UserError` for an image without a caption."
     if board is not None:
         return Posed(board, "Hide patches and words, and change the edit.")
-    first = pose(model, *EXAMPLES[0])
+    first = example(model)
     if image is None:
-        return first if caption is None else write(first.board, caption)
+        return first if caption is None else write(model, first.board, caption)
     if caption is None:
         raise UserError("a picture was given without its caption: give both")
-    captioned = write(first.board, caption).board
+    captioned = write(model, first.board, caption).board
     if isinstance(image, bytes):
         return bring(model, captioned, image)
     picture = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))

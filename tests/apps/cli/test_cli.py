@@ -149,7 +149,7 @@ MISTAKES = [
     bad(TRAIN, "--split=x", "split x", "novel"),
     bad(TRAIN, "--data=pics & --image-column=x", "'x'", "image, captions"),
     bad(TRAIN, "--data=pics & --caption-column=x", "'x'", "image, captions"),
-    bad(TRAIN, "--data=pics & batch_size=99", "batch_size 99", "6",),
+    bad(TRAIN, "--data=pics & batch_size=99", "batch_size 99", "4",),
     bad(TRAIN, "--out=file", "file"),
     bad(TRAIN, "--out=file/x", "file/x"),
     bad(TRAIN, "--steps=-1", "steps -1"),
@@ -358,7 +358,7 @@ def test_a_run_that_is_shown_other_pairs_learns_other_weights(home, run, setting
 
 
 def test_photographs_are_cut_anew_in_each_epoch_where_asked(home):
-    asked = RunConfig("run", data=DataConfig("pics"))
+    asked = RunConfig("run", data=DataConfig("pics", val_frac=0.0))
     plain, cut = (open_source(update(asked, augment=way)) for way in (False, True))
     seen = [[source.pair(0, epoch).image for epoch in (0, 1)] for source in (plain, cut)]
     assert np.array_equal(*seen[0]) and not np.array_equal(*seen[1])
@@ -474,7 +474,16 @@ def test_own_pictures_are_learnt_from_and_bad_ones_named(home, capfd):
         and "own/checkpoints/step-00000005" in out
     )
     assert main(["evaluate", "--checkpoint", "own", "--data", "mine"]) == 0
-    assert "5 pairs" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert out.startswith("held-out pairs of mine") and "2 pairs" in out
+    assert main(["evaluate", "--checkpoint", "own", "--limit", "2"]) == 0  # its own data again
+    assert capfd.readouterr().out.startswith("held-out pairs of mine")
+    whole = ["--data=mine", "--out=all", "--steps=5", "--val=0"]
+    assert main(changed(TRAIN, whole)) == 0
+    assert "0 pictures held out" in capfd.readouterr().err
+    assert main(["evaluate", "--checkpoint", "all", "--data", "mine"]) == 0
+    out = capfd.readouterr().out
+    assert out.startswith("training pairs of mine") and "5 pairs" in out
     first = load("own").tokenizer
     assert {"red", "thing", "number"} <= set(first.get_vocab())
 

@@ -108,7 +108,7 @@ def test_edit_shares_patterns_and_examples(browser, url):
             page.locator("[data-card='1']").click()
         assert page.locator(".mb-none").count() == 1 and hidden(page, "word") == [9]
         with answered(page):
-            page.get_by_role("button", name="Another scene").click()
+            page.get_by_role("button", name="Another pair").click()
         assert page.locator(".mb-notes p").count() == 0  # the drawn world is its own
 
 

@@ -183,7 +183,7 @@ export function mount(el, first, emit, options = {}) {
       const position = Number(button.dataset.word);
       words.has(position) ? words.delete(position) : words.add(position);
       stand([...parts.chips.children].indexOf(button));
-      parts.live.textContent = `word ${shown.chips[word].text} ${words.has(position) ? 'hidden' : 'shown'}, ${words.size} of ${shown.chips.length}`;
+      parts.live.textContent = `word ${shown.chips[word].text} ${words.has(position) ? 'hidden' : 'shown'}, ${shown.chips.filter((chip) => words.has(chip.position)).length} of ${shown.chips.length}`;
       report();
     },
     keydown(event) {
@@ -200,8 +200,10 @@ export function mount(el, first, emit, options = {}) {
   const figures = Object.fromEntries(NAMES.map((name) => [name, { title: make('b'), beside: make('span'), canvas: make('canvas', { role: 'img' }),
     line: make('span', { class: 'mb-line' }), heat: make('canvas', { class: 'mb-heat' }), said: make('div', { class: 'mb-said' }) }]));
   function titles({ state: { patches, words: gone }, shown: { columns: found } }) {  // of each column, and what the model sees there
-    const blank = new Set(readPlaces(gone)), own = new Map(found.with.said), quote = (name) => (found[name]?.said ?? []).map(([i, text]) =>
-      (blank.has(i) && name !== 'wrong' ? '▢▢▢' : name === 'edited' && own.get(i) !== text ? make('mark', {}, text) : text));
+    const blank = new Set(readPlaces(gone)), [own, new_] = ['with', 'edited'].map((name) => (found[name]?.said ?? []).map(([, text]) => text));
+    const grown = new_.length - own.length, same = (i) => own[i] === new_[i] || (grown && own[i - grown] === new_[i]);  // before or behind a word more or less
+    const quote = (name) => (found[name]?.said ?? []).map(([place, text], i) =>
+      (blank.has(place) && name !== 'wrong' ? '▢▢▢' : name === 'edited' && !same(i) ? make('mark', {}, text) : text));
     const side = !gone ? 'caption' : patches ? '' : 'picture', bare = side === 'picture', both = gone && patches;
     const rest = both ? 'picture from picture, words from words' : `only the rest of the ${bare ? 'caption' : 'picture'}`;
     return { with: [both ? 'together' : `with the ${side}`, bare ? ['the whole picture'] : quote('with')], without: [both ? 'each alone' : 'without it', [rest]],
@@ -378,7 +380,7 @@ export function mount(el, first, emit, options = {}) {
           if (!options.base) history.replaceState(null, '', writeLink(state));
           copy(base + writeLink(state), 'link');
         })), parts.said), parts.copied,
-      options.examples ? [make('div', { class: 'mb-row2' }, heading('Try another'), can.has('another') ? button('Another scene', () => ask('another')) : null),
+      options.examples ? [make('div', { class: 'mb-row2' }, heading('Try another'), can.has('another') ? button('Another pair', () => ask('another')) : null),
         make('div', { class: 'mb-cards' }, options.examples.map(([src, text], i) => make('button', { type: 'button', 'data-card': i, onclick: () => ask('example', { number: i }) }, make('img', { src, alt: '' }), make('span', {}, text))))] : null,
       can.has('bring') ? [heading('Bring your own'), make('div', { class: 'mb-own' }, button('Your picture', () => parts.file.click(), { class: 'mb-button mb-file' }), parts.file, make('label', {}, 'The caption of your picture', parts.caption),
         button('Use this caption', () => ask('caption', { text: parts.caption.value })))] : null)), parts.live);
