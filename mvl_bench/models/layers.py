@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import UserError
+from ..core import UserError, hashed_uniform
 from ..patches import patchify
 
 # %% ../../nbs/models/01_layers.ipynb #024660ab
@@ -409,10 +409,14 @@ class Refiner(nn.Module):
     def __init__(
         self,
         width: int,  # channels
+        img_size: tuple[int, int],  # (height, width) in pixels
         blocks: int = 2,  # of two convolutions
     ):
         super().__init__()
-        self.begin = nn.Conv2d(4, width, 3, padding=1)
+        high, wide = img_size
+        noise = hashed_uniform(("refiner",), torch.arange(2), high * wide).float() - 0.5
+        self.register_buffer("noise", noise.view(1, 2, high, wide), persistent=False)
+        self.begin = nn.Conv2d(6, width, 3, padding=1)
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.GELU(),
@@ -432,7 +436,8 @@ class Refiner(nn.Module):
         hidden: Tensor,  # (b 1 h w) 1 = hidden
     ) -> Tensor:  # (b 3 h w)
         "Return the corrected images."
-        x = torch.cat([images - 0.5, hidden.to(images.dtype)], 1)
+        noise = self.noise.expand(len(images), -1, -1, -1)
+        x = torch.cat([images - 0.5, hidden.to(images.dtype), noise], 1)
         x = self.begin(x.contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             x = x + block(x)

@@ -79,31 +79,29 @@ def texture_places(
     hidden: Tensor,  # (b n) bool, at least one patch in each row
     grid: tuple[int, int],
     patch_size: int,
-    lots: Tensor,  # (b 2 m 2) uniform in 0..1
-) -> Tensor:  # (b 2 m 2) rows and columns of pixels
-    "Return random pixels of hidden patches: m at the border of a patch, and m inside one."
+    lots: Tensor,  # (b q) uniform in 0..1, one for each patch
+    offsets: Tensor,  # (m) pixels within a patch, counted row by row
+) -> Tensor:  # (b m q 2) rows and columns of pixels
+    "Return the same places within random hidden patches."
     order = hidden.float().argsort(dim=1, descending=True, stable=True)
-    rank = (lots[..., 0] * hidden.sum(1)[:, None, None]).long()
-    patch = order.gather(1, rank.flatten(1)).view_as(rank)
-    side = torch.arange(patch_size)
-    edge = (side == 0) | (side == patch_size - 1)
-    border = edge[:, None] | edge[None]
-    kinds = [where.flatten().nonzero()[:, 0] for where in (border, ~border)]
-    kinds = [kind if len(kind) else kinds[0] for kind in kinds]  # a patch of 2 pixels has no inside
-    within = [kind[(lots[:, i, :, 1] * len(kind)).long()] for i, kind in enumerate(kinds)]
-    pixel = torch.stack(within, 1).to(patch.device)
+    patch = order.gather(1, (lots * hidden.sum(1, keepdim=True)).long())[:, None]
+    pixel = offsets[None, :, None]
     rows = patch // grid[1] * patch_size + pixel // patch_size
     columns = patch % grid[1] * patch_size + pixel % patch_size
     return torch.stack([rows, columns], -1)
 
 
-def windows_at(images: Tensor, places: Tensor) -> Tensor:  # (b 3 h w), (b m 2) -> (b m 3*25)
+def windows_at(
+    images: Tensor,  # (b 3 h w)
+    places: Tensor,  # (b m 2)
+    dilation: int = 1,  # pixels from one value of a window to the next
+) -> Tensor:  # (b m 3*25)
     "Return the windows around some pixels, edges repeated."
-    reach = WINDOW // 2
+    reach = WINDOW // 2 * dilation
     padded = F.pad(images, (reach,) * 4, mode="replicate")
-    wide = padded.shape[-1]
-    steps = (torch.arange(WINDOW)[:, None] * wide + torch.arange(WINDOW)).flatten()
-    at = (places[..., 0] * wide + places[..., 1])[..., None] + steps.to(places.device)
+    wide, along = padded.shape[-1], dilation * torch.arange(WINDOW)
+    steps = (along[:, None] * wide + along).flatten().to(places.device)
+    at = (places[..., 0] * wide + places[..., 1])[..., None] + steps
     index = at.flatten(1)[:, None].expand(-1, images.shape[1], -1)
     return padded.flatten(2).gather(2, index).unflatten(2, at.shape[1:]).transpose(1, 2).flatten(2)
 
@@ -111,18 +109,20 @@ def windows_at(images: Tensor, places: Tensor) -> Tensor:  # (b 3 h w), (b m 2) 
 def texture(
     painted: Tensor,  # (b 3 h w)
     truth: Tensor,  # (b 3 h w)
-    places: Tensor,  # (b 2 m 2), from `texture_places`
+    places: Tensor,  # (b m q 2), from `texture_places`
     filters: Tensor,  # (3*25 k), from `texture_filters`
+    dilations: Sequence[int] = (1, 2),  # of the windows
 ) -> Tensor:
     "Compute the mean sliced Wasserstein distance between the windows of painted and true images (2006.07229, eq. 2)."
+    flat, shape, far = places.flatten(1, 2), places.shape[1:3], []
     with torch.autocast(painted.device.type, enabled=False):
-        responses = [
-            (windows_at(images.float(), places.flatten(1, 2)) @ filters).unflatten(
-                1, places.shape[1:3]
-            )
-            for images in (painted, truth)
-        ]
-        return (responses[0].sort(2).values - responses[1].sort(2).values).abs().mean()
+        for dilation in dilations:
+            sides = [
+                (windows_at(images.float(), flat, dilation) @ filters).unflatten(1, shape)
+                for images in (painted, truth)
+            ]
+            far.append((sides[0].sort(2).values - sides[1].sort(2).values).abs().mean())
+    return torch.stack(far).mean()
 
 # %% ../../nbs/models/04_losses.ipynb #6bf7ad54
 def weigh(

@@ -79,12 +79,15 @@ def units_of(
     passes: list[tuple[Batch, tuple]],  # batch and views of each pass
     weights: dict[str, float],  # of the losses
 ) -> dict[str, int]:
-    "Count the hidden words and patches that each reconstruction loss averages over in one update."
+    "Count the hidden words, patches and images that each reconstruction loss averages over in one update."
     views = [view for _, pass_views in passes for view in pass_views]
     masks = dict(mlm=[v.text_mask for v in views], recon=[v.image_mask for v in views])
-    return {
+    units = {
         name: sum(mask.sum().item() for mask in masks[name]) for name in HIDE if name in weights
     }
+    if "texture" in weights:
+        units["texture"] = sum(mask.any(1).sum().item() for mask in masks["recon"])
+    return units
 
 
 class NotFinite(UserError):
