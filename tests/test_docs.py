@@ -26,7 +26,7 @@ def test_a_notebook_finds_its_section():
     paths = [
         "masking/00_base.ipynb",
         "index.ipynb",
-        "apps/board/02_events.ipynb",
+        "apps/board/03_events.ipynb",
         "studies/one.ipynb",
         "00_core.ipynb",
         "tutorials/a.ipynb",
@@ -36,7 +36,7 @@ def test_a_notebook_finds_its_section():
         {"section": "Tutorials", "contents": ["tutorials/a.ipynb"]},
         {"section": "Core", "contents": ["00_core.ipynb"]},
         {"section": "Masking", "contents": ["masking/00_base.ipynb"]},
-        {"section": "Board", "contents": ["apps/board/02_events.ipynb"]},
+        {"section": "Board", "contents": ["apps/board/03_events.ipynb"]},
         {"section": "Studies", "contents": ["studies/one.ipynb"]},
     ]
 

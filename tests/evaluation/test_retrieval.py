@@ -133,13 +133,13 @@ def test_from_the_command_line(model, tmp_path, capfd):
     assert scores["n"] == 30 and 0.03 < scores["chance"] < 0.1
     save(small(), TOKENIZER, tmp_path / "plain")
     assert main(shlex.split(words.replace("/one", "/plain"))) == 2
-    assert "itc_weight" in capfd.readouterr().err
+    assert "losses.itc" in capfd.readouterr().err
 
 
 def test_what_cannot_be_ranked(model):
     with pytest.raises(UserError, match="two or more"):
         gallery(model, WORLD, 1)
-    with pytest.raises(UserError, match="itc_weight"):
+    with pytest.raises(UserError, match="losses.itc"):
         evaluate_retrieval(small("mlim"), WORLD, 4)
 
 

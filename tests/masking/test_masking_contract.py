@@ -19,11 +19,10 @@ from contract import (  # noqa: F401  fixtures among them
     some_batch,
 )
 
-from mvl_bench.core import UserError, update, view
+from mvl_bench.core import UserError, by_hand, update, view
 from mvl_bench.data.pairs import collate
 from mvl_bench.masking.base import (
     Masking,
-    by_hand,
     random_squares,
     random_words,
 )

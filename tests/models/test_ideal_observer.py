@@ -11,14 +11,14 @@ import torch
 
 from mvl_bench.apps.board.respond import opening, react
 from mvl_bench.apps.web.analysis_tabs import beside
-from mvl_bench.core import UserError, view
+from mvl_bench.core import UserError, by_hand, view
 from mvl_bench.data.finite_worlds import KNOWN, KnownWorld, all_scenes, truth_of
 from mvl_bench.data.pairs import collate
 from mvl_bench.data.scenes import caption, draw
 from mvl_bench.evaluation.information import chain
 from mvl_bench.evaluation.reconstruction import evaluate_shares
 from mvl_bench.evaluation.tasks import evaluate_probe
-from mvl_bench.masking.base import by_hand, without_image, without_text
+from mvl_bench.masking.base import without_image, without_text
 from mvl_bench.models.registry import IDEALS, load
 from mvl_bench.patches import patchify
 from mvl_bench.training.config import DataConfig, RunConfig, with_settings

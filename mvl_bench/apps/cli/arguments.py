@@ -167,16 +167,16 @@ def _add_task_data(command) -> None:
     command.add_argument("--label-column", help=help_text)
 
 
-def _add_checkpoint(command) -> None:
+def _add_checkpoint(command, default: str = "maskvlm-tiny") -> None:
     "Add the flag `--checkpoint`, which names a trained model."
-    help_text = "shipped name, folder, run, Hub id, or ideal (default: maskvlm-tiny)"
-    command.add_argument("--checkpoint", default="maskvlm-tiny", metavar="C", help=help_text)
+    help_text = f"shipped name, folder, run, Hub id, or ideal (default: {default})"
+    command.add_argument("--checkpoint", default=default, metavar="C", help=help_text)
 
 
 def _add_apps(commands) -> None:
     "Add the commands `demo` and `lab`, which open the app and the notebooks."
     demo = commands.add_parser("demo", help="open the page in a browser")
-    _add_checkpoint(demo)
+    _add_checkpoint(demo, "maskvlm-flowers")
     demo.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
     )

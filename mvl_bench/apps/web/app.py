@@ -23,7 +23,9 @@ import torch
 from starlette.middleware import Middleware
 
 from ..board.codec import to_url
-from ..board.events import example, example_count
+from ..board.events import examples
+from ..board.photographs import CREDIT as PHOTOGRAPH_CREDIT
+from ..board.photographs import knows_photographs
 from ..board.respond import opening, react
 from .analysis_tabs import add_comparisons, add_tabs
 from .experiment_tabs import add_pair_tab, add_quiz, add_race
@@ -56,15 +58,15 @@ button.primary { background: #4f46e5 !important; } :is(.min_value, .max_value) {
 footer .show-api { color: #626c7a !important; } .dark footer .show-api { color: #9aa3af !important; }"""
 
 
-def cards(model) -> list[tuple[str, str]]:
+def cards(models: Mapping) -> list[tuple[str, str]]:
     "Return the examples as small images in `data:` URLs, with their captions."
-    boards = [example(model, number).board for number in range(example_count(model))]
+    boards = [build_board().board for build_board in examples(models)]
     return [(to_url(board.image), board.caption) for board in boards]
 
 
 def _board(models: Mapping) -> gr.HTML:
     "Build the board's component with its first answer; its event `input` sends requests."
-    options = dict(examples=cards(next(iter(models.values()))), heading="h2")
+    options = dict(examples=cards(models), heading="h2")
     script = MOUNT % tuple(json.dumps(part) for part in ((FRONT / "board.js").read_text(), options))
     host = '<div class="mb-host"></div>'
     return gr.HTML(opening(models), html_template=host, js_on_load=script, elem_id="mb-board")
@@ -157,7 +159,8 @@ def build(
         trained = (
             f"{n}, trained on {m.facts.get('data', 'unknown data')}" for n, m in models.items()
         )
-        credit = "" if own else f" {CREDIT}"
+        credits = [PHOTOGRAPH_CREDIT] * any(map(knows_photographs, models.values())) + [CREDIT]
+        credit = "" if own else f" {' '.join(credits)}"
         gr.HTML(f"<p>Models: {escape('; '.join(trained))}.{credit}</p>", elem_id="mb-foot")
         # the board keeps one request in flight
         event_options = dict(show_progress="hidden", trigger_mode="multiple")
@@ -210,7 +213,7 @@ def open_page(
 
 
 def serve(
-    checkpoint: str | Path = "maskvlm-tiny",  # shipped name, folder, run or Hub id
+    checkpoint: str | Path = "maskvlm-flowers",  # shipped name, folder, run or Hub id
     host: str = "127.0.0.1",  # address to listen on
     port: int = 7860,
     also: Sequence[str | Path] | None = None,  # other checkpoints, for the menu; None = all shipped ones beside a shipped one

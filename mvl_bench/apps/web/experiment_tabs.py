@@ -12,6 +12,7 @@ from html import escape
 
 import gradio as gr
 
+from ..board.photographs import knows_photographs
 from ..board.quiz import ROUND, Game, face, press, show_game
 from .common import DARK, drawn, shown
 from ...core import UserError
@@ -45,12 +46,20 @@ def _round(players: list[str]) -> tuple[gr.Dropdown, gr.Number]:
     return name, gr.Number(1, **span, label="Round", info=about)
 
 
+def _players(models: Mapping) -> list[str]:
+    "List the models that know drawn scenes and answer with both modalities."
+    able = {name for name, model in models.items() if model.offers >= {"pixels", "words"}}
+    return [name for name, m in models.items() if name in able and not knows_photographs(m)]
+
+
 def add_quiz(
     models: Mapping,  # name -> model
     dark: gr.Checkbox,  # filled in by the page itself
 ) -> None:
     "Add the tab `You against the model`; call it within `gr.Tabs`."
-    players = [name for name, model in models.items() if model.offers >= {"pixels", "words"}]
+    players = _players(models)
+    if not players:
+        return
     with gr.Tab("You against the model") as quiz:
         gr.Markdown(
             f"{ROUND} questions about drawn scenes. You see what the model is given and no more; "

@@ -22,7 +22,7 @@ import traitlets
 from PIL import Image
 
 from ..board.codec import Board, from_link, to_link, unpack
-from ..board.events import Posed, bring, example, write
+from ..board.events import Posed, bring, examples, write
 from ..board.experiment_card import experiment_card, fill_in
 from ..board.respond import as_python, describe, opening, react, settle
 from ...core import UserError
@@ -144,7 +144,7 @@ def _begin(model, image, caption: str | None, board: Board | None) -> Posed:
     "Return the board to open with; raise `UserError` for an image without a caption."
     if board is not None:
         return Posed(board, "Hide patches and words, and change the edit.")
-    first = example(model)
+    first = examples({"": model})[0]()
     if image is None:
         return first if caption is None else write(model, first.board, caption)
     if caption is None:

@@ -137,7 +137,7 @@ def test_a_thousand_events(models):
         clear={},
         another={},
     )
-    assert given.keys() == EVENTS.keys() | {"model"}
+    assert given.keys() == EVENTS.keys() | {"model", "example"}
     answered = 0
     for _ in range(1000):
         kind = chance.choice(list(given))

@@ -1,0 +1,120 @@
+"Painted colours on a folder of photographs as the research data is laid out, made here."
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from contract import small
+from datasets import Dataset
+
+from mvl_bench.core import UserError
+from mvl_bench.evaluation.painted_colours import (
+    COLOURS,
+    colours_table,
+    evaluate_painted_colours,
+    inner_patches,
+    read_photographs,
+)
+
+RGB = (
+    (220, 20, 20),
+    (255, 140, 0),
+    (250, 230, 30),
+    (110, 30, 160),
+    (250, 150, 200),
+    (250, 250, 250),
+    (40, 60, 220),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    "Three photographs of each colour to train on, and two to validate on, in noise and a green rim."
+    from io import BytesIO
+
+    from PIL import Image
+
+    path, chance, listed = tmp_path_factory.mktemp("flowers"), np.random.default_rng(0), []
+    for part, each in (("train", 3), ("val", 2)):
+        rows = []
+        for colour, rgb in zip(COLOURS, RGB):
+            for k in range(each):
+                image = np.full((64, 64, 3), (30, 120, 40)) + chance.integers(-20, 20, (64, 64, 3))
+                image[12:52, 12:52] = rgb + chance.integers(-20, 20, (40, 40, 3))
+                file = BytesIO()
+                Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(file, "PNG")
+                source = f"{part}-{colour}-{k}"
+                rows.append(
+                    dict(
+                        image=file.getvalue(),
+                        captions=[f"the petals are {colour}"] * 5,
+                        source_id=source,
+                    )
+                )
+                if part == "val":
+                    listed.append(
+                        dict(
+                            source_id=source,
+                            colour=colour,
+                            caption=f"the petals are {colour}",
+                            rim_silent=k == 0,
+                        )
+                    )
+        Dataset.from_list(rows).to_parquet(path / f"{part}-00-of-01.parquet")
+    (path / "colour_val.json").write_text(json.dumps(dict(items=listed)))
+    return path
+
+
+def test_what_is_read_and_scored(folder):
+    model = small()
+    items, prototypes = read_photographs(folder, model.cfg.image.img_size)
+    assert len(items) == 14 and prototypes.shape == (7, 3)
+    scores = evaluate_painted_colours(model, items, prototypes)
+    whole, inner = scores["whole"], scores["inner"]
+    assert whole["n"] == 14 and inner["n"] == 7
+    assert whole["colours"]["true_pixels"]["mean"] == 1.0  # the instrument reads the pixels
+    assert abs(whole["colours"]["without"]["mean"] - 1 / 7) < 1e-9  # one colour for all
+    assert whole["detail"] > 0 and whole["seams"] > 0
+    assert inner["patches"] == len(inner_patches(model.cfg.image.grid))
+    low, high = whole["without_minus_with"]["ci"]
+    assert low <= whole["without_minus_with"]["mean"] <= high
+    text = colours_table(scores)
+    assert "untrained, inner" in text and "95 %" in text
+    assert json.loads(json.dumps(scores, allow_nan=False)) == scores
+
+
+def test_a_painter_that_knows_all_scores_all(folder, monkeypatch):
+    "A model that paints the named colour flat: right colours, and no detail."
+    from mvl_bench.evaluation import painted_colours as module
+
+    model = small()
+    items, prototypes = read_photographs(folder, model.cfg.image.img_size)
+    flat = dict(zip(COLOURS, np.array(RGB) / 255.0))
+
+    def paint(model, images, captions, patches, batch_size=50):
+        named = [next((c for c in COLOURS if text and c in text), "yellow") for text in captions]
+        return np.stack([np.broadcast_to(flat[c], images[0].shape) for c in named])
+
+    monkeypatch.setattr(module, "paint_hidden", paint)
+    scores = evaluate_painted_colours(model, items, prototypes, twin=False)["whole"]
+    means = {name: score["mean"] for name, score in scores["colours"].items()}
+    assert means["with_caption"] == means["edited"] == 1.0 and means["shuffled"] == 0.0
+    assert scores["detail"] == 0.0 and scores["without_minus_with"]["mean"] > 0
+
+
+def test_a_mistake_is_one_line(folder, tmp_path):
+    with pytest.raises(UserError, match="colour_val.json"):
+        read_photographs(tmp_path, 32)
+    command = [
+        sys.executable,
+        "-m",
+        "mvl_bench.evaluation.painted_colours",
+        "--checkpoint",
+        "nothing",
+    ]
+    done = subprocess.run(
+        [*command, "--data", str(folder)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "nothing" in done.stderr
