@@ -85,7 +85,8 @@ def hold_out(
     chosen = sorted(i for digest in ranked[:count] for i in groups[digest])
     rest = sorted({*range(len(pairs))} - {*chosen})
     train = pairs.rows(rest) if count else pairs
-    train.note((rest.index(i), why) for i, why in skipped)
+    places = {row: place for place, row in enumerate(rest)}
+    train.note((places[i], why) for i, why in skipped)
     return Split(train, pairs.rows(chosen) if count else None, captions, skipped)
 
 # %% ../../nbs/data/11_splits.ipynb #sp000008

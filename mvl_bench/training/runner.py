@@ -272,7 +272,8 @@ def facts_of(run: RunConfig, model, source) -> dict:
     settings = dict(data=run.data.source, split=run.data.split, preset=run.preset, seed=cfg.seed)
     if not is_drawn(run.data.source):
         columns = {n: v for n in ("image_column", "caption_column") if (v := getattr(run.data, n))}
-        settings |= dict(val_frac=run.data.val_frac, **columns)
+        held_out = 0.0 if source.streamed else run.data.val_frac  # a stream holds out nothing
+        settings |= dict(val_frac=held_out, **columns)
     how = dict(batch_size=cfg.batch_size * cfg.accumulate, precision=cfg.precision)
     how |= dict(processes=processes()[1])
     prints = dict(data_fingerprint=fingerprint(source), code_fingerprint=code_fingerprint())

@@ -4,12 +4,15 @@ import shutil
 
 import numpy as np
 import pytest
+from contract import small
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Pillow
 
 from mvl_bench.core import UserError
 from mvl_bench.data.pairs import open_pairs
 from mvl_bench.data.splits import hold_out, own_pairs
+from mvl_bench.training.config import DataConfig, RunConfig
+from mvl_bench.training.runner import facts_of, open_parts
 
 
 def picture(folder, name, seed, caption):
@@ -98,3 +101,18 @@ def test_data_that_was_moved(folder):
     facts = dict(data=str(folder / "gone"), split=None, seed=0, val_frac=0.1)
     with pytest.raises(UserError, match="gone"):
         own_pairs(facts, 16)
+
+
+def test_a_stream_holds_out_nothing_and_its_card_says_so(folder, tmp_path):
+    rows = [
+        dict(image=(folder / f"{i:02}.png").read_bytes(), caption=f"number {i}") for i in range(12)
+    ]
+    path = str(tmp_path / "rows.parquet")
+    Dataset.from_list(rows).to_parquet(path)
+    for streaming, frac in ((True, 0.0), (False, 0.2)):
+        run = RunConfig("out", data=DataConfig(path, streaming=streaming, val_frac=0.2))
+        notes = []
+        train, held = open_parts(run, notes.append)
+        assert facts_of(run, small(), train)["val_frac"] == frac
+        assert ("read as a stream" in notes[0]) == streaming
+        assert (held.length, train.length) == ((None, None) if streaming else (2, 10))
