@@ -29,7 +29,7 @@ class Photograph(NamedTuple):
 CREDIT = "Dahlia: danielbuechele, flickr.com/photos/vultilion, CC BY 2.0."
 PHOTOGRAPHS = (
     Photograph("a flower with orange petals", "a flower with purple petals", (0.5, 0.5, 0.53)),
-    Photograph("a flower with orange petals", "a flower with white petals", words=("orange",)),
+    Photograph("a flower with orange petals", "a flower with orange leaves", words=("orange",)),
     Photograph("this flower has yellow petals", "this flower has pink petals", (0.5, 0.5, 1.0)),
 )
 

@@ -19,20 +19,23 @@ from importlib.resources import files
 from pathlib import Path
 
 import gradio as gr
+import numpy as np
 import torch
 from starlette.middleware import Middleware
 
-from ..board.codec import to_url
+from ..board.codec import Board, to_url
 from ..board.events import examples
 from ..board.photographs import CREDIT as PHOTOGRAPH_CREDIT
 from ..board.photographs import knows_photographs
 from ..board.respond import opening, react
+from ..board.session import session_of
 from .analysis_tabs import add_comparisons, add_tabs
 from .experiment_tabs import add_pair_tab, add_quiz, add_race
 from ...core import UserError
 from ...evaluation.item_matching import PairScores
 from ...models.registry import load
 from ...storage import SHIPPED
+from ...viz.base import hide_patches
 
 # %% ../../../nbs/apps/web/03_app.ipynb #a485ebe6
 FRONT = files("mvl_bench.apps.board") / "static"  # hand-written script and style sheet
@@ -58,10 +61,20 @@ button.primary { background: #4f46e5 !important; } :is(.min_value, .max_value) {
 footer .show-api { color: #626c7a !important; } .dark footer .show-api { color: #9aa3af !important; }"""
 
 
+def _card(model, board: Board) -> tuple[str, str]:
+    "Return a board as a small image in a `data:` URL and its caption, hidden parts masked in both."
+    mask, text = np.isin(np.arange(model.num_patches), board.patches), board.caption
+    image = hide_patches(board.image, mask, model.cfg.image.patch_size)
+    for chip in reversed(session_of(model, board).words):
+        if chip.position in board.words:
+            text = f"{text[: chip.start]}▢▢▢{text[chip.end :]}"
+    return to_url(image), text
+
+
 def cards(models: Mapping) -> list[tuple[str, str]]:
-    "Return the examples as small images in `data:` URLs, with their captions."
+    "Return the examples as small images in `data:` URLs with their captions."
     boards = [build_board().board for build_board in examples(models)]
-    return [(to_url(board.image), board.caption) for board in boards]
+    return [_card(models[board.model], board) for board in boards]
 
 
 def _board(models: Mapping) -> gr.HTML:
