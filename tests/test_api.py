@@ -77,7 +77,7 @@ def test_the_printed_lines_work(folder, name):
     names = {}
     exec(lines_of(name) if name else PRINTED, names)  # noqa: S102
     column = names["result"].columns["edited"]
-    assert column.image.size == (64, 64) and column.image.mode == "RGB"
+    assert column.image.size == names["model"].cfg.image.img_size and column.image.mode == "RGB"
     assert 0 <= column.error <= 1 and len(column.tokens) == 1
     assert all(0 <= p <= 1 for token in column.tokens for p in dict(token.top).values())
     assert len(names["source"]) == 3 and names["source"].pair(0).image.shape == (64, 64, 3)
