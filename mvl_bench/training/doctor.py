@@ -25,7 +25,7 @@ from torch import Tensor
 from ..core import Batch, Masks, Pair, UserError, settings_of
 from ..data.factory import is_drawn
 from ..data.loader import some_pairs
-from ..data.pairs import collate
+from ..data.pairs import Pairs, collate
 from ..data.splits import HELD_OUT, TRAINING
 from ..evaluation.reconstruction import evaluate_reconstruction
 from ..models.registry import load
@@ -409,8 +409,9 @@ def _look_inside(run: RunConfig, model, steps: int, limit: int) -> list[Finding]
     findings += _look_at_weights(run, model, source, steps, (batch, masks))
     if model.lacks:
         return [*findings, Finding("note", "model", model.lacks)]
-    where = "validation scenes" if is_drawn(run.data.source) else HELD_OUT
-    where = TRAINING if held_out.length == source.length and held_out.length else where
+    apart = isinstance(held_out, Pairs) and held_out.numbers is not None
+    where = HELD_OUT if apart else TRAINING
+    where = "validation scenes" if is_drawn(run.data.source) else where
     number = "" if held_out.length is None else f"{held_out.length} "
     findings.append(Finding("note", "scored on", f"{number}{where} of {run.data.source}"))
     return findings + look_at_gaps(model, held_out, steps, limit, some_pairs(source, 500))

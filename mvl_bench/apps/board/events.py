@@ -28,7 +28,7 @@ from mvl_bench.apps.board.codec import (
     unpack,
 )
 from .photographs import PHOTOGRAPHS, knows_photographs, pose_photograph
-from .session import pieces_of, session_of, spelled, whole_words
+from .session import pieces_of, session_of, spelled, with_all_pieces
 from ...core import Pair, UserError
 from ...data.factory import is_drawn, open_data
 from ...data.images import open_picture, resize
@@ -80,7 +80,7 @@ def scatter(
         more = _word_tables(model.tokenizer).get(worded, {})
         mask = WORDS[worded](batch, text, key, **more)
         places = mask[0].nonzero().flatten().tolist()
-        changed["words"] = whole_words(model, board.caption, places, any_piece=True)
+        changed["words"] = with_all_pieces(model, board.caption, places, any_piece=True)
     return replace(board, **changed)
 
 # %% ../../../nbs/apps/board/03_events.ipynb #bf511a34
@@ -166,7 +166,7 @@ def own_example(
         longest = max(words, key=lambda chip: len(chip.text), default=None)
         chosen_word = colours[0] if colours else longest
         places = () if chosen_word is None else (chosen_word.position,)
-        board = replace(board, words=whole_words(model, board.caption, places))
+        board = replace(board, words=with_all_pieces(model, board.caption, places))
     return Posed(board if kind == "word" else scatter(model, board, picture=0.5))
 
 
@@ -281,7 +281,7 @@ def _hide(model, board: Board, patches: str = "", words: str = "") -> Board:
     there = {place for word in pieces.values() for place in word}
     taken(there >= set(hidden[1]), f"words {words[:20]} are not all words of the caption")
     return replace(
-        board, patches=hidden[0], words=whole_words(model, board.caption, hidden[1])
+        board, patches=hidden[0], words=with_all_pieces(model, board.caption, hidden[1])
     )
 
 

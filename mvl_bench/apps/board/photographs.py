@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .codec import Board
-from .session import whole_words
+from .session import with_all_pieces
 from ...data.factory import is_drawn
 from ...data.images import dahlia, resize
 from ...data.tokenizers import positions_of
@@ -53,5 +53,5 @@ def pose_photograph(
         far = np.hypot(rows[:, None] - down, columns[None] - right)
         patches = tuple(np.flatnonzero(far <= radius).tolist())
     positions = positions_of(model.tokenizer, one.caption, one.words, model.cfg.text.max_text_len)
-    words = whole_words(model, one.caption, positions, any_piece=True)
+    words = with_all_pieces(model, one.caption, positions, any_piece=True)
     return Board(image, one.caption, patches, words, seed=number, edit=one.edit, grid=grid)

@@ -484,6 +484,11 @@ def test_own_pictures_are_learnt_from_and_bad_ones_named(home, capfd):
     assert main(["evaluate", "--checkpoint", "all", "--data", "mine"]) == 0
     out = capfd.readouterr().out
     assert out.startswith("training pairs of mine") and "5 pairs" in out
+    assert main(changed(TRAIN, ["--data=mine", "--out=half", "--steps=5", "--val=0.5"])) == 0
+    for name, what in dict(half="3 held-out pairs", all="6 training pairs").items():
+        capfd.readouterr()
+        assert main(["doctor", name]) == 0
+        assert f"{what} of mine" in capfd.readouterr().out
     first = load("own").tokenizer
     assert {"red", "thing", "number"} <= set(first.get_vocab())
 
