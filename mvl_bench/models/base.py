@@ -276,6 +276,8 @@ def card(
         ),
     ]
     for name, value in facts.items():
+        if name == "reference":  # quantiles and a matrix, for programs
+            continue
         if isinstance(value, dict):
             parts.append(f"## {name}\n\n```json\n{json.dumps(value, indent=1, default=str)}\n```")
         elif isinstance(value, (list, tuple)):

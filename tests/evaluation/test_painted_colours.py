@@ -6,16 +6,20 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from contract import small
 from datasets import Dataset
 
-from mvl_bench.core import UserError
+from mvl_bench.core import Output, UserError
 from mvl_bench.evaluation.painted_colours import (
     COLOURS,
+    centre_colour,
     colours_table,
     evaluate_painted_colours,
     inner_patches,
+    nearest_prototype,
     read_photographs,
+    score_colour_words,
 )
 
 RGB = (
@@ -102,6 +106,35 @@ def test_a_painter_that_knows_all_scores_all(folder, monkeypatch):
     means = {name: score["mean"] for name, score in scores["colours"].items()}
     assert means["with_caption"] == means["edited"] == 1.0 and means["shuffled"] == 0.0
     assert scores["detail"] == 0.0 and scores["without_minus_with"]["mean"] > 0
+
+
+def test_a_reader_of_the_centre_reads_all_with_the_photograph_only(folder):
+    "A model that names the colour of the centre: right with the photograph, wrong with another's."
+    model = small()
+    items, prototypes = read_photographs(folder, model.cfg.image.img_size)
+    ids = torch.tensor(model.tokenizer.convert_tokens_to_ids(COLOURS))
+    known = [
+        item for item in items if ids[COLOURS.index(item.colour)] != model.tokenizer.unk_token_id
+    ]
+    assert len({item.colour for item in known}) >= 5
+
+    def read(batch, masks, asked):
+        centre = centre_colour(batch.images.permute(0, 2, 3, 1).numpy())
+        named = ids[nearest_prototype(centre, prototypes)]
+        named = torch.where(masks.has_image, named, ids[COLOURS.index("yellow")])
+        logits = torch.zeros(*batch.input_ids.shape, model.cfg.text.vocab_size)
+        return Output(
+            None, logits.scatter(2, named[:, None, None].expand(-1, logits.shape[1], 1), 20.0)
+        )
+
+    read.cfg, read.tokenizer, read.num_patches = model.cfg, model.tokenizer, model.num_patches
+    scores = score_colour_words(read, items)
+    assert scores["n"] == len(known)
+    assert scores["right"]["with_photograph"]["mean"] == 1.0
+    assert scores["right"]["shuffled"]["mean"] == 0.0
+    kinds = len({item.colour for item in known})
+    assert abs(scores["right"]["without"]["mean"] - 1 / kinds) < 1e-9
+    assert scores["nats"]["with_photograph"] < 0.1 < 5 < scores["nats"]["shuffled"]
 
 
 def test_a_mistake_is_one_line(folder, tmp_path):

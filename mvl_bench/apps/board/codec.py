@@ -207,6 +207,9 @@ class Board:
     grid: tuple[int, int] = (8, 8)  # rows and columns of its patches
     pattern: tuple[str, str] = ("random", "random")  # masking strategies of patches and words
     view: tuple[str, ...] = ()  # those of `VIEWS` that are enabled
+    brought: bool = (
+        False  # True = a user brought the pair, so say how far it is from the training data
+    )
 
     def __post_init__(self):
         for name in ("caption", "edit"):
@@ -220,6 +223,7 @@ def pack(board: Board) -> dict:
     values = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
     hidden = dict(patches=write_places(board.patches), words=write_places(board.words))
     if board.scene is None:
+        values |= dict(brought=True) if board.brought else {}
         return dict(v=1, picture=to_url(board.image), **hidden, **values)
     return dict(v=1, scene=write_scene(board.scene), **hidden, **values)
 
@@ -244,6 +248,12 @@ def _picture(
     return scene, image
 
 
+def _flag(value, name: str) -> bool:
+    "Return a boolean; raise `UserError` for anything else."
+    taken(isinstance(value, bool), f"{name} is neither true nor false")
+    return value
+
+
 def unpack(
     value,  # from `pack`
     img_size: tuple[int, int],  # (height, width)
@@ -251,7 +261,7 @@ def unpack(
     "Build a board from JSON; raise `UserError` for anything that is not a valid board."
     taken(isinstance(value, dict) and value.get("v") == 1, "it is not version 1 of a board")
     known = {"v", "scene", "picture", "patches", "words", "caption", "seed"}
-    known |= {"edit", "model", "grid", "pattern", "view"}
+    known |= {"edit", "model", "grid", "pattern", "view", "brought"}
     more = sorted(map(str, value.keys() - known))
     taken(not more, f"it has a field {more[0][:20]!r}" if more else "")
     taken(("scene" in value) != ("picture" in value), "it has not one picture")
@@ -278,4 +288,5 @@ def unpack(
         grid,
         tuple(way[0] for way in ways),
         chosen(value.get("view", []), VIEWS, "view"),
+        _flag(value.get("brought", False), "brought"),
     )

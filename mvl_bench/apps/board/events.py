@@ -14,6 +14,8 @@ from functools import lru_cache, partial
 from itertools import zip_longest
 from typing import NamedTuple
 
+import numpy as np
+
 from mvl_bench.apps.board.codec import (
     PATTERNS,
     VIEWS,
@@ -44,6 +46,7 @@ from mvl_bench.data.scenes import (
     stickers,
     word_position,
 )
+from ...inference.training_distance import nearest_model
 from ...masking.joint import PATCHES, WORDS
 from ...masking.text import table_of, token_kinds
 from ...patches import touched
@@ -223,20 +226,34 @@ def another(model, board: Board) -> Posed:
 
 
 def bring(
-    model,  # with `tokenizer` and `cfg`
-    board: Board,  # whose caption stays
+    models: Mapping,  # name -> model
+    board: Board,  # whose seed and patterns stay
     source: str | bytes,  # a `data:` address or a file's bytes
+    caption: str,  # of the picture
     name: str = "brought",  # what to call it in a message
 ) -> Posed:
-    "Build a board from a user's image, half of it hidden; raise `UserError` for an invalid image."
+    "Build a board from a user's pair for the model that fits it best, half of the picture hidden; raise `UserError` for an invalid pair."
+    caption = _stated(caption)
     data = picture_bytes(source) if isinstance(source, str) else source
-    picture = open_picture(data, name, at_least=max(model.cfg.image.img_size))
+    largest = max(max(model.cfg.image.img_size) for model in models.values())
+    picture = open_picture(data, name, at_least=largest)
     notes = (f"Shown is {picture.note}.",) if picture.note else ()
+    best = nearest_model(models, np.asarray(picture.image.convert("RGB")), caption)
+    if len({str(model.facts.get("data", "scenes")) for model in models.values()}) > 1:
+        notes = (f"{best} answers: of the open models, its training data is the nearest.", *notes)
+    model = models[best]
     image = resize(picture.image, model.cfg.image.img_size)
-    new = Board(image, board.caption, seed=board.seed, edit=_swap(model, board.caption))
-    new = replace(new, grid=tuple(model.cfg.image.grid), pattern=board.pattern)
-    story = "Half of your picture is hidden. Give it its caption, then click patches and words."
+    new = Board(image, caption, seed=board.seed, edit=_swap(model, caption), model=best)
+    new = replace(new, grid=tuple(model.cfg.image.grid), pattern=board.pattern, brought=True)
+    story = "Half of your picture is hidden. Click patches and words, and change your edit."
     return Posed(scatter(model, new, 0.5), story, notes)
+
+
+def _stated(text: str) -> str:
+    "Return a caption without outer blanks; raise `UserError` for an empty one."
+    if not text.strip():
+        raise UserError("the caption is empty: write at least one word")
+    return text.strip()
 
 
 def write(
@@ -245,10 +262,8 @@ def write(
     text: str,  # the new caption
 ) -> Posed:
     "Replace the caption of a board and unhide all words; raise `UserError` for an empty caption."
-    if not text.strip():
-        raise UserError("the caption is empty: write at least one word")
     text, story = (
-        text.strip(),
+        _stated(text),
         "This is your caption. Hide patches and words, and change your edit.",
     )
     return Posed(replace(board, caption=text, words=(), edit=_swap(model, text)), story)
@@ -257,7 +272,9 @@ def write(
 def _is_one_token(model, word: str) -> bool:
     "Return whether a model reads a word as one known token."
     reads = model.tokenizer, word, model.cfg.text.max_text_len
-    return [len(pieces) for pieces in pieces_of(*reads).values()] == [1] and spelled(*reads)[0].known
+    return [len(pieces) for pieces in pieces_of(*reads).values()] == [1] and spelled(*reads)[
+        0
+    ].known
 
 
 def _swap(model, text: str) -> str:
@@ -280,9 +297,7 @@ def _hide(model, board: Board, patches: str = "", words: str = "") -> Board:
     pieces = session_of(model, board).pieces_in(board.caption)
     there = {place for word in pieces.values() for place in word}
     taken(there >= set(hidden[1]), f"words {words[:20]} are not all words of the caption")
-    return replace(
-        board, patches=hidden[0], words=with_all_pieces(model, board.caption, hidden[1])
-    )
+    return replace(board, patches=hidden[0], words=with_all_pieces(model, board.caption, hidden[1]))
 
 
 def _share(model, board: Board, side: str = "picture", ratio: float = 0.5) -> Board:
@@ -319,9 +334,6 @@ EVENTS = dict(  # name -> (model, board, what comes with it) -> the next board
     other=_other,
     clear=lambda model, board: replace(board, patches=(), words=()),
     another=another,
-    bring=lambda model, board, picture="", name="brought": bring(
-        model, board, picture, read_text(name, "name")[:80]
-    ),
     caption=lambda model, board, text="": write(model, board, read_text(text, "caption")),
     view=lambda model, board, on=None: replace(
         board, view=chosen([] if on is None else on, VIEWS, "view")

@@ -22,7 +22,9 @@ class Photograph(NamedTuple):
 
     caption: str
     edit: str  # another wording of the caption
-    disc: tuple[float, float, float] | None = None  # hidden: centre down and right, radius, in sides; None = nothing
+    disc: tuple[float, float, float] | None = (
+        None  # hidden: centre down and right, radius, in sides; None = nothing
+    )
     words: tuple[str, ...] = ()  # hidden
 
 

@@ -10,6 +10,7 @@ __all__ = ['HONEST', 'things_hidden', 'listed', 'Hidden', 'board_story', 'edit_i
 import inspect
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -25,9 +26,9 @@ from mvl_bench.apps.board.codec import (
     to_url,
     unpack,
 )
-from .events import EVENTS, Posed, examples
+from .events import EVENTS, Posed, bring, examples
 from .experiment_card import card_text
-from .session import Session, board_influence, fit, session_of
+from .session import Session, board_distance, board_influence, fit, session_of
 from ...core import UserError
 from ...data.tokenizers import bare
 from ...inference.reconstruction import Column, Guess, reconstruct
@@ -136,8 +137,13 @@ def _guess(pieces: list[Guess]) -> dict:
     if len(pieces) == 1:
         (one,) = pieces
         return dict(truth=one.truth, probability=one.probability, top=[list(t) for t in one.top])
-    text, truth = ("".join(map(bare, part)) for part in zip(*((g.top[0][0], g.truth) for g in pieces)))
-    chances = (float(np.prod([g.top[0][1] for g in pieces])), float(np.prod([g.probability for g in pieces])))
+    text, truth = (
+        "".join(map(bare, part)) for part in zip(*((g.top[0][0], g.truth) for g in pieces))
+    )
+    chances = (
+        float(np.prod([g.top[0][1] for g in pieces])),
+        float(np.prod([g.probability for g in pieces])),
+    )
     return dict(truth=truth, probability=chances[1], top=[[text, chances[0]]])
 
 
@@ -262,10 +268,11 @@ def describe(
     session = session_of(model, board)
     tables, why = board_influence(answering, board) if "influence" in board.view else (None, "")
     said = (model.lacks, why, edit_in_view(session, board), edit_of_hidden(session, board))
+    said += (*notes, board_distance(model, board), *session.warnings)
     state, word_chips = pack(board), [chip._asdict() for chip in session.words]
     content = dict(influence=tables, story=story or board_story(session, board))
     content |= dict(picture=session.url, chips=word_chips, honest=HONEST)
-    content |= dict(notes=[*filter(None, said), *notes, *session.warnings])
+    content |= dict(notes=[*filter(None, said)])
     content |= dict(
         shares=session.hidden_percentages(board),
         columns=columns(session_of(answering, board), board),
@@ -290,6 +297,13 @@ def settle(
     return fit(board, models[name], name), messages
 
 # %% ../../../nbs/apps/board/05_respond.ipynb #06882626
+def _bring(models: Mapping, model, board: Board, picture="", caption="", name="brought") -> Posed:
+    "Put a user's pair on the board of the model that fits it best; `model`, which answered so far, has no say."
+    texts = (read_text(value, key) for key, value in dict(caption=caption, name=name).items())
+    caption, name = texts
+    return bring(models, board, picture, caption, name[:80])
+
+
 def _event(kind, arguments, board: Board, models: Mapping) -> Posed:
     "Apply an event and return the next board; raise `UserError` for an unknown event or argument."
     taken(isinstance(kind, str) and isinstance(arguments, dict), "an event has a name and a dict")
@@ -303,12 +317,13 @@ def _event(kind, arguments, board: Board, models: Mapping) -> Posed:
     if kind == "example":
         offered = examples(models)
         return offered[read_number(arguments.get("number", 0), "example", 0, len(offered) - 1)]()
-    taken(kind in EVENTS, f"events are {', '.join([*EVENTS, 'example', 'model', 'card'])}")
+    events = EVENTS | dict(bring=partial(_bring, models))
+    taken(kind in events, f"events are {', '.join([*events, 'example', 'model', 'card'])}")
     try:
-        inspect.signature(EVENTS[kind]).bind(model, board, **arguments)
+        inspect.signature(events[kind]).bind(model, board, **arguments)
     except TypeError as error:
         raise UserError(f"this is no board: {kind} was asked with other things: {error}") from error
-    result = EVENTS[kind](model, board, **arguments)
+    result = events[kind](model, board, **arguments)
     return result if isinstance(result, Posed) else Posed(result, "")
 
 

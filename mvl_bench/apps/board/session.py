@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'MOST_PATCHES', 'pieces_of', 'spelled', 'with_all_pieces', 'redraw', 'warnings_about', 'Session', 'session_of',
-           'board_influence', 'fit']
+           'board_influence', 'board_distance', 'fit']
 
 # %% ../../../nbs/apps/board/01_session.ipynb #00f12af7
 import re
@@ -26,6 +26,7 @@ from ...data.scenes import Scene, box, caption, draw, edit, words_of
 from ...data.tokenizers import Chip, chips, cut_off, word_pieces
 from ...inference.attribution import Effect, influence
 from ...inference.reconstruction import nearby
+from ...inference.training_distance import training_distance
 from ...patches import touched
 
 # %% ../../../nbs/apps/board/01_session.ipynb #38c3d530
@@ -206,7 +207,7 @@ class _Cache:
 
 
 KEPT = 32  # pairs of each model
-_sessions, _influences = _Cache(KEPT), _Cache(KEPT)
+_sessions, _influences, _distances = (_Cache(KEPT) for _ in range(3))
 
 
 def session_of(
@@ -214,7 +215,7 @@ def session_of(
     board: Board,  # that fits it
 ) -> Session:
     "Return the session of a model and a board's pair and edit; keep the last 32 of each model."
-    key = board.image.tobytes(), board.caption, board.edit, board.seed, board.scene
+    key = board.image.tobytes(), board.caption, board.edit, board.seed, board.scene, board.brought
     return _sessions(model, key, lambda: Session(model, board))
 
 # %% ../../../nbs/apps/board/01_session.ipynb #62f3ff34
@@ -254,6 +255,25 @@ def board_influence(
     "Compute how far each word moves each patch (`patches`) and each patch each word (`words`), cached."
     key = board.image.tobytes(), board.caption
     return _influences(model, key, lambda: _influence(model, board))
+
+
+def board_distance(
+    model,  # with `tokenizer`, `cfg` and `facts`
+    board: Board,
+) -> str:  # empty = not a user's pair, or a model without words
+    "Say in one sentence how far a user's pair is from the model's training data."
+    if not board.brought or "words" not in model.offers:
+        return ""
+    data = str(model.facts.get("data", "scenes"))
+    key = board.image.tobytes(), board.caption
+    far = _distances(model, key, lambda: training_distance(model, board.image, board.caption))
+    if far is None:
+        return f"How far this is from the training data ({data}) is not known: it is not here."
+    picture, words = (f"{part:.0%}" for part in (far.picture, far.caption))
+    return (
+        f"Beside the training data ({data}): your picture is farther from the average than {picture} of its pictures, "
+        f"your caption is harder to guess than {words} of its captions."
+    )
 
 # %% ../../../nbs/apps/board/01_session.ipynb #bc04ad88
 def fit(

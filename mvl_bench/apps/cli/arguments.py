@@ -181,7 +181,9 @@ def _add_apps(commands) -> None:
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
     )
     demo.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
-    help_text = "more checkpoints for the menu of models (default: with a shipped one, all shipped ones)"
+    help_text = (
+        "more checkpoints for the menu of models (default: with a shipped one, all shipped ones)"
+    )
     demo.add_argument("--also", nargs="*", metavar="NAME", help=help_text)
     commands.add_parser("lab", help="JupyterLab at the tutorials")
 

@@ -107,8 +107,8 @@ def _other_pairs(ask: Callable) -> tuple[Callable, ...]:
     def caption(state: dict, text: str) -> dict:
         return ask(state, "caption", text=text)
 
-    def picture(state: dict, data: str, name: str = "brought") -> dict:
-        return ask(state, "bring", picture=data, name=name)
+    def pair(state: dict, picture: str, caption: str, name: str = "brought") -> dict:
+        return ask(state, "bring", picture=picture, caption=caption, name=name)
 
     def example(state: dict, number: int) -> dict:
         return ask(state, "example", number=number)
@@ -119,7 +119,7 @@ def _other_pairs(ask: Callable) -> tuple[Callable, ...]:
     def open_link(state: dict, link: str) -> dict:
         return ask(state, "open", link=link)
 
-    return caption, picture, example, another_scene, open_link
+    return caption, pair, example, another_scene, open_link
 
 
 def _calls(models: Mapping) -> None:
@@ -229,7 +229,8 @@ def serve(
     checkpoint: str | Path = "maskvlm-flowers",  # shipped name, folder, run or Hub id
     host: str = "127.0.0.1",  # address to listen on
     port: int = 7860,
-    also: Sequence[str | Path] | None = None,  # other checkpoints, for the menu; None = all shipped ones beside a shipped one
+    also: Sequence[str | Path]
+    | None = None,  # other checkpoints, for the menu; None = all shipped ones beside a shipped one
 ) -> None:
     "Serve the page until Ctrl+C; raise `UserError` where the first model lacks a modality."
     first = load(checkpoint)

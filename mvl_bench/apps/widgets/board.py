@@ -140,20 +140,20 @@ def _known(model, board: Board) -> None:
             )
 
 # %% ../../../nbs/apps/widgets/01_board.ipynb #089483eb
-def _begin(model, image, caption: str | None, board: Board | None) -> Posed:
+def _begin(models: Mapping, image, caption: str | None, board: Board | None) -> Posed:
     "Return the board to open with; raise `UserError` for an image without a caption."
     if board is not None:
         return Posed(board, "Hide patches and words, and change the edit.")
-    first = examples({"": model})[0]()
+    first = examples(models)[0]()
     if image is None:
+        model = models.get(first.board.model) or next(iter(models.values()))
         return first if caption is None else write(model, first.board, caption)
     if caption is None:
         raise UserError("a picture was given without its caption: give both")
-    captioned = write(model, first.board, caption).board
     if isinstance(image, bytes):
-        return bring(model, captioned, image)
+        return bring(models, first.board, image, caption)
     picture = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
-    return bring(model, captioned, _file(picture))
+    return bring(models, first.board, _file(picture), caption)
 
 
 def _file(picture: Image.Image) -> bytes:
@@ -174,7 +174,7 @@ class MaskBoard(LiveBoard):
         **traits,  # patches, words, edit or state: as they are set later
     ):
         models = open_models(model)
-        super().__init__(models, _begin(next(iter(models.values())), image, caption, board))
+        super().__init__(models, _begin(models, image, caption, board))
         for name, value in traits.items():
             setattr(self, name, value)
 

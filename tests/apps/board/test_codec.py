@@ -17,6 +17,7 @@ from mvl_bench.apps.board.respond import opening, react
 from mvl_bench.apps.board.codec import pack, unpack
 from mvl_bench.core import UserError
 
+SMALL = "data:image/png;base64," + base64.b64encode(encoded(drawing())).decode()
 ODD = [None, True, False, 0, -1, 1, 3.5, 1e308, -1e308, math.nan, math.inf, 2**53, 2**70, "", "a"]
 ODD += ["64", "0-63", "9-1", "1,1", "٣", "\0", "\ud800", "‮", "a" * 3000, "0," * 9999, "<script>"]
 ODD += [
@@ -128,7 +129,8 @@ def test_a_thousand_events(models):
         pattern=dict(patches="block", words="span"), example=dict(number=1), view=dict(on=["raw"])
     )
     given |= dict(
-        bring=dict(picture="data:image/png;base64,AA", name="a"), caption=dict(text="a dog")
+        bring=dict(picture=SMALL, caption="a dog", name="a"),
+        caption=dict(text="a dog"),
     )
     given |= dict(
         open=dict(link=compact.to_link(first)),
@@ -137,7 +139,7 @@ def test_a_thousand_events(models):
         clear={},
         another={},
     )
-    assert given.keys() == EVENTS.keys() | {"model", "example"}
+    assert given.keys() == EVENTS.keys() | {"model", "example", "bring"}
     answered = 0
     for _ in range(1000):
         kind = chance.choice(list(given))

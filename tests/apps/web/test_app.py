@@ -165,29 +165,30 @@ def test_own_picture_and_caption(browser, url, tmp_path):
     (tmp_path / "broken.png").write_bytes(file.getvalue()[: len(file.getvalue()) // 2])
     (tmp_path / "large.png").write_bytes(b"\x89PNG" + bytes(4_000_000))
     with opened(browser, url) as page:
-        bring, caption = (
-            page.locator("input[type=file]"),
-            page.get_by_label("The caption of your picture"),
-        )
-        with answered(page):
-            bring.set_input_files(tmp_path / "mine.png")
-        assert "outside the drawn world" in page.locator(".mb-notes").inner_text()
-        assert len(hidden(page)) == 32
-        for name, told in dict(broken="is broken", large="larger than 3 MB").items():
-            bring.set_input_files(tmp_path / f"{name}.png")
-            page.locator(".mb-error", has_text=f"{name}.png").wait_for()
-            assert told in page.locator(".mb-error").inner_text()
+        bring, caption = page.locator("input[type=file]"), page.get_by_label("Its caption")
+        go = page.get_by_role("button", name="Open this pair")
+        before = page.locator(".mb").get_attribute("data-answered")
+        bring.set_input_files(tmp_path / "mine.png")
+        page.locator(".mb-lacks", has_text="describe it").wait_for()
+        assert go.is_disabled() and page.locator(".mb").get_attribute("data-answered") == before
         hostile = "<script>window.hit = 1</script> <img src=x onerror='window.hit = 1'> a zebra "
         caption.fill(hostile + "red " * 30)
         with answered(page):
-            page.get_by_role("button", name="Use this caption").click()
-        assert page.locator(".mb-chips").get_by_text("script", exact=True).count() == 2
+            go.click()
         note = page.locator(".mb-notes").inner_text()
+        assert "outside the drawn world" in note and "farther from the average than 100%" in note
         assert "zebra" in note and "does not know" in note and "left out" in note
+        assert len(hidden(page)) == page.locator(".mb-cell").count() / 2
+        assert page.locator(".mb-chips").get_by_text("script", exact=True).count() == 2
         assert page.evaluate("window.hit") is None and page.locator("img[src=x]").count() == 0
+        bring.set_input_files(tmp_path / "large.png")
+        page.locator(".mb-error", has_text="large.png is larger than 3 MB").wait_for()
+        bring.set_input_files(tmp_path / "broken.png")
+        page.locator(".mb-file", has_text="broken.png").wait_for()
+        go.click()
+        page.locator(".mb-error", has_text="broken.png is broken").wait_for()
         caption.fill(" ")
-        page.get_by_role("button", name="Use this caption").click()
-        page.locator(".mb-error", has_text="the caption is empty").wait_for()
+        assert go.is_disabled()
         assert "Traceback" not in page.content()
 
 

@@ -102,9 +102,11 @@ def test_what_cannot_be_shown_is_said(browser, url):
 def test_a_tab_knows_the_board_after_a_mistake_there(browser, url):
     with tab(browser) as page:
         begin(page, url)
-        page.get_by_label("The caption of your picture").fill(" ")
-        page.get_by_role("button", name="Use this caption").click()
-        page.locator(".mb-error", has_text="the caption is empty").wait_for()
+        broken = dict(name="broken.png", mimeType="image/png", buffer=b"\x89PNG")
+        page.locator("input[type=file]").set_input_files(broken)
+        page.get_by_label("Its caption").fill("a cat")
+        page.get_by_role("button", name="Open this pair").click()
+        page.locator(".mb-error", has_text="broken.png").wait_for()
         opened(page, "Steps")
         expect(page.locator(".mb-pair.prose:visible")).to_contain_text("12 of 64")
 

@@ -335,7 +335,8 @@ export function mount(el, first, emit, options = {}) {
       parts.copied.firstChild.select();
     }
   }
-  async function bring(file) {
+  const own = {};  // a person's picture and caption wait here until both exist
+  async function choose(file) {
     if (!file) return;
     let data = await new Promise((done) => { const reader = new FileReader(); reader.onload = () => done(reader.result); reader.readAsDataURL(file); });
     try {  // made small here; what this browser cannot read goes as it is, and the answer says what is wrong with it
@@ -343,8 +344,18 @@ export function mount(el, first, emit, options = {}) {
       sheet.getContext('2d').drawImage(image, 0, 0, sheet.width, sheet.height);
       data = sheet.toDataURL('image/png');
     } catch { data = data.replace(/^data:[^,]*,/, 'data:image/png;base64,'); }
-    if (data.length > 4e6) tell(`the picture ${file.name} is larger than 3 MB, the most that is sent`);
-    else ask('bring', { picture: data, name: file.name });
+    if (data.length > 4e6) return tell(`the picture ${file.name} is larger than 3 MB, the most that is sent`);
+    Object.assign(own, { picture: data, name: file.name });
+    parts.preview.src = data;
+    parts.chosen.textContent = file.name;
+    parts.own.classList.add('mb-has');
+    ready();
+    parts.caption.focus();
+  }
+  function ready() {
+    const caption = parts.caption.value.trim(), lacks = !own.picture ? (caption ? 'Its picture is missing.' : 'Give both: a picture and the sentence that describes it.') : caption ? '' : 'Now describe it in a sentence.';
+    parts.open.disabled = Boolean(lacks);
+    parts.lacks.textContent = lacks || 'The model whose training data is nearest will answer.';
   }
   const grow = (area) => { area.style.height = 'auto'; area.style.height = `${area.scrollHeight + 2}px`; };
   const parts = { live: make('span', { class: 'mb-live', 'aria-live': 'polite' }), story: make('p', { class: 'mb-story' }), notes: make('div', { class: 'mb-notes', role: 'status' }),
@@ -353,14 +364,20 @@ export function mount(el, first, emit, options = {}) {
     columns: make('div', { class: 'mb-columns' }), honest: make('p', { class: 'mb-honest' }), scale: make('p', { class: 'mb-number mb-scale' }, 'error of each hidden patch: 0 ', make('i'), ' 0.5 and more'), said: make('span', { class: 'mb-copied', role: 'status' }), copied: make('div'),
     edit: options.edits ? make('select', { id: `${id}-edit`, onchange: (e) => change('edit', { edit: e.target.value }, { text: e.target.value }) })
       : make('textarea', { id: `${id}-edit`, rows: 1, maxlength: 2000, spellcheck: false, oninput: (e) => { grow(e.target); change('edit', { edit: e.target.value }, { text: e.target.value }); } }),
-    caption: make('textarea', { rows: 1, maxlength: 2000, oninput: (e) => grow(e.target) }),
-    model: menu('the model that answers', {}, (name) => ask('model', { name })), file: make('input', { type: 'file', accept: 'image/*', class: 'mb-live', tabindex: -1, 'aria-hidden': true, onchange: (e) => { bring(e.target.files[0]); e.target.value = ''; } }) };
+    caption: make('textarea', { rows: 1, maxlength: 2000, placeholder: 'such as: a brown dog runs on the beach', oninput: (e) => { grow(e.target); ready(); } }),
+    own: make('div', { class: 'mb-own' }), preview: make('img', { alt: '' }), chosen: make('span', {}, 'Choose a picture'), lacks: make('p', { class: 'mb-lacks', role: 'status' }),
+    open: button('Open this pair', () => ask('bring', { picture: own.picture, caption: parts.caption.value, name: own.name }), { disabled: true }),
+    model: menu('the model that answers', {}, (name) => ask('model', { name })), file: make('input', { type: 'file', accept: 'image/*', class: 'mb-live', tabindex: -1, 'aria-hidden': true, onchange: (e) => { choose(e.target.files[0]); e.target.value = ''; } }) };
+  parts.own.append(make('button', { type: 'button', class: 'mb-button mb-file', onclick: () => parts.file.click() }, parts.preview, parts.chosen), parts.file,
+    make('label', {}, 'Its caption', parts.caption), parts.open, parts.lacks);
+  ready();
   for (const [part, deeds] of [[parts.grid, onGrid], [parts.chips, onChips]]) for (const [name, deed] of Object.entries(deeds)) part.addEventListener(name, deed);
   parts.columns.append(...NAMES.map((name) => { const { title, beside, canvas, line, heat, said } = figures[name];
     return make('figure', { class: `mb-column mb-${name}` }, make('figcaption', {}, title, beside), make('div', { class: 'mb-pic' }, canvas, line),
       make('div', { class: 'mb-number mb-hot' }, heat), said); }));
   const heading = (text) => make(options.heading ?? 'h3', { class: 'mb-heading' }, text);
-  const root = make('div', { class: 'mb', id, 'data-lm-suppress-shortcuts': true }, parts.story, make('div', { class: 'mb-main' },
+  const root = make('div', { class: 'mb', id, 'data-lm-suppress-shortcuts': true },
+    make('div', { class: 'mb-top' }, parts.story, can.has('bring') && options.examples ? button('Use your own picture', () => { parts.own.scrollIntoView({ block: 'center' }); parts.own.firstChild.focus({ preventScroll: true }); }) : null), make('div', { class: 'mb-main' },
     make('div', { class: 'mb-left', role: 'group', 'aria-label': 'what is hidden' }, heading('Hide something'),
       make('p', { class: 'mb-how' }, can.has('chance') ? (matchMedia('(pointer: coarse)').matches ? 'Tap a patch or a word to hide it; draw sideways to hide more.' : 'Click a patch or a word to hide it. Drag to hide more, Shift-drag to show again.')
         : 'Click any one word, or choose a part of the picture below. This page holds stored answers: the nearest to your click is shown.'),
@@ -382,8 +399,7 @@ export function mount(el, first, emit, options = {}) {
         })), parts.said), parts.copied,
       options.examples ? [make('div', { class: 'mb-row2' }, heading('Try another'), can.has('another') ? button('Another pair', () => ask('another')) : null),
         make('div', { class: 'mb-cards' }, options.examples.map(([src, text], i) => make('button', { type: 'button', 'data-card': i, onclick: () => ask('example', { number: i }) }, make('img', { src, alt: '' }), make('span', {}, text))))] : null,
-      can.has('bring') ? [heading('Bring your own'), make('div', { class: 'mb-own' }, button('Your picture', () => parts.file.click(), { class: 'mb-button mb-file' }), parts.file, make('label', {}, 'The caption of your picture', parts.caption),
-        button('Use this caption', () => ask('caption', { text: parts.caption.value })))] : null)), parts.live);
+      can.has('bring') ? [heading('Bring your own picture and caption'), parts.own] : null)), parts.live);
 
   function draw() {
     hidden = new Set(readPlaces(state.patches));
@@ -400,7 +416,6 @@ export function mount(el, first, emit, options = {}) {
     parts.story.textContent = shown.story ?? '';
     if (options.edits) parts.edit.replaceChildren(...(shown.edits ?? []).map((text) => make('option', { value: text }, text)));
     if (parts.edit.value !== state.edit) parts.edit.value = state.edit;
-    if (parts.caption !== document.activeElement) parts.caption.value = state.caption;
     ['picture', 'text'].forEach((side, i) => { const part = parts[side]; if (!part || waiting) return; part.range.value = shown.shares[i]; part.told.textContent = `${shown.shares[i]} %`; part.how.value = state.pattern[i]; });
     for (const name of ['numbers', 'raw', 'influence', 'untrained']) { if (parts[name]) parts[name].checked = state.view.includes(name); root.classList.toggle(`mb-${name}`, state.view.includes(name)); }
     parts.notes.replaceChildren(...shown.notes.map((text) => make('p', {}, text)),
