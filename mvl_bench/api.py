@@ -22,7 +22,7 @@ from .data.loader import some_pairs
 from .data.scenes import Scenes
 from .data.splits import OTHER, held_out_or_all, is_same_data
 from .data.task_tables import open_task, user_columns
-from .data.tokenizers import Chip, chips, cut_off, plain
+from .data.tokenizers import Chip, chips, cut_off, plain, word_chips
 from .evaluation.information import evaluate_information, information_table
 from mvl_bench.evaluation.reconstruction import (
     evaluate_reconstruction,
@@ -142,7 +142,7 @@ def wrong_pair(
 class ReconstructionResult(reconstruction.Reconstruction):
     "Hold a pair, its masks and the columns `with`, `without`, `wrong` and, after an edit, `edited`."
 
-    chips: tuple[Chip, ...] = ()  # the caption's words with their token positions
+    chips: tuple[Chip, ...] = ()  # the caption's words with the positions of their tokens
     warnings: tuple[str, ...] = ()  # what the model could not read, one sentence each
 
     def plot(
@@ -172,7 +172,7 @@ def find_warnings(
 ) -> list[str]:
     "Return one sentence per kind of word that the model cannot see: cut off, unknown, or edited but masked."
     most = model.cfg.text.max_text_len
-    words, edited = (chips(model.tokenizer, text, most) for text in (caption, edit or caption))
+    words, edited = (word_chips(model.tokenizer, text, most) for text in (caption, edit or caption))
     lost = cut_off(model.tokenizer, caption, most)
     unknown = [chip.text for chip in words if not chip.known]
     before = {chip.position: plain(chip.text) for chip in words}
@@ -214,8 +214,8 @@ def reconstruct(
     if wrong is None and not is_drawn(data) and model.pairs is None:
         rule = "give wrong=(image, caption) of that data for a fair column"
         warnings.append(f"the wrong pair is a recoloured dahlia, the model was trained on {data}: {rule}")
-    words = chips(model.tokenizer, caption, model.cfg.text.max_text_len)
-    return ReconstructionResult(**vars(filled), chips=tuple(words), warnings=tuple(warnings))
+    words = word_chips(model.tokenizer, caption, model.cfg.text.max_text_len)
+    return ReconstructionResult(**vars(filled), chips=words, warnings=tuple(warnings))
 
 # %% ../nbs/04_api.ipynb #3a72b63a
 def open_dataset(

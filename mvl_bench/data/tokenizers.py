@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['SPECIAL', 'READING', 'word_tokenizer', 'piece_tokenizer', 'load_tokenizer', 'Encoded', 'encode', 'Chip', 'chips',
-           'word_pieces', 'cut_off', 'plain', 'positions_of', 'bare']
+           'word_pieces', 'word_chips', 'cut_off', 'plain', 'positions_of', 'bare']
 
 # %% ../../nbs/data/01_tokenizers.ipynb #b49cd206
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from functools import lru_cache
 from threading import Lock
 from typing import NamedTuple
 
@@ -129,13 +130,14 @@ def encode(
 
 # %% ../../nbs/data/01_tokenizers.ipynb #3b774bd3
 class Chip(NamedTuple):
-    "Hold one token for display: its position in the token ids and its span in the caption."
+    "Hold one token or word for display: its position in the token ids and its span in the caption."
 
     position: int  # index in the token ids
     text: str  # the caption's own letters
     start: int  # first letter in the caption
     end: int  # one past the last letter
     known: bool  # False = the model sees `[UNK]`
+    pieces: tuple[int, ...] = ()  # positions of all its tokens
 
 
 def chips(
@@ -149,7 +151,7 @@ def chips(
         row = tokenizer(caption, **options, return_offsets_mapping=True)
     tokens = zip(row["input_ids"], row["offset_mapping"])
     return [
-        Chip(i, caption[start:end], start, end, token != tokenizer.unk_token_id)
+        Chip(i, caption[start:end], start, end, token != tokenizer.unk_token_id, (i,))
         for i, (token, (start, end)) in enumerate(tokens)
         if end > start
     ]
@@ -168,6 +170,25 @@ def word_pieces(
         if word is not None:
             words[word] = (*words.get(word, ()), position)
     return list(words.values())
+
+
+@lru_cache(512)
+def word_chips(
+    tokenizer: PreTrainedTokenizerFast,
+    caption: str,
+    max_text_len: int,  # longest row, special tokens included
+) -> tuple[Chip, ...]:
+    "Return the words of a caption that the model reads, pieces joined, cached."
+    tokens = {chip.position: chip for chip in chips(tokenizer, caption, max_text_len)}
+    words = []
+    for pieces in word_pieces(tokenizer, caption, max_text_len):
+        parts = [tokens[place] for place in pieces if place in tokens]
+        if parts:
+            first, end, known = parts[0], parts[-1].end, all(part.known for part in parts)
+            words.append(
+                Chip(first.position, caption[first.start : end], first.start, end, known, pieces)
+            )
+    return tuple(words)
 
 # %% ../../nbs/data/01_tokenizers.ipynb #7ff6b708
 def cut_off(

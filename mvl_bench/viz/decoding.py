@@ -45,11 +45,22 @@ def _look(step, position: int, ink: Ink) -> dict:
     return style | dict(edgecolor=ink.text if new or pinned else ink.line) | edge
 
 
+def _whole(step) -> list[tuple[int, str]]:
+    "Return each word of a step with the position of its first piece; pieces that are filled in are joined."
+    words = []
+    for position, token in zip(step.places, step.words):
+        hidden = position in step.hidden_words
+        if token.startswith("##") and not hidden and words and words[-1][1] != "____":
+            words[-1] = (words[-1][0], words[-1][1] + bare(token))
+        else:
+            words.append((position, "____" if hidden else bare(token)))
+    return words
+
+
 def draw_words(ax: Axes, step, box: tuple[float, float, float], ink: Ink) -> float:
     "Draw the words of a step as chips at left, top, width; return their height."
     x, y = 0.0, 0.0
-    for position, token in zip(step.places, step.words):
-        label = "____" if position in step.hidden_words else bare(token)
+    for position, label in _whole(step):
         long = text_width(label, 9) + 12
         if x and x + long > box[2]:
             x, y = 0.0, y + 22

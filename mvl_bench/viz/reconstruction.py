@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
+from ..inference.reconstruction import of_whole_words
 from ..patches import as_picture
 from mvl_bench.viz.base import (
     Drawing,
@@ -94,7 +95,7 @@ def _top(page: _Page, words: Sequence, y: float) -> float:
     "Draw the masked caption and the titles of all columns; return the next y."
     reconstruction, many = page.made, len(page.made.image_mask)
     count = (
-        f", {len(reconstruction.hidden_words)} of {len(words)} words hidden"
+        f", {sum(w.position in reconstruction.hidden_words for w in words)} of {len(words)} words hidden"
         if reconstruction.hidden_words
         else ""
     )
@@ -191,13 +192,15 @@ def _scores(page: _Page, y: float, label: str, key: str, digits: int) -> float:
     return y + 20
 
 
-def _words(page: _Page, y: float, numbers: bool) -> float:
+def _words(page: _Page, y: float, numbers: bool, words: Sequence) -> float:
     "Draw the truth and every column's predictions for each hidden word; return the next y."
-    columns, ink = page.made.columns, page.ink
-    most = {1: 5, 2: 4}.get(len(page.made.hidden_words), 3)
-    for i in range(max((len(c.tokens) for c in columns.values()), default=0)):
+    pieces, ink = [getattr(word, "pieces", ()) or (word.position,) for word in words], page.ink
+    columns = {n: of_whole_words(c.tokens, pieces) for n, c in page.made.columns.items()}
+    count = max(map(len, columns.values()), default=0)
+    most = {1: 5, 2: 4}.get(count, 3)
+    for i in range(count):
         page.rule(y)
-        guesses = {name: c.tokens[i] for name, c in columns.items() if i < len(c.tokens)}
+        guesses = {name: c[i] for name, c in columns.items() if i < len(c)}
         first = next(iter(guesses.values()))
         label = fit_text(first.truth, page.cell - 12, 9)
         truth = Word(0, label, known=first.position not in page.unknown)
@@ -271,5 +274,5 @@ def four_columns(
             )
         if reconstruction.hidden_words:
             y = _scores(page, y, "nats a hidden word", "nats", 2) if numbers else y
-            y = _words(page, y, numbers)
+            y = _words(page, y, numbers, words)
         return _close_page(page, _foot(page, max(y, under + 3), numbers))

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from mvl_bench.core import Output, view
+from mvl_bench.core import Output, Pair, view
+from mvl_bench.data.images import dahlia, resize
 from mvl_bench.data.pairs import collate
 from mvl_bench.data.scenes import Scenes
+from mvl_bench.data.tokenizers import word_chips
 from mvl_bench.evaluation.attribution import score_influence
 from mvl_bench.inference.attribution import (
     _across,
@@ -21,6 +23,7 @@ from mvl_bench.inference.attribution import (
     views_of,
     word_to_patches,
 )
+from mvl_bench.inference.reconstruction import of_whole_words, reconstruct
 from mvl_bench.masking.base import without_image, without_text
 from mvl_bench.models import layers
 from mvl_bench.models.registry import load
@@ -143,8 +146,8 @@ def test_which_part_of_a_joint_attention_is_which(name):
 @pytest.mark.parametrize("way, first", [("to_patches", 0), ("to_words", 2)])
 def test_the_gradient_of_attention_is_what_a_nudge_does(maskvlm, monkeypatch, way, first):
     batch = collate([PAIR], maskvlm.tokenizer, maskvlm.cfg.text.max_text_len)
-    places = batch.maskable[0].nonzero().flatten().tolist()
-    patches, words = (m[:1] for m in views_of(batch, places, (8, 8))[way])
+    pieces = torch.eye(batch.maskable.shape[1], dtype=torch.bool)[batch.maskable[0]]
+    patches, words = (m[:1] for m in views_of(pieces, (8, 8))[way])
     masks = view(batch, 64, patches, words)
     made = maskvlm(batch, masks, attention=True)
     score = _score(maskvlm, batch, masks, made, way)
@@ -194,6 +197,32 @@ def test_patches_taken_away_in_a_true_order_go_first(maskvlm):
 def test_a_caption_that_is_absent_is_told_apart_from_one_that_is_hidden(maskvlm):
     "All words hidden is not no caption: the four masks never ask that."
     batch = collate([PAIR], maskvlm.tokenizer, maskvlm.cfg.text.max_text_len)
-    for patches, words in views_of(batch, list(range(1, 11)), (8, 8)).values():
+    pieces = torch.eye(batch.maskable.shape[1], dtype=torch.bool)[batch.maskable[0]]
+    for patches, words in views_of(pieces, (8, 8)).values():
         assert (~patches).any(1).all() and (words.sum(1) < batch.maskable.sum()).all()
     assert replace(batch, ids=batch.ids + 7).images.equal(batch.images)
+
+
+def test_a_word_of_several_pieces_is_one_word():
+    "A rare word is hidden and measured whole: its row is what hiding all its pieces by hand gives."
+    model, caption = load("maskvlm-flowers"), "a flower with zigzag petals"
+    pair = Pair(np.asarray(resize(dahlia(), model.cfg.image.img_size)), caption, 0, 0)
+    words = word_chips(model.tokenizer, caption, model.cfg.text.max_text_len)
+    rare = words[3]
+    assert [w.text for w in words] == caption.split() and len(rare.pieces) > 1
+    hidden = list(range(model.num_patches))
+    shown, gone = (
+        reconstruct(model, pair, hidden, places).columns["with"].raw for places in ((), rare.pieces)
+    )
+    row = word_to_patches(model, pair, hidden).moved[3]
+    by_hand_row = patchify(
+        torch.tensor(np.abs(shown - gone)).permute(2, 0, 1)[None], model.cfg.image.patch_size
+    )[0].mean(1)
+    assert np.allclose(row, by_hand_row.numpy(), atol=1e-5)
+    back = patch_to_words(model, pair, list(rare.pieces))
+    assert np.isfinite(back.moved[3]).all() and np.isnan(back.moved[[0, 1, 2, 4]]).all()
+    column = reconstruct(model, pair, (), rare.pieces).columns["with"]
+    (guess,) = of_whole_words(column.tokens, [w.pieces for w in words])
+    assert guess.truth == "zigzag" and guess.position == rare.position
+    chances = [token.probability for token in column.tokens]
+    assert len(chances) == len(rare.pieces) and np.isclose(guess.probability, np.prod(chances))

@@ -30,7 +30,7 @@ from mvl_bench.apps.board.codec import (
     unpack,
 )
 from .photographs import PHOTOGRAPHS, knows_photographs, pose_photograph
-from .session import pieces_of, session_of, spelled, with_all_pieces
+from .session import pieces_of, session_of, with_all_pieces
 from ...core import Pair, UserError
 from ...data.factory import is_drawn, open_data
 from ...data.images import open_picture, resize
@@ -46,6 +46,7 @@ from mvl_bench.data.scenes import (
     stickers,
     word_position,
 )
+from ...data.tokenizers import word_chips
 from ...inference.training_distance import nearest_model
 from ...masking.joint import PATCHES, WORDS
 from ...masking.text import table_of, token_kinds
@@ -272,7 +273,7 @@ def write(
 def _is_one_token(model, word: str) -> bool:
     "Return whether a model reads a word as one known token."
     reads = model.tokenizer, word, model.cfg.text.max_text_len
-    return [len(pieces) for pieces in pieces_of(*reads).values()] == [1] and spelled(*reads)[
+    return [len(pieces) for pieces in pieces_of(*reads).values()] == [1] and word_chips(*reads)[
         0
     ].known
 

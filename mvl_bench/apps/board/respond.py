@@ -30,8 +30,7 @@ from .events import EVENTS, Posed, bring, examples
 from .experiment_card import card_text
 from .session import Session, board_distance, board_influence, fit, session_of
 from ...core import UserError
-from ...data.tokenizers import bare
-from ...inference.reconstruction import Column, Guess, reconstruct
+from ...inference.reconstruction import Column, Guess, of_whole_words, reconstruct
 from ...models.registry import untrained
 from ...patches import patchify
 
@@ -132,28 +131,16 @@ def _plain(value: float) -> float | None:
     return round(float(value), 4) if np.isfinite(value) else None
 
 
-def _guess(pieces: list[Guess]) -> dict:
-    "Convert the prediction of a word to JSON; one of several pieces has one guess, the likeliest of each piece."
-    if len(pieces) == 1:
-        (one,) = pieces
-        return dict(truth=one.truth, probability=one.probability, top=[list(t) for t in one.top])
-    text, truth = (
-        "".join(map(bare, part)) for part in zip(*((g.top[0][0], g.truth) for g in pieces))
-    )
-    chances = (
-        float(np.prod([g.top[0][1] for g in pieces])),
-        float(np.prod([g.probability for g in pieces])),
-    )
-    return dict(truth=truth, probability=chances[1], top=[[text, chances[0]]])
+def _guess(one: Guess) -> dict:
+    "Convert the prediction of a word to JSON."
+    return dict(truth=one.truth, probability=one.probability, top=[list(t) for t in one.top])
 
 
 def _column(column: Column | None, hidden: bool, pieces: Collection[tuple]) -> dict | None:
     "Convert a column to JSON, with its image and patch errors only where patches are hidden."
     if column is None:
         return None
-    tokens = {guess.position: guess for guess in column.tokens}
-    words = [[tokens[place] for place in word if place in tokens] for word in pieces]
-    guesses = [_guess(word) for word in words if word]
+    guesses = [_guess(word) for word in of_whole_words(column.tokens, pieces)]
     values = dict(raw=None, errors=None, error=None, nats=_plain(column.nats), guesses=guesses)
     if hidden and column.raw is not None:
         errors = [_plain(error) for error in column.errors]

@@ -26,7 +26,7 @@ from ...core import ONLY_PIXELS, Pair, UserError, by_hand, view
 from ...data.factory import is_drawn, open_data
 from ...data.loader import first_pairs
 from ...data.pairs import collate
-from ...data.tokenizers import chips
+from ...data.tokenizers import word_chips
 from ...inference.attribution import influence
 from ...inference.decoding import ORDERS, Plan, begin, decode
 from ...inference.reconstruction import line_up, reconstruct
@@ -226,7 +226,7 @@ def beside(
             answers[name] = result
     if not answers:
         raise UserError(left[0])
-    words = chips(board_model.tokenizer, board.caption, board_model.cfg.text.max_text_len)
+    words = word_chips(board_model.tokenizer, board.caption, board_model.cfg.text.max_text_len)
     return drawn(four_columns(replace(row, note=" ".join(left)), words, dark=dark))
 
 # %% ../../../nbs/apps/web/01_analysis_tabs.ipynb #6b9c4947

@@ -26,7 +26,7 @@ from ..board.events import Posed, bring, examples, write
 from ..board.experiment_card import experiment_card, fill_in
 from ..board.respond import as_python, describe, opening, react, settle
 from ...core import UserError
-from ...data.tokenizers import chips
+from ...data.tokenizers import chips, word_chips
 from ...models import registry as checkpoints
 from ...viz.base import Drawing, to_png
 from ...viz.reconstruction import four_columns
@@ -197,7 +197,7 @@ class MaskBoard(LiveBoard):
     def figure(self, dark: bool | None = None) -> Drawing:
         "Draw the board as a figure, which displays itself; `viz.base.to_png` converts it to a file."
         board, model = self.board, self.models[self.board.model]
-        words = chips(model.tokenizer, board.caption, model.cfg.text.max_text_len)
+        words = word_chips(model.tokenizer, board.caption, model.cfg.text.max_text_len)
         return four_columns(fill_in(model, board), words, "numbers" in board.view, dark=dark)
 
     def card(self, path: str | Path, checkpoint: str | Path = "") -> Path:

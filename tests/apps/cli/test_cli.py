@@ -141,7 +141,7 @@ def bad(base, more, *words):
 
 MISTAKES = [
     bad(TRAIN, "--model=mlmi", "mlmi", "maskvlm"),
-    bad(TRAIN, "--preset=tniy", "tniy", "mini, tiny, small, base"),
+    bad(TRAIN, "--preset=tniy", "tniy", "mini, tiny, photo, small, base"),
     bad(TRAIN, "--data=nowhere", "nowhere"),
     bad(TRAIN, "--data=no-*.parquet", "no-*.parquet"),
     bad(TRAIN, "--data=scenes:x", "scenes:x", "shapes"),
