@@ -213,7 +213,7 @@ def reconstruct(
     data = getattr(model, "facts", {}).get("data", "scenes")
     if wrong is None and not is_drawn(data) and model.pairs is None:
         rule = "give wrong=(image, caption) of that data for a fair column"
-        warnings.append(f"the wrong pair is a recoloured dahlia, the model was trained on {data}: {rule}")
+        warnings.append(f"the wrong pair is a photograph that comes with this project, the model was trained on {data}: {rule}")
     words = word_chips(model.tokenizer, caption, model.cfg.text.max_text_len)
     return ReconstructionResult(**vars(filled), chips=words, warnings=tuple(warnings))
 

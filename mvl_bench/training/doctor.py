@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TRAVEL', 'WHY', 'WORSE', 'NEAR', 'OVER', 'EARLY', 'SIDES', 'PACKAGES', 'TOOLS', 'Finding', 'look_for_leaks',
            'look_for_use', 'look_at_data', 'travels', 'reached', 'look_at_travels', 'look_at_queue', 'last_of',
-           'still_falling', 'look_at_losses', 'look_at_gaps', 'look_at_failures', 'examine', 'report', 'ceiling',
-           'machine']
+           'still_falling', 'comparable', 'look_at_losses', 'look_at_gaps', 'look_at_failures', 'examine', 'report',
+           'ceiling', 'machine']
 
 # %% ../../nbs/training/10_doctor.ipynb #9840f6ca
 import importlib.metadata
@@ -254,6 +254,18 @@ def still_falling(
     return few > 1 and sum(values[-few:]) < 0.97 * sum(values[-2 * few : -few])
 
 
+def comparable(
+    log: list[dict],  # lines of a run's log
+    run: RunConfig,
+) -> list[dict]:
+    "Leave out errors of pixels while the whole image was masked: they were squared, and no later error compares."
+    until = getattr(run.model_config.masking, "full_mask_steps", 0)
+    late = [row for row in log if row["step"] > until]
+    if not any("recon" in row for row in late):  # all of them are alike
+        return log
+    return [{k: v for k, v in row.items() if k != "recon" or row["step"] > until} for row in log]
+
+
 def look_at_losses(
     log: list[dict],  # lines of a run's log
     baselines: dict[str, float],  # by loss and predictor, as in "mlm unigram"
@@ -318,7 +330,9 @@ def look_at_gaps(
     source,  # pairs
     steps: int,  # updates done
     limit: int = 100,  # pairs at most
-    seen: Sequence[Pair] = (),  # training pairs that trivial predictors are counted on; none = the pairs themselves
+    seen: Sequence[
+        Pair
+    ] = (),  # training pairs that trivial predictors are counted on; none = the pairs themselves
 ) -> list[Finding]:
     "Compare with trivial predictors and measure the loss increase without the other modality; no increase is trouble for words, a note for pixels."
     scores, findings = evaluate_reconstruction(model, source, limit, draws=2, seen=seen), []
@@ -329,7 +343,10 @@ def look_at_gaps(
         findings += worse
         low, high = scores[loss]["ci"]["without_minus_with"]
         span = f"{low:.3g} to {high:.3g} {unit}, 95 % of {scores['n']} pairs"
-        verdict, message = "note" if worse else "well", f"{what} is harder without the {other}: {span}"
+        verdict, message = (
+            "note" if worse else "well",
+            f"{what} is harder without the {other}: {span}",
+        )
         if low <= 0:
             early = steps < EARLY["gap"]
             verdict = "trouble" if loss == "mlm" and not early else "note"
@@ -361,7 +378,7 @@ def examine(
             return run, 0, broken
         raise UserError(f"{out} has an empty log: nothing was trained yet")
     steps, path = log[-1]["step"], newest(Path(out))
-    findings = broken + look_at_losses(log, read_baselines(out), steps)
+    findings = broken + look_at_losses(comparable(log, run), read_baselines(out), steps)
     if run.data.mismatched_captions:
         findings.append(
             Finding(

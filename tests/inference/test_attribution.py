@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mvl_bench.core import Output, Pair, view
-from mvl_bench.data.images import dahlia, resize
+from mvl_bench.data.images import photograph, resize
 from mvl_bench.data.pairs import collate
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.data.tokenizers import word_chips
@@ -206,7 +206,7 @@ def test_a_caption_that_is_absent_is_told_apart_from_one_that_is_hidden(maskvlm)
 def test_a_word_of_several_pieces_is_one_word():
     "A rare word is hidden and measured whole: its row is what hiding all its pieces by hand gives."
     model, caption = load("maskvlm-flowers"), "a flower with zigzag petals"
-    pair = Pair(np.asarray(resize(dahlia(), model.cfg.image.img_size)), caption, 0, 0)
+    pair = Pair(np.asarray(resize(photograph("dahlia"), model.cfg.image.img_size)), caption, 0, 0)
     words = word_chips(model.tokenizer, caption, model.cfg.text.max_text_len)
     rare = words[3]
     assert [w.text for w in words] == caption.split() and len(rare.pieces) > 1

@@ -7,7 +7,7 @@ from samples import drawing
 
 import mvl_bench as mvl
 from mvl_bench.data.factory import open_data
-from mvl_bench.data.images import dahlia
+from mvl_bench.data.images import photograph
 from mvl_bench.inference.training_distance import (
     REFERENCE_PAIRS,
     caption_nats,
@@ -27,13 +27,13 @@ def test_scenes_and_photographs_find_their_model(models):
     scenes = open_data("scenes", 128, "val")
     pairs = [(scenes.pair(i).image, scenes.pair(i).caption) for i in range(8)]
     assert [nearest_model(models, *pair) for pair in pairs] == ["maskvlm-tiny"] * 8
-    flower = np.asarray(dahlia())
+    flower = np.asarray(photograph("dahlia"))
     for caption in ("this flower has long orange petals", "a red car on a street"):
         assert nearest_model(models, flower, caption) == "maskvlm-flowers"
 
 
 def test_a_strange_caption_is_harder_than_a_usual_one(models):
-    model, flower = models["maskvlm-flowers"], np.asarray(dahlia())
+    model, flower = models["maskvlm-flowers"], np.asarray(photograph("dahlia"))
     usual = training_distance(model, flower, "this flower has orange petals and a red center")
     strange = training_distance(model, flower, "two men repair a bicycle in the street")
     assert usual.caption < 0.9 < strange.caption and usual.picture == strange.picture

@@ -13,7 +13,14 @@ from mvl_bench.data.scenes import Scenes
 from mvl_bench.models.maskvlm import MaskVLM
 from mvl_bench.training import doctor
 from mvl_bench.training.config import DataConfig, RunConfig, with_settings
-from mvl_bench.training.doctor import examine, last_of, look_at_data, look_at_losses, look_for_leaks
+from mvl_bench.training.doctor import (
+    comparable,
+    examine,
+    last_of,
+    look_at_data,
+    look_at_losses,
+    look_for_leaks,
+)
 from mvl_bench.training.runner import train
 
 LINES = {
@@ -194,3 +201,14 @@ def test_the_machine(capfd, tmp_path, monkeypatch):
     assert torch.__version__.split("+")[0] in told["packages"] and "quarto" in told["missing"]
     assert capfd.readouterr().out.startswith("python")
     assert doctor.ceiling(torch.float32, 256) > doctor.ceiling(torch.float32, 8)
+
+
+def test_squared_errors_of_the_masked_phase_are_no_rise():
+    "While everything is masked, pixel errors are squared: the first absolute error after it is larger, and no trouble."
+    log = [dict(step=i, recon=0.05 if i <= 100 else 0.15, mlm=1.0) for i in range(10, 201, 10)]
+    run = RunConfig("out", preset="photo", model_overrides={"masking.full_mask_steps": 100})
+    lines = {"recon neighbour": 0.3, "mlm unigram": 3.0}
+    assert "rose" in str(look_at_losses(log, lines, 200))
+    assert "rose" not in str(look_at_losses(comparable(log, run), lines, 200))
+    assert comparable(log[:10], run) == log[:10]
+    assert [row["mlm"] for row in comparable(log, run)] == [1.0] * 20

@@ -25,8 +25,7 @@ from starlette.middleware import Middleware
 
 from ..board.codec import Board, to_url
 from ..board.events import examples
-from ..board.photographs import CREDIT as PHOTOGRAPH_CREDIT
-from ..board.photographs import knows_photographs
+from ..board.photographs import credits_of
 from ..board.respond import opening, react
 from ..board.session import session_of
 from .analysis_tabs import add_comparisons, add_tabs
@@ -172,8 +171,7 @@ def build(
         trained = (
             f"{n}, trained on {m.facts.get('data', 'unknown data')}" for n, m in models.items()
         )
-        credits = [PHOTOGRAPH_CREDIT] * any(map(knows_photographs, models.values())) + [CREDIT]
-        credit = "" if own else f" {' '.join(credits)}"
+        credit = "" if own else f" {' '.join([*credits_of(models.values()), CREDIT])}"
         gr.HTML(f"<p>Models: {escape('; '.join(trained))}.{credit}</p>", elem_id="mb-foot")
         # the board keeps one request in flight
         event_options = dict(show_progress="hidden", trigger_mode="multiple")
