@@ -13,7 +13,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -187,6 +187,19 @@ def of_other_colours(items: Sequence[Item]) -> list[Item]:
     ]
 
 
+def _edited_hits(
+    model, items: Sequence[Item], patches: Sequence[int], edits: int, colours: Callable
+) -> np.ndarray:  # (m) fraction of the edits that are right
+    "Edit each caption to other colours and compare what is painted."
+    names, hits = np.array([COLOURS.index(item.colour) for item in items]), []
+    for k in range(1, edits + 1):
+        goal = (names + 3 * k) % len(COLOURS)
+        texts = [recoloured(item, COLOURS[g]) for item, g in zip(items, goal)]
+        painted = paint_hidden(model, [item.image for item in items], texts, patches)
+        hits.append(colours(painted) == goal)
+    return np.mean(hits, 0)
+
+
 def score_area(
     model,  # with `tokenizer` and `cfg`
     items: Sequence[Item],
@@ -210,12 +223,8 @@ def score_area(
     )
     painted = {name: paint_hidden(model, images, texts, patches) for name, texts in ways.items()}
     hits = {name: colours(pixels) == names for name, pixels in painted.items()}
-    hits["true_pixels"], right = colours(true) == names, []
-    for k in range(1, edits + 1):
-        goal = (names + 3 * k) % len(COLOURS)
-        texts = [recoloured(item, COLOURS[g]) for item, g in zip(items, goal)]
-        right.append(colours(paint_hidden(model, images, texts, patches)) == goal)
-    hits["edited"] = np.mean(right, 0)
+    hits["true_pixels"] = colours(true) == names
+    hits["edited"] = _edited_hits(model, items, patches, edits, colours)
     errors = {
         name: (np.abs(pixels - true).mean(-1) * hidden).sum((1, 2)) / hidden.sum((1, 2))
         for name, pixels in painted.items()
