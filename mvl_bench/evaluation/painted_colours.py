@@ -190,7 +190,7 @@ def of_other_colours(items: Sequence[Item]) -> list[Item]:
 def _edited_hits(
     model, items: Sequence[Item], patches: Sequence[int], edits: int, colours: Callable
 ) -> np.ndarray:  # (m) fraction of the edits that are right
-    "Edit each caption to other colours and compare what is painted."
+    "Measure how often painted colours follow captions that are edited to other colours."
     names, hits = np.array([COLOURS.index(item.colour) for item in items]), []
     for k in range(1, edits + 1):
         goal = (names + 3 * k) % len(COLOURS)
