@@ -299,9 +299,9 @@ class DataOptions(NamedTuple):
 
 # %% ../nbs/04_api.ipynb #01b76fb6
 def _score_pairs(
-    model, task: str, source, limit: int | None, seen: Sequence[Pair] = ()
+    model, task: str, source, limit: int | None, training_pairs: Sequence[Pair] = ()
 ) -> tuple[dict, list[str]]:
-    "Return scores over pairs, and their tables as text; `seen` = training pairs, for trivial predictors."
+    "Return scores over pairs, and their tables as text; `training_pairs` = training pairs, for trivial predictors."
     if task == "retrieval":
         scores = evaluate_retrieval(model, source, limit or 1000)
         return scores, [retrieval_table(scores)]
@@ -309,7 +309,7 @@ def _score_pairs(
         scores = evaluate_information(model, source, limit or 200)
         return scores, [information_table(scores)]
     limit = limit or 1000
-    scores = evaluate_reconstruction(model, source, limit, seen=seen)
+    scores = evaluate_reconstruction(model, source, limit, training_pairs=training_pairs)
     if isinstance(source, Scenes):
         scores |= evaluate_probes(model, source, limit)
     tables = [reconstruction_table(scores)]
@@ -326,11 +326,11 @@ def _evaluate_pairs(
     model = as_model(model)
     columns = how.image_column, how.caption_column, how.streaming
     source = open_dataset(data, model.cfg.image.img_size, split, *columns)
-    what, seen = OTHER, ()
+    what, training_pairs = OTHER, ()
     if is_same_data(model.facts, data, split):
         source, what, train = held_out_or_all(source, model.facts)
-        seen = some_pairs(train, 1000)
-    scores, tables = _score_pairs(model, task, source, limit, seen)
+        training_pairs = some_pairs(train, 1000)
+    scores, tables = _score_pairs(model, task, source, limit, training_pairs)
     report = "" if isinstance(source, Scenes) else source.report()  # rows that cannot be read
     tables = [f"{what} of {data}"] * (what != OTHER) + tables + [report] * bool(report)
     return scores | dict(pairs=what), tables

@@ -273,7 +273,7 @@ class MaskedVLModel(Protocol):
         return rows * columns
 
     def forward(
-        self, batch: Batch, masks: Masks, attention: bool = False, asked: dict | None = None
+        self, batch: Batch, masks: Masks, attention: bool = False, requested: dict | None = None
     ) -> Output:
         "Predict the pixels and token logits of one view, for all rows or only for the requested ones."
 

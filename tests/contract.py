@@ -203,8 +203,8 @@ def check_asked(model, batch, views):
     for masks in views:
         every = model(batch, masks)
         for names in ({}, {"pixels"}, {"words"}, {"pixels", "words"}):
-            asked = {name: rows[name] for name in names}
-            for found, whole in zip(model(batch, masks, asked=asked)[:2], every.only(asked)[:2]):
+            requested = {name: rows[name] for name in names}
+            for found, whole in zip(model(batch, masks, requested=requested)[:2], every.only(requested)[:2]):
                 assert (found is None) == (whole is None)
                 if found is not None:
                     torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-5)

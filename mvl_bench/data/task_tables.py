@@ -83,23 +83,23 @@ def columns_of(
     task: str,
     there: Sequence[str],  # columns of the rows
     name: str,  # of the data, for the message
-    given: Columns | None = None,  # the user's own; empty fields are found
+    chosen_columns: Columns | None = None,  # the user's own; empty fields are found
     items: bool = False,  # whether there is a table of items
 ) -> Columns:
     "Return the column map that fits the rows; raise `UserError` that names the missing columns."
-    given = given or Columns((), (), "")
-    overrides = {name: value for name, value in vars(given).items() if value and name != "boxes"}
+    chosen_columns = chosen_columns or Columns((), (), "")
+    overrides = {name: value for name, value in vars(chosen_columns).items() if value and name != "boxes"}
     plain = dict(group="", also="", boxes=1) if overrides else {}
-    if given.pictures:  # names of items, which stand in the column `id`, or images
+    if chosen_columns.pictures:  # names of items, which stand in the column `id`, or images
         plain |= dict(key="id" if items else "", item_text="")
-    if items and given.texts and given.texts[0] not in there:  # words of the items
-        overrides |= dict(texts=(), item_text=given.texts[0])
+    if items and chosen_columns.texts and chosen_columns.texts[0] not in there:  # words of the items
+        overrides |= dict(texts=(), item_text=chosen_columns.texts[0])
     maps = [update(known, **(plain | overrides)) for known in KNOWN[task]]
     for candidate in maps:
         if set(candidate.needed) <= set(there):
             return candidate
     expected = " or ".join(", ".join(k.needed) for k in maps[-2:])
-    missing = [c for c in (*given.pictures, *given.texts, given.label) if c and c not in there]
+    missing = [c for c in (*chosen_columns.pictures, *chosen_columns.texts, chosen_columns.label) if c and c not in there]
     problem = f"no column {missing[0]!r}" if missing else f"no columns for {task} ({expected})"
     raise UserError(f"{name} has {problem}; the columns are {', '.join(there)}")
 
@@ -354,7 +354,7 @@ def open_task(
     split: str
     | None = None,  # train, val or novel of scenes; of others what they have, or hash:train, hash:val
     items: str | None = None,  # the table that the rows name images of
-    given: Columns | None = None,  # the user's own columns
+    chosen_columns: Columns | None = None,  # the user's own columns
     seed: int = 0,  # of synthetic data
 ) -> "DrawnTask | TableTask":
     "Open a task's data by name; raise `UserError` if it cannot be read."
@@ -363,7 +363,7 @@ def open_task(
     way, _, part = (split or "").partition(":")
     there = None if way == "hash" else split
     rows, folder = easy_vqa(there) if spec == EASY_VQA else spec_rows(spec, there)[:2]
-    columns = columns_of(task, list(rows.column_names), spec, given, bool(items))
+    columns = columns_of(task, list(rows.column_names), spec, chosen_columns, bool(items))
     if columns.key and not items:
         raise UserError(f"the pictures of {spec} stand in another table: name it with --items")
     table = Items(items, columns.key, columns.item_text) if columns.key else None

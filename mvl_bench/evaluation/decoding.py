@@ -154,7 +154,7 @@ def score_spread(
         batch = collate(pairs, model.tokenizer, model.cfg.text.max_text_len)
         hidden = random_squares(batch.ids, model.cfg.image.grid, 0.6, (0, "spread"), 2)
         masks = view(batch, model.num_patches, hidden)
-        pixels = model(batch, masks, asked=ONLY_PIXELS).pixels.clamp(0, 1)
+        pixels = model(batch, masks, requested=ONLY_PIXELS).pixels.clamp(0, 1)
         errors.append(
             (pixels - patchify(batch.images, model.cfg.image.patch_size)).abs().mean(-1)[hidden]
         )

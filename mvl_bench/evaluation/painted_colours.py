@@ -140,7 +140,7 @@ def paint_hidden(
         masks = by_hand(batch, model.num_patches, patches)
         if captions[start] is None:
             masks = without_text(masks)
-        pixels = model(batch, masks, asked=ONLY_PIXELS).pixels.float().clamp(0, 1)
+        pixels = model(batch, masks, requested=ONLY_PIXELS).pixels.float().clamp(0, 1)
         truth = patchify(batch.images, model.cfg.image.patch_size)
         filled = torch.where(masks.image_mask[..., None], pixels, truth)
         painted.append(unpatchify(filled, model.cfg.image.grid).permute(0, 2, 3, 1).numpy())
@@ -263,7 +263,7 @@ def _read(
     ]
     masks, place = view(batch, model.num_patches, text_mask=hidden), hidden.int().argmax(1)
     views = ((batch, masks), (batch, without_image(masks)), (wrong, masks))
-    outputs = (model(*one, asked=ONLY_WORDS).word_logits.float() for one in views)
+    outputs = (model(*pair_and_masks, requested=ONLY_WORDS).word_logits.float() for pair_and_masks in views)
     scores = torch.stack([x[range(len(x)), place] for x in outputs]).log_softmax(-1)
     nats = -scores.gather(2, colour.expand(len(WAYS), -1)[..., None])[..., 0]
     return hidden.any(1).numpy(), (scores.argmax(-1) == colour).numpy(), nats.numpy()
@@ -279,14 +279,14 @@ def score_colour_words(
     others, starts = of_other_colours(items), range(0, len(items), batch_size)
     slices = [slice(start, start + batch_size) for start in starts]
     parts = zip(*(_read(model, items[rows], others[rows]) for rows in slices))
-    asked, right, nats = (np.concatenate(part, -1) for part in parts)
-    colours = np.array([COLOURS.index(item.colour) for item in items])[asked]
+    has_colour, right, nats = (np.concatenate(part, -1) for part in parts)
+    colours = np.array([COLOURS.index(item.colour) for item in items])[has_colour]
     if not len(colours):
         return dict(n=0)
     return dict(
         n=len(colours),
-        right={way: macro(row[asked], colours) for way, row in zip(WAYS, right)},
-        nats={way: float(row[asked].mean()) for way, row in zip(WAYS, nats)},
+        right={way: macro(row[has_colour], colours) for way, row in zip(WAYS, right)},
+        nats={way: float(row[has_colour].mean()) for way, row in zip(WAYS, nats)},
     )
 
 # %% ../../nbs/evaluation/09_painted_colours.ipynb #pc000018
@@ -331,9 +331,9 @@ def read_photographs(
     size = as_size(img_size)
     rows = ((row, chosen.get(row["source_id"])) for row in val)
     items = [
-        Item(_image(row, size), one["caption"], one["colour"], one["rim_silent"])
-        for row, one in rows
-        if one
+        Item(_image(row, size), entry["caption"], entry["colour"], entry["rim_silent"])
+        for row, entry in rows
+        if entry
     ]
     rows = ((row, agreed_colour(row["captions"])) for row in train)
     images, colours = zip(*((_image(row, size), colour) for row, colour in rows if colour))

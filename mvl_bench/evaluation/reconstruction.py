@@ -144,14 +144,14 @@ def evaluate_reconstruction(
     limit: int = 1000,  # pairs at most
     draws: int = 3,  # masks per pair
     batch_size: int = 50,
-    seen: Sequence[Pair] = (),  # training pairs that trivial predictors are counted on; none = the pairs themselves
+    training_pairs: Sequence[Pair] = (),  # training pairs that trivial predictors are counted on; none = the pairs themselves
 ) -> dict:
     "Measure the error of hidden pixels (mean absolute, 0..1) and words (nats) with, without, with a blank and with a wrong other modality."
     pairs = first_pairs(source, limit)
     wrong = partners(torch.tensor([pair.item for pair in pairs])).tolist()
     masking = model.cfg.build_masking().plain()
     whole = collate(pairs, model.tokenizer, model.cfg.text.max_text_len)
-    counted = collate(seen, model.tokenizer, model.cfg.text.max_text_len) if seen else whole
+    counted = collate(training_pairs, model.tokenizer, model.cfg.text.max_text_len) if training_pairs else whole
     baselines = count_baselines(counted, model.cfg.text.vocab_size)
     sums: dict[tuple, list] = {}
     for start in range(0, len(pairs), batch_size):

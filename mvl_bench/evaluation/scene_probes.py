@@ -98,7 +98,7 @@ def paint(
     def run(batch: Batch, rows):
         masks = view(batch, model.num_patches, image_mask=patches[rows])
         context = without_text(masks) if alone else masks
-        filled = model(batch, context, asked=ONLY_PIXELS).pixels.clamp(0, 1)
+        filled = model(batch, context, requested=ONLY_PIXELS).pixels.clamp(0, 1)
         true = patchify(batch.images, model.cfg.image.patch_size)
         return unpatchify(
             torch.where(masks.image_mask[..., None], filled, true), model.cfg.image.grid
@@ -199,7 +199,7 @@ def _read(pairs: list[Pair], model, where: Tensor) -> float:
         mask = torch.zeros_like(batch.maskable)
         mask[torch.arange(len(batch)), where[rows]] = True
         masks: Masks = view(batch, model.num_patches, text_mask=mask)
-        logits = model(batch, masks, asked=ONLY_WORDS).word_logits
+        logits = model(batch, masks, requested=ONLY_WORDS).word_logits
         return (logits.argmax(-1) == batch.input_ids)[mask]
 
     return _share(torch.cat(_batched(model, pairs, run)))

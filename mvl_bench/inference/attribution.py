@@ -79,14 +79,14 @@ def answers(
     batch: Batch,  # one row
     patches: Tensor,  # (r n) bool, True = hidden: r ways to hide
     words: Tensor,  # (r t) bool, True = hidden
-    asked: dict | None = None,  # outputs to compute, `ONLY_PIXELS` or `ONLY_WORDS`; None = both
+    requested: dict | None = None,  # outputs to compute, `ONLY_PIXELS` or `ONLY_WORDS`; None = both
 ) -> tuple[Tensor | None, Tensor | None]:  # (r n p*p*c) pixels in 0..1, (r t) nats
     "Predict pixels and ln probability of each true word of one pair under `r` different masks."
     parts = []
     for chunk in torch.arange(len(patches), device=patches.device).split(ROWS):
         rows = batch.rows(torch.zeros_like(chunk))
         hidden = view(rows, model.num_patches, patches[chunk], words[chunk])
-        outputs = model(rows, hidden, asked=asked)
+        outputs = model(rows, hidden, requested=requested)
         pixels, log_probs = outputs.pixels, outputs.word_logits
         if pixels is not None:
             pixels = pixels.float().clamp(0, 1)

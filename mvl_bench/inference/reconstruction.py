@@ -132,7 +132,7 @@ def reconstruct(
     columns = {name: dict(name=name, beside=_beside(name, wrong, edit)) for name, _, _ in rows}
     sides = ("pixels", "words") if len(words) else ("pixels",)
     row_indices = {s: [i for i, row in enumerate(rows) if row[2] in ("both", s)] for s in sides}
-    output = model(batch, masks, asked=row_indices)
+    output = model(batch, masks, requested=row_indices)
     truth = patchify(
         torch.tensor(pair.image).permute(2, 0, 1)[None] / 255.0, model.cfg.image.patch_size
     )
@@ -259,8 +259,8 @@ def nearby(
     if model.pairs is not None and len(model.pairs) > 1:
         rows = len(model.pairs)
         others = (model.pairs.pair((7 * pair.id + 3 + i) % rows) for i in range(rows))
-        found = (o for o in others if o.caption != pair.caption and _differ(o.image, pair.image))
-        if other := next(found, None):
+        different = (o for o in others if o.caption != pair.caption and _differ(o.image, pair.image))
+        if other := next(different, None):
             return other._replace(id=pair.id, item=-1)
     data, size = str(model.facts.get("data", "scenes")), model.cfg.image.img_size
     if data.startswith("flowers"):

@@ -58,7 +58,7 @@ def caption_nats(
         for row, (_, word) in enumerate(part):
             hidden[row, list(word)] = True
         logits = model(
-            batch, view(batch, model.num_patches, text_mask=hidden), asked=ONLY_WORDS
+            batch, view(batch, model.num_patches, text_mask=hidden), requested=ONLY_WORDS
         ).word_logits
         nats = -logits.float().log_softmax(-1).gather(2, batch.input_ids[..., None])[..., 0]
         for (i, word), value in zip(part, (nats * hidden).sum(1).tolist()):
@@ -140,11 +140,11 @@ def nearest_model(
     image: np.ndarray,  # (h w 3) uint8, of any size
     caption: str,
 ) -> str:  # a name
-    "Choose the model whose training data an image and a caption are nearest to, the first one of each data."
+    "Choose the model whose training data an image and a caption are nearest to, the first model of each data."
     first = {}
     for name, model in models.items():
         if model.offers >= {"pixels", "words"}:
             first.setdefault(str(model.facts.get("data", "scenes")), name)
     far = {name: training_distance(models[name], image, caption) for name in first.values()}
-    known = {name: one.excess for name, one in far.items() if one is not None}
+    known = {name: distance.excess for name, distance in far.items() if distance is not None}
     return min(known, key=known.get) if known else next(iter(models))

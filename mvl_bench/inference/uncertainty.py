@@ -56,7 +56,7 @@ def spread(
     patches, words = (torch.cat([getattr(m, s) for m in rows]) for s in ("image_mask", "text_mask"))
     there = masks.has_image.repeat(parts), masks.has_text.repeat(parts)
     hidden = Masks(patches, words, *there)
-    pixels = model(batch.rows(index), hidden, asked=ONLY_PIXELS).pixels.float().clamp(0, 1)
+    pixels = model(batch.rows(index), hidden, requested=ONLY_PIXELS).pixels.float().clamp(0, 1)
     answers = pixels.unflatten(0, (parts, len(batch)))
     return answers.std(0, correction=0).mean(-1).masked_fill(~masks.image_mask, torch.nan)
 

@@ -173,12 +173,12 @@ class IdealObserver(nn.Module, MaskedVLModel):
 
     @torch.no_grad()
     def forward(
-        self, batch: Batch, masks: Masks, attention: bool = False, asked: dict | None = None
+        self, batch: Batch, masks: Masks, attention: bool = False, requested: dict | None = None
     ) -> Output:
         "Predict every patch and the log-probabilities of every word from the visible parts."
-        chances, names = self.posterior(batch, masks), BOTH if asked is None else asked
+        chances, names = self.posterior(batch, masks), BOTH if requested is None else requested
         pixels = self._pixels(chances, batch, masks) if "pixels" in names else None
-        return Output(pixels, self._words(chances, batch) if "words" in names else None).only(asked)
+        return Output(pixels, self._words(chances, batch) if "words" in names else None).only(requested)
 
     def _pixels(self, chances: Tensor, batch: Batch, masks: Masks) -> Tensor:  # (b n p*p*3)
         "Return hidden patches as their posterior mean or median; return the others unchanged."

@@ -294,21 +294,21 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         return self.to_pixels(x).float() + 0.5
 
     def forward(
-        self, batch: Batch, masks: Masks, attention: bool = False, asked: dict | None = None
+        self, batch: Batch, masks: Masks, attention: bool = False, requested: dict | None = None
     ) -> Output:
         "Predict every patch and the scores of every word of one view, or only of the requested rows."
         sides = self.encode_image(batch, masks), self.encode_text(batch, masks)
         looks = dict(image_to_text=[], text_to_image=[]) if attention else {}
-        asked, pixels, logits = BOTH if asked is None else asked, None, None
-        if "pixels" in asked:
-            image, text = ([part[asked["pixels"]] for part in side] for side in sides)
-            row_masks = masks.rows(asked["pixels"])
+        requested, pixels, logits = BOTH if requested is None else requested, None, None
+        if "pixels" in requested:
+            image, text = ([part[requested["pixels"]] for part in side] for side in sides)
+            row_masks = masks.rows(requested["pixels"])
             fused = self.fuse_image(row_masks, image, text, looks.get("image_to_text"))[:, 1:]
             pixels = self.decode_image(fused, text)
             if self.refiner:
-                pixels = self._refine(batch.images[asked["pixels"]], row_masks.image_mask, pixels)
-        if "words" in asked:
-            image, text = ([part[asked["words"]] for part in side] for side in sides)
+                pixels = self._refine(batch.images[requested["pixels"]], row_masks.image_mask, pixels)
+        if "words" in requested:
+            image, text = ([part[requested["words"]] for part in side] for side in sides)
             logits = self.to_words(self.fuse_text(image, text, looks.get("text_to_image")))
         attentions = {f"{name}_{i}": w for name, ws in looks.items() for i, w in enumerate(ws)}
         return Output(pixels, logits, attentions if attention else None)
@@ -571,10 +571,10 @@ class PatchReader(MaskVLM):
         return self.to_words(self.fuse_text(image, text)[torch.arange(len(at)), at])
 
     def forward(
-        self, batch: Batch, masks: Masks, attention: bool = False, asked: dict | None = None
+        self, batch: Batch, masks: Masks, attention: bool = False, requested: dict | None = None
     ) -> Output:
         "Predict the mean over prototypes of every patch and the scores of every word of one view."
-        output = super().forward(batch, masks, attention, asked)
+        output = super().forward(batch, masks, attention, requested)
         if output.pixels is None:
             return output
         return output._replace(pixels=output.pixels.softmax(-1) @ self.prototypes)

@@ -184,17 +184,17 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
         return F.linear(self.to_words(x), self.words, self.word_bias)
 
     def forward(
-        self, batch: Batch, masks: Masks, attention: bool = False, asked: dict | None = None
+        self, batch: Batch, masks: Masks, attention: bool = False, requested: dict | None = None
     ) -> Output:
         "Predict every patch and the scores of every word of one view; attention is over patches and words together."
         weights: list | None = [] if attention else None
         image, text = self.fuse(batch, masks, weights)
         attentions = {f"joint_{i}": w for i, w in enumerate(weights)} if attention else None
-        asked, pixels, logits = BOTH if asked is None else asked, None, None
-        if "pixels" in asked:
-            pixels = self.decoder(image[asked["pixels"]], self.cfg.image.grid)
-        if "words" in asked:
-            logits = self.score_words(text[asked["words"]])
+        requested, pixels, logits = BOTH if requested is None else requested, None, None
+        if "pixels" in requested:
+            pixels = self.decoder(image[requested["pixels"]], self.cfg.image.grid)
+        if "words" in requested:
+            logits = self.score_words(text[requested["words"]])
         return Output(pixels, logits, attentions)
 
     def losses(self, batch: Batch, views: tuple[Masks, ...], key: StepKey = StepKey()) -> Losses:

@@ -131,12 +131,12 @@ class ViLT(nn.Module, Saved, MaskedVLModel):
         return fused[:, t:], fused[:, :t]
 
     def forward(
-        self, batch: Batch, masks: Masks, attention: bool = False, asked: dict | None = None
+        self, batch: Batch, masks: Masks, attention: bool = False, requested: dict | None = None
     ) -> Output:
         "Predict the words of one view; attention is over words, class token and patches together."
         output = self.net(**self.inputs(batch, masks), output_attentions=attention)
         looks = {f"joint_{i}": w for i, w in enumerate(output.attentions)} if attention else None
-        return Output(None, output.logits, looks).only(asked)
+        return Output(None, output.logits, looks).only(requested)
 
     def losses(self, batch: Batch, views: tuple[Masks, ...], key: StepKey = StepKey()) -> Losses:
         "Compute the mean loss of the hidden words of all views; change no state."
@@ -274,11 +274,11 @@ class ViTMAE(nn.Module, Saved, MaskedVLModel):
         return painted
 
     def forward(
-        self, batch: Batch, masks: Masks, attention: bool = False, asked: dict | None = None
+        self, batch: Batch, masks: Masks, attention: bool = False, requested: dict | None = None
     ) -> Output:
         "Predict the image of one view; the library keeps no attention."
         hidden = masks.image_mask | ~masks.has_image[:, None]
-        return Output(self.paint(batch.images, hidden), None).only(asked)
+        return Output(self.paint(batch.images, hidden), None).only(requested)
 
     def losses(self, batch: Batch, views: tuple[Masks, ...], key: StepKey = StepKey()) -> Losses:
         "Compute the mean error of the hidden patches of all views; change no state."

@@ -243,6 +243,8 @@ def command(run: RunConfig) -> str:
         "log_every",
         "device",
         "model_overrides",
+        "model",
+        "preset",
     }
     plain, values = settings_of(RunConfig("")), settings_of(run)
     # the default precision is this machine's

@@ -330,12 +330,12 @@ def look_at_gaps(
     source,  # pairs
     steps: int,  # updates done
     limit: int = 100,  # pairs at most
-    seen: Sequence[
+    training_pairs: Sequence[
         Pair
     ] = (),  # training pairs that trivial predictors are counted on; none = the pairs themselves
 ) -> list[Finding]:
     "Compare with trivial predictors and measure the loss increase without the other modality; no increase is trouble for words, a note for pixels."
-    scores, findings = evaluate_reconstruction(model, source, limit, draws=2, seen=seen), []
+    scores, findings = evaluate_reconstruction(model, source, limit, draws=2, training_pairs=training_pairs), []
     for loss, (what, unit, other) in SIDES.items():
         if scores[loss] is None:
             continue

@@ -96,9 +96,9 @@ def score(model, held: Held) -> tuple[float, float]:  # nats a hidden word, erro
     "Evaluate a model on the held-out pairs and masks; restore its training mode."
     was, batch = model.training, held.batch
     model.eval()
-    log_probs = model(batch, held.words, asked=ONLY_WORDS).word_logits.float().log_softmax(-1)
+    log_probs = model(batch, held.words, requested=ONLY_WORDS).word_logits.float().log_softmax(-1)
     log_probs = log_probs.gather(2, batch.input_ids[..., None])[..., 0][held.words.text_mask]
-    pixels = model(batch, held.squares, asked=ONLY_PIXELS).pixels.float().clamp(0, 1)
+    pixels = model(batch, held.squares, requested=ONLY_PIXELS).pixels.float().clamp(0, 1)
     off = (pixels - patchify(batch.images, model.cfg.image.patch_size)).abs().mean(-1)
     model.train(was)
     return -log_probs.mean().item(), off[held.squares.image_mask].mean().item()

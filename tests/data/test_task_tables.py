@@ -95,7 +95,7 @@ def test_a_persons_own_two_pictures_and_titles(home):
         "one,other,first,second,same\ndeep/red.png,deep/blue.png,a hat,a cap,0\ndeep/red.png,,a hat,a hat,1\n"
     )
     own = user_columns("one,other", "first,second", "same")
-    source = open_task("pairs", "photos/mine.csv", 16, given=own)
+    source = open_task("pairs", "photos/mine.csv", 16, chosen_columns=own)
     assert source.count == 2 and [source.told(i).label for i in (0, 1)] == ["other", "match"]
     assert source.told(0).texts == ("a hat", "a cap")
     lacking = source.example(1)  # its second picture is missing: an absent modality, not an error

@@ -118,7 +118,7 @@ def test_a_reader_of_the_centre_reads_all_with_the_photograph_only(folder):
     ]
     assert len({item.colour for item in known}) >= 5
 
-    def read(batch, masks, asked):
+    def read(batch, masks, requested):
         centre = centre_colour(batch.images.permute(0, 2, 3, 1).numpy())
         named = ids[nearest_prototype(centre, prototypes)]
         named = torch.where(masks.has_image, named, ids[COLOURS.index("yellow")])

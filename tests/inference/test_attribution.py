@@ -98,11 +98,11 @@ def test_what_cannot_be_seen_has_no_influence(maskvlm):
     class Blind(type(maskvlm)):
         "A MaskVLM to which each side is shown alone."
 
-        def forward(self, batch, masks, attention=False, asked=None):
+        def forward(self, batch, masks, attention=False, requested=None):
             "Pixels without the caption, words without the picture."
             pixels = super().forward(batch, without_text(masks)).pixels
             words = super().forward(batch, without_image(masks)).word_logits
-            return Output(pixels, words).only(asked)
+            return Output(pixels, words).only(requested)
 
     blind = load("maskvlm-tiny")
     blind.__class__ = Blind

@@ -192,9 +192,9 @@ class LeaksLength(MaskVLM):
 class Forgetful(MaskVLM):
     "Answers for the first rows, whichever are asked for."
 
-    def forward(self, batch, masks, attention=False, asked=None):
+    def forward(self, batch, masks, attention=False, requested=None):
         found = super().forward(batch, masks, attention)
-        return found.only({name: slice(len(rows)) for name, rows in (asked or {}).items()} or None)
+        return found.only({name: slice(len(rows)) for name, rows in (requested or {}).items()} or None)
 
 
 class Deaf(MaskVLM):

@@ -37,7 +37,7 @@ def with_torchrun(out, count: int, asked: list[str]):
     )
 
 
-def forked(out, count: int, *more: str, asked=ASKED) -> list[int]:
+def forked(out, count: int, *more: str, requested=ASKED) -> list[int]:
     "The command in `count` processes as `torchrun` starts them, but forked: all that they import is there already."
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -72,9 +72,9 @@ def ended(pids: list[int], out):
     return subprocess.CompletedProcess(pids, max(codes, key=abs), *said)
 
 
-def launched(out, count: int, *more: str, asked=ASKED):
+def launched(out, count: int, *more: str, requested=ASKED):
     "The command in `count` processes, when all have ended."
-    return ended(forked(out, count, *more, asked=asked), out)
+    return ended(forked(out, count, *more, requested=requested), out)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_two_processes_do_what_one_does(runs):
 
 
 def test_two_processes_of_mlim_do_what_one_does(tmp_path):
-    runs = {n: (tmp_path / f"{n}", launched(tmp_path / f"{n}", n, asked=MLIM)) for n in (1, 2)}
+    runs = {n: (tmp_path / f"{n}", launched(tmp_path / f"{n}", n, requested=MLIM)) for n in (1, 2)}
     check_same_log(runs, 3, ["mlm", "recon", "itm", "grad_norm"])
 
 
@@ -147,7 +147,7 @@ LONG = ["--steps", "100000", "--set", *SIZES, "batch_size=4", "log_every=1", "sa
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
     asked = ["train", "--data", "scenes:shapes", *LONG, "save_every=99999", "probe_every=0"]
-    (pid,) = forked(tmp_path / "run", 1, asked=asked)
+    (pid,) = forked(tmp_path / "run", 1, requested=requested)
     wait_for(tmp_path / "run", 4)
     os.kill(pid, number)
     done = ended([pid], tmp_path / "run")
@@ -177,7 +177,7 @@ def test_a_killed_process_ends_the_run_in_one_line_and_it_goes_on(tmp_path):
     assert run.returncode and len(told) == 1, stderr[-3000:]
     assert "another process of this run is gone" in told[0] and "--resume goes on" in told[0]
     before = max((tmp_path / "run" / "checkpoints").glob("step-*")).name
-    again = forked(tmp_path / "run", 1, "--resume", asked=asked)
+    again = forked(tmp_path / "run", 1, "--resume", requested=requested)
     wait_for(tmp_path / "run", (tmp_path / "run" / "log.jsonl").read_text().count("\n") + 5)
     os.kill(again[0], signal.SIGTERM)
     ended(again, tmp_path / "run")
@@ -187,7 +187,7 @@ def test_a_killed_process_ends_the_run_in_one_line_and_it_goes_on(tmp_path):
 def test_a_loss_that_is_no_number_is_kept_and_gone_through_again(tmp_path, capsys):
     asked = ["train", "--data", "scenes:shapes", "--steps", "30", "--set", *SIZES, "batch_size=4"]
     asked += ["lr=1e30", "warmup=0", "precision=fp32", "optimizer=adamw", "probe_every=0"]
-    done = launched(tmp_path / "run", 1, asked=asked)
+    done = launched(tmp_path / "run", 1, requested=requested)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert "stopped before the update" in last and "mvl-bench doctor" in last

@@ -122,7 +122,7 @@ def test_tars_are_trained_on_from_the_command_line(home, capfd, one_thread):  # 
 def test_two_processes_name_the_rows_of_both(home):
     broken_rows(home)
     asked = ["train", "--data", str(home / "p-*.parquet"), "--steps", "20", "--streaming"]
-    done = launched(home / "run", 2, asked=[*asked, "--set", *SIZES])
+    done = launched(home / "run", 2, requested=[*asked, "--set", *SIZES])
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("left out") == 1 and "10 rows of" in done.stdout
     assert named((home / "run/bad_rows.txt").read_text(), True) == CUT | BLANK | OTHER

@@ -186,13 +186,13 @@ def examples(
     for name, model in models.items():
         kind = photographs_for(model) if knows_photographs(model) else EXAMPLES
         kinds.setdefault(kind, [partial(_for, name, build) for build in _builds(model, kind)])
-    return [one for row in zip_longest(*kinds.values()) for one in row if one][:MOST_EXAMPLES]
+    return [build for row in zip_longest(*kinds.values()) for build in row if build][:MOST_EXAMPLES]
 
 
 def _builds(model, kind: tuple) -> list[Callable[[], Posed]]:
     "List the boards that a model is met with: photographs, or scenes."
     if kind is EXAMPLES:
-        return [partial(pose, model, *one) for one in EXAMPLES]
+        return [partial(pose, model, *example) for example in EXAMPLES]
     return [partial(_photograph, model, i) for i in range(len(kind))]
 
 

@@ -61,7 +61,7 @@ def photographs_for(model) -> tuple[Photograph, ...]:
 def credits_of(models: Iterable) -> list[str]:
     "Return the credits of all photographs that models are met with."
     known = [model for model in models if knows_photographs(model)]
-    names = dict.fromkeys(one.name for model in known for one in photographs_for(model))
+    names = dict.fromkeys(example.name for model in known for example in photographs_for(model))
     return [PHOTOGRAPHS[name][1] for name in names]
 
 
@@ -71,14 +71,14 @@ def pose_photograph(
 ) -> Board:
     "Build the board of a photograph."
     offered, grid = photographs_for(model), tuple(model.cfg.image.grid)
-    one = offered[number % len(offered)]
-    image = resize(photograph(one.name), model.cfg.image.img_size)
+    example = offered[number % len(offered)]
+    image = resize(photograph(example.name), model.cfg.image.img_size)
     patches = ()
-    if one.disc:
-        down, right, radius = one.disc
+    if example.disc:
+        down, right, radius = example.disc
         rows, columns = ((np.arange(side) + 0.5) / side for side in grid)
         far = np.hypot(rows[:, None] - down, columns[None] - right)
         patches = tuple(np.flatnonzero(far <= radius).tolist())
-    positions = positions_of(model.tokenizer, one.caption, one.words, model.cfg.text.max_text_len)
-    words = with_all_pieces(model, one.caption, positions, any_piece=True)
-    return Board(image, one.caption, patches, words, seed=number, edit=one.edit, grid=grid)
+    positions = positions_of(model.tokenizer, example.caption, example.words, model.cfg.text.max_text_len)
+    words = with_all_pieces(model, example.caption, positions, any_piece=True)
+    return Board(image, example.caption, patches, words, seed=number, edit=example.edit, grid=grid)

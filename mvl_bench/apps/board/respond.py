@@ -131,9 +131,9 @@ def _plain(value: float) -> float | None:
     return round(float(value), 4) if np.isfinite(value) else None
 
 
-def _guess(one: Guess) -> dict:
+def _guess(guess: Guess) -> dict:
     "Convert the prediction of a word to JSON."
-    return dict(truth=one.truth, probability=one.probability, top=[list(t) for t in one.top])
+    return dict(truth=guess.truth, probability=guess.probability, top=[list(t) for t in guess.top])
 
 
 def _column(column: Column | None, hidden: bool, pieces: Collection[tuple]) -> dict | None:
@@ -254,12 +254,12 @@ def describe(
     answering = untrained(model) if "untrained" in board.view else model
     session = session_of(model, board)
     tables, why = board_influence(answering, board) if "influence" in board.view else (None, "")
-    said = (model.lacks, why, edit_in_view(session, board), edit_of_hidden(session, board))
-    said += (*notes, board_distance(model, board), *session.warnings)
+    messages = (model.lacks, why, edit_in_view(session, board), edit_of_hidden(session, board))
+    messages += (*notes, board_distance(model, board), *session.warnings)
     state, word_chips = pack(board), [chip._asdict() for chip in session.words]
     content = dict(influence=tables, story=story or board_story(session, board))
     content |= dict(picture=session.url, chips=word_chips, honest=HONEST)
-    content |= dict(notes=[*filter(None, said)])
+    content |= dict(notes=[*filter(None, messages)])
     content |= dict(
         shares=session.hidden_percentages(board),
         columns=columns(session_of(answering, board), board),

@@ -245,7 +245,7 @@ class Checked(NamedTuple):
 def _spread_and_error(model, batch, masks) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     "Compute spread and error of hidden patches (b n), nan elsewhere, and painted patches (b n p*p*c)."
     with torch.inference_mode():
-        painted = model(batch, masks, asked=ONLY_PIXELS).pixels.float().clamp(0, 1)
+        painted = model(batch, masks, requested=ONLY_PIXELS).pixels.float().clamp(0, 1)
     off = (painted - patchify(batch.images, model.cfg.image.patch_size)).abs().mean(-1)
     return spread(model, batch, masks), off.masked_fill(~masks.image_mask, torch.nan), painted
 

@@ -160,18 +160,18 @@ def build(
         with gr.Tabs():
             with gr.Tab("Board"):
                 board = _board(models)
-            own = next(iter(models.values())).pairs is not None
+            has_own_pairs = next(iter(models.values())).pairs is not None
             add_tabs(models, board, dark)
-            if not own:  # these show drawn scenes, and nothing else
+            if not has_own_pairs:  # these show drawn scenes, and nothing else
                 add_quiz(models, dark)
             add_comparisons(models, board, dark)
-            if not own:
+            if not has_own_pairs:
                 add_race(dark)
                 add_pair_tab(PairScores.load(), dark)
         trained = (
             f"{n}, trained on {m.facts.get('data', 'unknown data')}" for n, m in models.items()
         )
-        credit = "" if own else f" {' '.join([*credits_of(models.values()), CREDIT])}"
+        credit = "" if has_own_pairs else f" {' '.join([*credits_of(models.values()), CREDIT])}"
         gr.HTML(f"<p>Models: {escape('; '.join(trained))}.{credit}</p>", elem_id="mb-foot")
         # the board keeps one request in flight
         event_options = dict(show_progress="hidden", trigger_mode="multiple")
