@@ -175,7 +175,7 @@ def test_a_control_and_a_run_without_checkpoint_are_said_to_be_so(run, tmp_path)
         (other / name).write_text((run / name).read_text())
     asked = json.loads((run / "run.json").read_text())
     (other / "run.json").write_text(
-        json.dumps(asked | dict(data=requested["data"] | dict(mismatched_captions=True)))
+        json.dumps(asked | dict(data=asked["data"] | dict(mismatched_captions=True)))
     )
     found = verdicts(examine(other)[2])
     assert found["control"] == found["checkpoint"] == "note" and "leak" not in found

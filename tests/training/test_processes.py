@@ -44,7 +44,7 @@ def forked(out, count: int, *more: str, requested=ASKED) -> list[int]:
         port = free.getsockname()[1]
     where = dict(WORLD_SIZE=f"{count}", MASTER_ADDR="127.0.0.1", MASTER_PORT=f"{port}")
     return [
-        os.fork() or _be(out, where | dict(RANK=f"{rank}", LOCAL_RANK=f"{rank}"), [*asked, *more])
+        os.fork() or _be(out, where | dict(RANK=f"{rank}", LOCAL_RANK=f"{rank}"), [*requested, *more])
         for rank in range(count)
     ]
 
@@ -147,7 +147,7 @@ LONG = ["--steps", "100000", "--set", *SIZES, "batch_size=4", "log_every=1", "sa
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
     asked = ["train", "--data", "scenes:shapes", *LONG, "save_every=99999", "probe_every=0"]
-    (pid,) = forked(tmp_path / "run", 1, requested=requested)
+    (pid,) = forked(tmp_path / "run", 1, requested=asked)
     wait_for(tmp_path / "run", 4)
     os.kill(pid, number)
     done = ended([pid], tmp_path / "run")
@@ -177,7 +177,7 @@ def test_a_killed_process_ends_the_run_in_one_line_and_it_goes_on(tmp_path):
     assert run.returncode and len(told) == 1, stderr[-3000:]
     assert "another process of this run is gone" in told[0] and "--resume goes on" in told[0]
     before = max((tmp_path / "run" / "checkpoints").glob("step-*")).name
-    again = forked(tmp_path / "run", 1, "--resume", requested=requested)
+    again = forked(tmp_path / "run", 1, "--resume", requested=asked)
     wait_for(tmp_path / "run", (tmp_path / "run" / "log.jsonl").read_text().count("\n") + 5)
     os.kill(again[0], signal.SIGTERM)
     ended(again, tmp_path / "run")
@@ -187,7 +187,7 @@ def test_a_killed_process_ends_the_run_in_one_line_and_it_goes_on(tmp_path):
 def test_a_loss_that_is_no_number_is_kept_and_gone_through_again(tmp_path, capsys):
     asked = ["train", "--data", "scenes:shapes", "--steps", "30", "--set", *SIZES, "batch_size=4"]
     asked += ["lr=1e30", "warmup=0", "precision=fp32", "optimizer=adamw", "probe_every=0"]
-    done = launched(tmp_path / "run", 1, requested=requested)
+    done = launched(tmp_path / "run", 1, requested=asked)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert "stopped before the update" in last and "mvl-bench doctor" in last

@@ -90,7 +90,7 @@ def test_what_cannot_be_repeated_is_refused_and_nothing_is_written(saved, tmp_pa
         experiment_card(state, model, tmp_path / "nowhere" / "card.ipynb", folder)
     assert not list(tmp_path.iterdir())
     asked = react({"mine": model}, dict(state=state, kind="card", given={}))
-    assert "no checkpoint 'mine'" in requested["error"] and "\n" not in requested["error"]
+    assert "no checkpoint 'mine'" in asked["error"] and "\n" not in asked["error"]
 
 
 @needs_chromium
