@@ -33,6 +33,7 @@ from .evaluation.reconstruction import table as reconstruction_table
 from .evaluation.retrieval import evaluate_retrieval, retrieval_table
 from .evaluation.scene_probes import evaluate_probes
 from .inference import reconstruction
+from .models.base import check_finite
 from .models.registry import load
 from .models.task_heads import TaskModel, load_task
 from .training import config, runner
@@ -395,6 +396,8 @@ def evaluate(
     if unknown := options.keys() - {*DataOptions._fields}:
         names = ", ".join(DataOptions._fields)
         raise UserError(f"there is no option {min(unknown)!r}: the options of data are {names}")
+    if not isinstance(model, (str, Path)):
+        check_finite(dict(model.named_parameters()), "the model")
     score = _evaluate_pairs if task in PAIR_TASKS else _evaluate_labels
     if data is None:
         data = _own_data(model) if task in PAIR_TASKS else "scenes"

@@ -204,7 +204,9 @@ def check_asked(model, batch, views):
         every = model(batch, masks)
         for names in ({}, {"pixels"}, {"words"}, {"pixels", "words"}):
             requested = {name: rows[name] for name in names}
-            for found, whole in zip(model(batch, masks, requested=requested)[:2], every.only(requested)[:2]):
+            for found, whole in zip(
+                model(batch, masks, requested=requested)[:2], every.only(requested)[:2]
+            ):
                 assert (found is None) == (whole is None)
                 if found is not None:
                     torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-5)

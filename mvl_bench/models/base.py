@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECON_KINDS', 'LOSS_NAMES', 'MOMENTUM', 'check_numbers', 'ImageConfig', 'TextConfig', 'LossConfig', 'ModelConfig',
-           'save', 'card', 'read_config', 'fit', 'fit_some', 'read_about', 'Saved']
+           'save', 'card', 'read_config', 'check_finite', 'fit', 'fit_some', 'read_about', 'Saved']
 
 # %% ../../nbs/models/00_base.ipynb #0bfc022c
 import json
@@ -302,6 +302,17 @@ def read_config(
     return config(**built)
 
 
+def check_finite(
+    weights: dict[str, torch.Tensor],
+    source: str | Path,  # named in the message
+) -> None:
+    "Raise `UserError` for weights that are not finite: whatever they answer, any score of it would mean nothing."
+    for name, value in weights.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            count = int((~value.isfinite()).sum())
+            raise UserError(f"{count:,} weights of {name} in {source} are not finite: the run diverged")
+
+
 def fit(
     model: nn.Module,
     weights: dict[str, torch.Tensor],
@@ -424,6 +435,7 @@ class Saved(ModelHubMixin):
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise _other(path, error) from error
         weights = {key: _cast(value, torch.float32) for key, value in weights.items()}
+        check_finite(weights, path)
         copies = {k: v for k, v in model.state_dict().items() if k.startswith(MOMENTUM)}
         without = not copies.keys() & weights.keys()
         fit(model, weights | (copies if without else {}), path)

@@ -8,10 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 from contract import TOKENIZER, one_thread, small  # noqa: F401
+from datasets import Dataset
+from samples import drawing, encoded
 from torch.nn.functional import cosine_similarity
 
+import mvl_bench as mvl
 from mvl_bench.apps.cli.main import main
 from mvl_bench.core import Pair, PairSource, UserError
+from mvl_bench.data.factory import open_data
 from mvl_bench.data.pairs import collate
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.evaluation.retrieval import (
@@ -181,3 +185,50 @@ def test_fine_tuning_is_contrast_and_matching_alone(home, capfd):
         )
         said = capfd.readouterr().err.strip().splitlines()[-1]
         assert rule in said and not (home / "other").exists()
+
+
+def test_rows_of_one_picture_are_one_picture_with_all_its_captions(tmp_path):
+    "The same pictures as lists of captions and as one row a caption score the same; one picture cannot be ranked."
+    colours, said = ("red", "green", "blue", "yellow"), ("a {} ball", "the ball is {}", "{} it is")
+    files = {colour: encoded(drawing(colour, (64, 64))) for colour in colours}
+    lists = [dict(image=files[c], captions=[s.format(c) for s in said]) for c in colours]
+    rows = [dict(image=files[c], caption=s.format(c)) for c in colours for s in said]
+    same = [dict(image=files["red"], caption=s.format("red")) for s in said]
+    for name, table in dict(lists=lists, rows=rows, turned=rows[::-1], same=same).items():
+        Dataset.from_list(table).to_parquet(tmp_path / f"{name}.parquet")
+    model = small(itc=1.0, itm=1.0)
+    size = model.cfg.image.img_size
+    pools = {
+        n: gallery(model, open_data(str(tmp_path / f"{n}.parquet"), size))
+        for n in ("lists", "rows", "turned")
+    }
+    assert [len(p.pictures) for p in pools.values()] == [4] * 3
+    assert [p.right.sum(1).tolist() for p in pools.values()] == [[3] * 4] * 3
+    first, second = (
+        evaluate_retrieval(model, open_data(str(tmp_path / f"{n}.parquet"), size))
+        for n in ("lists", "rows")
+    )
+    assert first == second and first["n"] == 4 and first["captions"] == 12
+    limited = gallery(model, open_data(str(tmp_path / "rows.parquet"), size), limit=2)
+    assert len(limited.pictures) == 2 and len(limited.captions) == 6
+    with pytest.raises(UserError, match="1 distinct pictures in 3 rows"):
+        gallery(model, open_data(str(tmp_path / "same.parquet"), size))
+
+
+def test_what_is_not_finite_scores_nothing(tmp_path):
+    scores = torch.tensor([[0.5, torch.nan], [0.1, 0.2]])
+    with pytest.raises(UserError, match="1 of 4 scores are not finite"):
+        recalls(scores, torch.eye(2).bool())
+    model = small(itc=1.0)
+    with torch.no_grad():
+        next(model.image_encoder.parameters()).view(-1)[0] = torch.nan
+    for call in (
+        lambda: mvl.evaluate(model, task="retrieval", data="scenes", limit=4, quiet=True),
+        lambda: mvl.evaluate(model, data="scenes", limit=4, quiet=True),
+    ):
+        with pytest.raises(UserError, match="not finite") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    model.save_pretrained(tmp_path / "sick")
+    with pytest.raises(UserError, match="not finite: the run diverged"):
+        mvl.load(tmp_path / "sick")

@@ -194,7 +194,9 @@ class Forgetful(MaskVLM):
 
     def forward(self, batch, masks, attention=False, requested=None):
         found = super().forward(batch, masks, attention)
-        return found.only({name: slice(len(rows)) for name, rows in (requested or {}).items()} or None)
+        return found.only(
+            {name: slice(len(rows)) for name, rows in (requested or {}).items()} or None
+        )
 
 
 class Deaf(MaskVLM):

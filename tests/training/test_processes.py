@@ -44,7 +44,8 @@ def forked(out, count: int, *more: str, requested=ASKED) -> list[int]:
         port = free.getsockname()[1]
     where = dict(WORLD_SIZE=f"{count}", MASTER_ADDR="127.0.0.1", MASTER_PORT=f"{port}")
     return [
-        os.fork() or _be(out, where | dict(RANK=f"{rank}", LOCAL_RANK=f"{rank}"), [*requested, *more])
+        os.fork()
+        or _be(out, where | dict(RANK=f"{rank}", LOCAL_RANK=f"{rank}"), [*requested, *more])
         for rank in range(count)
     ]
 
