@@ -98,7 +98,9 @@ def recalls(
     "Compute recall@k: the fraction of queries with a right candidate among the first k; raise `UserError` for scores that are not finite."
     if not scores.isfinite().all():
         count = int((~scores.isfinite()).sum())
-        raise UserError(f"{count:,} of {scores.numel():,} scores are not finite: nothing can be ranked by them")
+        raise UserError(
+            f"{count:,} of {scores.numel():,} scores are not finite: nothing can be ranked by them"
+        )
     best = scores.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
     ahead = ((scores >= best) & ~right).sum(1)
     return {f"r@{k}": (ahead < k).double().mean().item() for k in at}

@@ -261,9 +261,7 @@ def card(
         embed_dim=config.get("embed_dim"),
     )
     size = ", ".join(f"{name} {value}" for name, value in sizes.items() if value)
-    weights = [
-        (name, config.get("losses", {}).get(name)) for name in LOSS_NAMES
-    ]
+    weights = [(name, config.get("losses", {}).get(name)) for name in LOSS_NAMES]
     loss_weights = ", ".join(f"{name} {weight:g}" for name, weight in weights if weight)
     rows = [(k, v) for k, v in facts.items() if not isinstance(v, (dict, list, tuple))]
     parts = [
@@ -310,7 +308,9 @@ def check_finite(
     for name, value in weights.items():
         if value.is_floating_point() and not value.isfinite().all():
             count = int((~value.isfinite()).sum())
-            raise UserError(f"{count:,} weights of {name} in {source} are not finite: the run diverged")
+            raise UserError(
+                f"{count:,} weights of {name} in {source} are not finite: the run diverged"
+            )
 
 
 def fit(

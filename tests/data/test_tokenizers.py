@@ -2,9 +2,13 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
+from mvl_bench.core import UserError
 from mvl_bench.data import tokenizers as text
 from mvl_bench.data.factory import make_tokenizer
 from mvl_bench.data.scenes import Scenes
+from mvl_bench.data.tokenizers import chips, piece_tokenizer, positions_of
 
 CAPTIONS = list(Scenes(seed=0).captions(200))
 
@@ -42,3 +46,33 @@ def test_several_threads_may_read_with_one_tokenizer():
     with ThreadPoolExecutor(4) as pool:
         joint = list(pool.map(read, range(2000)))
     assert joint == [read(i) for i in range(2000)]
+
+
+WORDS_AND_CAPTIONS = [
+    ("a “red” ball on grass", "red", ["red"]),
+    ("a red/blue ball", "blue", ["blue"]),
+    ("l'herbe est verte", "herbe", ["herbe"]),
+    ("l’herbe est verte", "l’herbe", ["l", "’", "herbe"]),
+    ("一只红色的狗", "红色", ["红", "色"]),
+    ("a café table", "cafe", ["café"]),
+    ("a t-shirt", "t-shirt", ["t", "-", "shirt"]),
+    ("the dog's ball", "DOG", ["dog"]),
+    ("red, blue; green!", "green", ["green"]),
+    ("snake_case", "case", ["case"]),
+]
+
+
+@pytest.mark.parametrize("caption, word, parts", WORDS_AND_CAPTIONS)
+def test_a_word_is_found_as_people_write_it(caption, word, parts):
+    tokenizer = piece_tokenizer([caption for caption, *_ in WORDS_AND_CAPTIONS], 400)
+    places = positions_of(tokenizer, caption, [word], 40)
+    tokens = [c for c in chips(tokenizer, caption, 40) if c.position in places]
+    assert "".join(c.text for c in tokens) == "".join(p for p in parts if p.isalnum())
+
+
+def test_a_word_that_is_not_there_names_those_that_are():
+    tokenizer = piece_tokenizer(["a red ball"], 60)
+    with pytest.raises(
+        UserError, match="'blue' does not occur in the caption, whose words are a, red, ball"
+    ):
+        positions_of(tokenizer, "a red ball", ["blue"], 24)
