@@ -120,7 +120,7 @@ def check_folder(path: Path) -> None:
             raise UserError(f"checkpoint {path} is damaged: {name} is not what was written")
 
 # %% ../nbs/02_storage.ipynb #9d1db462
-_shipped = "maskvlm-tiny", "maskvlm-flowers", "mlim-tiny", "vitmae-tiny", "vilt-tiny"
+_shipped = "maskvlm-tiny", "maskvlm-flowers", "maskvlm-photos", "mlim-tiny", "vitmae-tiny", "vilt-tiny"
 SHIPPED = {name: data_path("checkpoints", name) for name in _shipped}
 
 
