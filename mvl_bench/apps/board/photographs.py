@@ -42,9 +42,15 @@ FLOWERS = (
     ),
 )
 EVERYDAY = (
-    Photograph("astronaut", "a woman in an orange suit smiles", "a man in an orange suit smiles", words=("woman",)),
-    Photograph("coffee", "a cup of coffee on a red plate", "a cup of coffee on a white plate", words=("cup",)),
-    Photograph("temple", "people walk in front of a building", "people walk in front of a lake", (0.5, 0.4, 0.4)),
+    Photograph(
+        "temple", "a building in front of a lake", "a house in front of a lake", words=("lake",)
+    ),
+    Photograph(
+        "cat", "a cat looks at the camera", "a dog looks at the camera", words=("camera",)
+    ),
+    Photograph(
+        "dahlia", "a flower with orange petals", "a flower with orange leaves", words=("orange",)
+    ),
 )
 
 
