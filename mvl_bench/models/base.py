@@ -427,7 +427,7 @@ class Saved(ModelHubMixin):
         return cls.from_about(path, about).to(device)
 
     @classmethod
-    def from_about(cls, path: Path, about: dict):
+    def from_about(cls, path: Path, about: dict, finite: bool = True):
         "Build a model from its folder and the result of `read_about`; raise `UserError` for a damaged folder."
         try:
             model = cls(read_config(cls.config, about["config"]))
@@ -435,7 +435,8 @@ class Saved(ModelHubMixin):
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise _other(path, error) from error
         weights = {key: _cast(value, torch.float32) for key, value in weights.items()}
-        check_finite(weights, path)
+        if finite:
+            check_finite(weights, path)
         copies = {k: v for k, v in model.state_dict().items() if k.startswith(MOMENTUM)}
         without = not copies.keys() & weights.keys()
         fit(model, weights | (copies if without else {}), path)

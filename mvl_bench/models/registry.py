@@ -34,6 +34,7 @@ IDEALS = {"ideal": "one", "ideal:two": "two"}  # name -> the world that it knows
 def load(
     name: str | Path = "maskvlm-tiny",  # shipped name, checkpoint or run folder, Hub id, or ideal
     device: str | torch.device = "cpu",
+    finite: bool = True,  # False = also take weights that are not finite, to look into them
 ) -> nn.Module:  # with `tokenizer`, `cfg` and `facts`
     "Load a model ready for use; raise `UserError` for an unknown name or a damaged checkpoint."
     if str(name) in IDEALS:
@@ -44,7 +45,7 @@ def load(
         raise UserError(
             f"checkpoint {path} holds a {about['model']}; known are {', '.join(MODELS)}"
         )
-    return MODELS[about["model"]][0].from_about(path, about).to(device)
+    return MODELS[about["model"]][0].from_about(path, about, finite).to(device)
 
 # %% ../../nbs/models/10_registry.ipynb #03af0f85
 _twins: WeakKeyDictionary = WeakKeyDictionary()

@@ -93,7 +93,7 @@ def replay(
     path: str | Path,  # one of `failures`
 ) -> list[str]:
     "Replay an update that was not finite and report where in sentences; raise `UserError` for a folder without its pairs."
-    model = load(path)
+    model = load(path, finite=False)
     try:
         passes = _passes(load_file(Path(path) / PASSES))
     except (OSError, ValueError, KeyError, TypeError) as error:
