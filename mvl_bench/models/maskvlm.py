@@ -88,12 +88,7 @@ class MaskVLMConfig(ModelConfig):
 
     unused: ClassVar[str] = "losses.recon_area"
     least: ClassVar[dict] = dict(
-        image_depth=1,
-        text_depth=1,
-        cross_depth=0,
-        decoder_depth=0,
-        pixel_head_dim=0,
-        refine_width=0,
+        image_depth=1, text_depth=1, cross_depth=0, decoder_depth=0, pixel_head_dim=0, refine_width=0
     )
 
     def __post_init__(self):
@@ -103,9 +98,7 @@ class MaskVLMConfig(ModelConfig):
         if self.mask_token_at not in ("cross", "input"):
             raise UserError(f"mask_token_at {self.mask_token_at!r} is neither cross nor input")
         if self.losses.texture and not self.losses.recon:
-            raise UserError(
-                f"losses.texture {self.losses.texture} needs a weight of losses.recon, not 0"
-            )
+            raise UserError(f"losses.texture {self.losses.texture} needs a weight of losses.recon, not 0")
         if self.losses.itm and not self.cross_depth:
             raise UserError(f"losses.itm {self.losses.itm} needs a cross_depth of 1 or more, not 0")
         scored = self.cross_depth or (self.losses.itc and not self.image.timm_model)
@@ -145,9 +138,7 @@ def maskvlm_photo() -> MaskVLMConfig:
     "Return the preset of 64 px for photographs whose captions name colours: learns to paint them in minutes."
     # with everything masked and squared errors, the caption is all there is to go by; contrast and matching take longer
     sizes = dict(embed_dim=128, num_heads=4, vocab_size=4096, max_text_len=40)
-    learns = dict(
-        full_mask_steps=400, image_ratio=0.8, object_mask_prob=0.0, recon_saliency_weight=1.0
-    )
+    learns = dict(full_mask_steps=400, image_ratio=0.8, object_mask_prob=0.0, recon_saliency_weight=1.0)
     return update(maskvlm_tiny(), **sizes, **learns, mlm=0.3, itc=0.0, itm=0.0)
 
 
@@ -169,19 +160,11 @@ def maskvlm_base() -> MaskVLMConfig:
 
 
 MASKVLM_PRESETS = dict(
-    mini=maskvlm_mini,
-    tiny=maskvlm_tiny,
-    photo=maskvlm_photo,
-    small=maskvlm_small,
-    base=maskvlm_base,
+    mini=maskvlm_mini, tiny=maskvlm_tiny, photo=maskvlm_photo, small=maskvlm_small, base=maskvlm_base
 )
 
 # %% ../../nbs/models/06_maskvlm.ipynb #5c7bba83
-TEXTURE_PATCHES, TEXTURE_OFFSETS, TEXTURE_FILTERS = (
-    48,
-    12,
-    24,
-)  # of an image, within a patch, and of each window
+TEXTURE_PATCHES, TEXTURE_OFFSETS, TEXTURE_FILTERS = 48, 12, 24  # of an image, within a patch, and of each window
 
 
 class MaskVLM(nn.Module, Saved, MaskedVLModel):
@@ -427,9 +410,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         corrected = patchify(self.refiner(whole, F.interpolate(area, scale_factor=p)), p)
         return torch.where(hidden[..., None], corrected, pixels)
 
-    def _texture(
-        self, batch: Batch, masks: Masks, rebuilt: Tensor, key: StepKey
-    ) -> tuple[Tensor, int]:
+    def _texture(self, batch: Batch, masks: Masks, rebuilt: Tensor, key: StepKey) -> tuple[Tensor, int]:
         "Return the difference in texture between painted and true images, and the number of images."
         p, grid, rows = self.cfg.image.patch_size, self.cfg.image.grid, masks.image_mask.any(1)
         hidden, truth = masks.image_mask[rows], batch.images[rows]
