@@ -236,9 +236,8 @@ def positions_of(
             found_spans = [m.span() for m in re.finditer(re.escape(word.strip()), caption)]
         if not found_spans:
             words = ", ".join(m[0] for m in WORDS[1].finditer(caption))[:80]
-            raise UserError(
-                f"the word {word!r} does not occur in the caption, whose words are {words}"
-            )
+            rule = f"the caption {caption[:60]!r}, whose words are {words}"
+            raise UserError(f"the word {word!r} does not occur in {rule}")
         marked += found_spans
     tokens = chips(tokenizer, caption, max_text_len)
     inside = [
