@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GROUP', 'sample_ids', 'ahead', 'like_lengths', 'where_to_begin', 'stream_chunks', 'order_of', 'batches', 'mismatched',
-           'first_pairs', 'some_pairs']
+           'each_pair', 'first_pairs', 'some_pairs']
 
 # %% ../../nbs/data/08_loader.ipynb #1fd4f24b
 from collections import deque
@@ -185,17 +185,27 @@ def mismatched(batch: Batch) -> Batch:
     return replace(batch, input_ids=ids, attention_mask=real, maskable=maskable, has_text=has_text)
 
 # %% ../../nbs/data/08_loader.ipynb #9b4ab525
+def each_pair(
+    source,  # a source of pairs
+    limit: int | None = None,  # rows at most; None = all of a table
+) -> Iterator[Pair]:
+    "Yield the pairs of a source one by one, without unreadable ones; a stream and endless data need a limit."
+    if source.streamed:
+        yield from source.first(limit)
+        return
+    counts = [count for count in (limit, source.length) if count is not None]
+    for i in range(min(counts)):
+        pair = source.pair(i)
+        if i not in {row for row, _ in source.bad}:  # else another row's pair
+            yield pair
+
+
 def first_pairs(
     source,  # a source of pairs
     limit: int,  # pairs at most
-) -> list:
+) -> list[Pair]:
     "Return the first pairs of a source, without unreadable ones."
-    if source.streamed:
-        return source.first(limit)
-    count = limit if source.length is None else min(limit, source.length)
-    pairs = [source.pair(i) for i in range(count)]
-    unreadable = {row for row, _ in source.bad}
-    return [pair for i, pair in enumerate(pairs) if i not in unreadable]
+    return list(each_pair(source, limit))
 
 # %% ../../nbs/data/08_loader.ipynb #6839b143
 def some_pairs(

@@ -203,7 +203,7 @@ def cut_off(
 
 # %% ../../nbs/data/01_tokenizers.ipynb #51a1647e
 def plain(word: str) -> str:
-    "Return a word in lower case, without accents and outer punctuation; punctuation alone stays."
+    "Return a word in lower case, without accents and outer punctuation; empty for punctuation alone."
     bare = "".join(
         c for c in unicodedata.normalize("NFD", word.lower()) if not unicodedata.combining(c)
     )

@@ -12,7 +12,7 @@ from mvl_bench.inference.training_distance import (
     REFERENCE_PAIRS,
     caption_nats,
     make_reference,
-    nearest_model,
+    fitting_model,
     reference_of,
     training_distance,
 )
@@ -26,10 +26,10 @@ def models():
 def test_scenes_and_photographs_find_their_model(models):
     scenes = open_data("scenes", 128, "val")
     pairs = [(scenes.pair(i).image, scenes.pair(i).caption) for i in range(8)]
-    assert [nearest_model(models, *pair) for pair in pairs] == ["maskvlm-tiny"] * 8
+    assert [fitting_model(models, *pair) for pair in pairs] == ["maskvlm-tiny"] * 8
     flower = np.asarray(photograph("dahlia"))
     for caption in ("this flower has long orange petals", "a red car on a street"):
-        assert nearest_model(models, flower, caption) == "maskvlm-flowers"
+        assert fitting_model(models, flower, caption) == "maskvlm-flowers"
 
 
 def test_a_strange_caption_is_harder_than_a_usual_one(models):
@@ -53,7 +53,7 @@ def test_a_model_without_a_reference(tmp_path):
     model.facts = dict(data="gone.parquet")
     assert reference_of(model) is None
     assert training_distance(model, np.asarray(drawing()), "a red half") is None
-    assert nearest_model(dict(a=model, b=model), np.asarray(drawing()), "a") == "a"
+    assert fitting_model(dict(a=model, b=model), np.asarray(drawing()), "a") == "a"
     model.facts = dict(data="scenes")
     assert reference_of(model)["n"] == REFERENCE_PAIRS
 

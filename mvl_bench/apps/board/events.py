@@ -30,7 +30,7 @@ from mvl_bench.apps.board.codec import (
     unpack,
 )
 from .photographs import knows_photographs, photographs_for, pose_photograph
-from .session import pieces_of, session_of, with_all_pieces
+from .session import session_of, with_all_pieces
 from ...core import Pair, UserError
 from ...data.factory import is_drawn, open_data
 from ...data.images import open_picture, resize
@@ -47,7 +47,7 @@ from mvl_bench.data.scenes import (
     word_position,
 )
 from ...data.tokenizers import word_chips
-from ...inference.training_distance import nearest_model
+from ...inference.training_distance import fitting_model
 from ...masking.joint import PATCHES, WORDS
 from ...masking.text import table_of, token_kinds
 from ...patches import touched
@@ -236,9 +236,9 @@ def bring(
     largest = max(max(model.cfg.image.img_size) for model in models.values())
     picture = open_picture(data, name, at_least=largest)
     notes = (f"Shown is {picture.note}.",) if picture.note else ()
-    best = nearest_model(models, np.asarray(picture.image.convert("RGB")), caption)
+    best = fitting_model(models, np.asarray(picture.image.convert("RGB")), caption)
     if len({str(model.facts.get("data", "scenes")) for model in models.values()}) > 1:
-        notes = (f"{best} answers: of the open models, its training data is the nearest.", *notes)
+        notes = (f"{best} answers: of the open models, its training data fits your pair best.", *notes)
     model = models[best]
     image = resize(picture.image, model.cfg.image.img_size)
     new = Board(image, caption, seed=board.seed, edit=_swap(model, caption), model=best)
@@ -269,10 +269,8 @@ def write(
 
 def _is_one_token(model, word: str) -> bool:
     "Return whether a model reads a word as one known token."
-    reads = model.tokenizer, word, model.cfg.text.max_text_len
-    return [len(pieces) for pieces in pieces_of(*reads).values()] == [1] and word_chips(*reads)[
-        0
-    ].known
+    words = word_chips(model.tokenizer, word, model.cfg.text.max_text_len)
+    return len(words) == 1 and len(words[0].pieces) == 1 and words[0].known
 
 
 def _swap(model, text: str) -> str:

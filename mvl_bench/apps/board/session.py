@@ -11,7 +11,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from threading import Lock
 from weakref import WeakKeyDictionary, proxy
 
@@ -23,17 +23,16 @@ from ...core import Pair, UserError
 from ...data.factory import is_drawn
 from ...data.images import resize
 from ...data.scenes import Scene, box, caption, draw, edit, words_of
-from ...data.tokenizers import Chip, cut_off, word_chips, word_pieces
+from ...data.tokenizers import Chip, cut_off, word_chips
 from ...inference.attribution import Effect, influence
 from ...inference.reconstruction import nearby
 from ...inference.training_distance import training_distance
 from ...patches import touched
 
 # %% ../../../nbs/apps/board/01_session.ipynb #38c3d530
-@lru_cache(512)
 def pieces_of(tokenizer, text: str, max_text_len: int) -> dict[int, tuple[int, ...]]:
-    "Return the token positions of each word by its first one, cached."
-    return {word[0]: word for word in word_pieces(tokenizer, text, max_text_len)}
+    "Return the token positions of each word by its first one."
+    return {word.position: word.pieces for word in word_chips(tokenizer, text, max_text_len)}
 
 
 def with_all_pieces(

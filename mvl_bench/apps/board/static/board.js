@@ -355,7 +355,7 @@ export function mount(el, first, emit, options = {}) {
   function ready() {
     const caption = parts.caption.value.trim(), lacks = !own.picture ? (caption ? 'Its picture is missing.' : 'Give both: a picture and the sentence that describes it.') : caption ? '' : 'Now describe it in a sentence.';
     parts.open.disabled = Boolean(lacks);
-    parts.lacks.textContent = lacks || 'The model whose training data is nearest will answer.';
+    parts.lacks.textContent = lacks || 'The model whose training data fits best will answer.';
   }
   const grow = (area) => { area.style.height = 'auto'; area.style.height = `${area.scrollHeight + 2}px`; };
   const parts = { live: make('span', { class: 'mb-live', 'aria-live': 'polite' }), story: make('p', { class: 'mb-story' }), notes: make('div', { class: 'mb-notes', role: 'status' }),
