@@ -63,7 +63,8 @@ def random_squares(
     )
 
 # %% ../../nbs/masking/00_base.ipynb #2a1d72f4
-BOX_DRAWS = ("object", "x1", "y1", "x2", "y2")  # which object; two corners of a random box
+# which object; size and place of a random box, as fractions of what is possible
+BOX_DRAWS = ("object", "width", "height", "left", "top")
 
 
 def one_box(
@@ -71,10 +72,11 @@ def one_box(
     grid: tuple[int, int],  # rows and columns of patches
     key: tuple,  # e.g. (seed, epoch)
 ) -> Tensor:  # (b n) bool, True = hidden
-    "Hide the patches that one box overlaps: a uniformly sampled object's, or a random box if none is known."
+    "Hide the patches that one box overlaps: a uniformly sampled object's; if none is known, a random one of half to all of each side."
     draws = hashed_draws((*key, "box"), batch.ids, BOX_DRAWS)
-    corners = torch.stack([draws[name] for name in BOX_DRAWS[1:]], 1)
-    box = corners.reshape(-1, 2, 2).sort(1).values.flatten(1)  # left, top, right, bottom
+    size, place = torch.stack([draws[name] for name in BOX_DRAWS[1:]], 1).chunk(2, 1)
+    size = (1 + size) / 2  # the main object of a photograph fills most of it
+    box = torch.cat([place * (1 - size), place * (1 - size) + size], 1)  # left, top, right, bottom
     if batch.boxes is not None:
         boxes = batch.boxes.cpu().double()
         known = boxes.any(2).sum(1)
