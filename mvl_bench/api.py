@@ -17,6 +17,7 @@ from typing import NamedTuple
 from .core import Pair, UserError
 from .data.factory import is_drawn, open_data
 from .data.finite_worlds import KnownWorld
+from .data.formats import files_of
 from .data.images import open_picture, resize
 from .data.loader import some_pairs
 from .data.scenes import Scenes
@@ -374,8 +375,14 @@ def _evaluate_labels(
 
 # %% ../nbs/04_api.ipynb #f7c6fd8e
 def _own_data(model) -> str:
-    "Return the name of the data that a model was trained on."
-    return str(as_model(model).facts.get("data", "scenes"))
+    "Return the name of the data that a model was trained on; raise `UserError` if it is not here."
+    data = str(as_model(model).facts.get("data", "scenes"))
+    try:
+        is_drawn(data) or data.startswith("hf:") or files_of(data)
+    except UserError as error:
+        rule = "the data of this checkpoint does not come with it: name other pairs with `--data` or `data=`"
+        raise UserError(f"{error}; {rule}") from error
+    return data
 
 
 def evaluate(

@@ -266,6 +266,7 @@ MISTAKES = [
     mistake(lambda m, t: mvl.finetune("vqa2", out="run"), "'vqa2'", "nlvr"),
     mistake(lambda m, t: mvl.finetune("retrieval", "vilt-tiny", out="run"), "vilt"),
     mistake(lambda m, t: mvl.evaluate(m, "vqa2"), "'vqa2'", "nlvr"),
+    mistake(lambda m, t: mvl.evaluate("maskvlm-flowers"), "flowers102", "does not come with it", "--data"),
     mistake(lambda m, t: mvl.evaluate(m, limit=1), "limit 1"),
     mistake(lambda m, t: mvl.evaluate(m, colour_column="x"), "'colour_column'", "items"),
     mistake(lambda m, t: mvl.evaluate(m, "vqa"), "no head", "finetune('vqa'"),

@@ -230,7 +230,7 @@ def bring(
     caption: str,  # of the picture
     name: str = "brought",  # what to call it in a message
 ) -> Posed:
-    "Build a board from a user's pair for the model that fits it best, half of the picture hidden; raise `UserError` for an invalid pair."
+    "Build a board from a user's pair for the model that fits it best, half of the picture and a word hidden; raise `UserError` for an invalid pair."
     caption = _stated(caption)
     data = picture_bytes(source) if isinstance(source, str) else source
     largest = max(max(model.cfg.image.img_size) for model in models.values())
@@ -243,8 +243,20 @@ def bring(
     image = resize(picture.image, model.cfg.image.img_size)
     new = Board(image, caption, seed=board.seed, edit=_swap(model, caption), model=best)
     new = replace(new, grid=tuple(model.cfg.image.grid), pattern=board.pattern, brought=True)
-    story = "Half of your picture is hidden. Click patches and words, and change your edit."
+    new = replace(new, words=_word_to_guess(model, new))
+    hidden = [w.text for w in session_of(model, new).words if w.position in new.words]
+    also = f" and the word “{hidden[0]}” of your caption are" if hidden else " is"
+    story = f"Half of your picture{also} hidden. Click patches and words, and change your edit."
     return Posed(scatter(model, new, 0.5), story, notes)
+
+
+def _word_to_guess(model, board: Board) -> tuple[int, ...]:
+    "Return the pieces of the longest known word that the edit keeps, because painting needs the one that it changes."
+    session = session_of(model, board)
+    kept = {word.text for word in session.words_in(board.edit)} if "words" in model.offers else ()
+    words = [word for word in session.words if word.known and word.text in kept]
+    unsplit = [word for word in words if len(word.pieces) == 1] or words
+    return max(unsplit, key=lambda word: len(word.text)).pieces if unsplit else ()
 
 
 def _stated(text: str) -> str:
