@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'LEVELS', 'Effect', 'Influence', 'one_row', 'pieces_table', 'answers', 'word_to_patches', 'patch_to_words',
-           'quarters', 'views_of', 'influence', 'summary', 'Looks', 'attention_gradient', 'deletion', 'area']
+           'word_gains', 'quarters', 'views_of', 'influence', 'summary', 'Looks', 'attention_gradient', 'deletion',
+           'area']
 
 # %% ../../nbs/inference/03_attribution.ipynb #8dba290f
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from torch import Tensor
 from ..core import ONLY_PIXELS, ONLY_WORDS, Batch, Pair, UserError, by_hand, hashed_uniform, view
 from ..data.pairs import collate
 from ..data.tokenizers import Chip, word_chips
+from ..masking.base import without_image
 from ..patches import patchify
 
 # %% ../../nbs/inference/03_attribution.ipynb #cff14ee6
@@ -162,6 +164,25 @@ def patch_to_words(
     "Hide each visible patch in turn and measure its effect on the hidden words, 0 for patches that are already hidden."
     effects = _patches_away(model, *_hidden_in(model, pair, patches, words))[:, 0]
     return Effect(*effects.numpy().astype(np.float64))
+
+# %% ../../nbs/inference/03_attribution.ipynb #9a11d002
+@torch.inference_mode()
+def word_gains(
+    model,  # any `MaskedVLModel` with `tokenizer` and `cfg`
+    pair: Pair,
+    patches: Sequence[int] = (),  # hidden patches, counted row by row from 0
+) -> tuple[tuple[Chip, ...], np.ndarray]:  # w words and their gains (w), in nats
+    "Return how many nats the visible part of the image gains for each word, hidden with all its pieces and no other."
+    batch, words = one_row(model, pair)
+    pieces = pieces_table(words, batch.input_ids.shape[1])
+    rows = batch.rows(torch.zeros(len(words), dtype=torch.long))
+    beside = view(rows, model.num_patches, by_hand(rows, model.num_patches, patches).image_mask, pieces)
+    nats = []
+    for masks in (beside, without_image(beside)):
+        log_probs = model(rows, masks, requested=ONLY_WORDS).word_logits.float().log_softmax(-1)
+        true = log_probs.gather(2, rows.input_ids[..., None])[..., 0]
+        nats.append((true * pieces).sum(1))
+    return words, (nats[0] - nats[1]).double().numpy()
 
 # %% ../../nbs/inference/03_attribution.ipynb #3420efc8
 def quarters(

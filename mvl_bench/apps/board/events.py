@@ -47,6 +47,7 @@ from mvl_bench.data.scenes import (
     word_position,
 )
 from ...data.tokenizers import word_chips
+from ...inference.attribution import word_gains
 from ...inference.training_distance import fitting_model
 from ...masking.joint import PATCHES, WORDS
 from ...masking.text import table_of, token_kinds
@@ -165,12 +166,7 @@ def own_example(
     board = Board(pair.image, pair.caption, seed=seed, edit=_swap(model, pair.caption), grid=grid)
     kind = ("patches", "word", "both")[number % 3]
     if kind != "patches":
-        words = session_of(model, board).words
-        colours = [chip for chip in words if chip.text.lower() in COLOURS]
-        longest = max(words, key=lambda chip: len(chip.text), default=None)
-        chosen_word = colours[0] if colours else longest
-        places = () if chosen_word is None else (chosen_word.position,)
-        board = replace(board, words=with_all_pieces(model, board.caption, places))
+        board = replace(board, words=_word_to_guess(model, board, edited=kind == "word"))
     return Posed(board if kind == "word" else scatter(model, board, picture=0.5))
 
 
@@ -243,20 +239,23 @@ def bring(
     image = resize(picture.image, model.cfg.image.img_size)
     new = Board(image, caption, seed=board.seed, edit=_swap(model, caption), model=best)
     new = replace(new, grid=tuple(model.cfg.image.grid), pattern=board.pattern, brought=True)
+    new = scatter(model, new, 0.5)
     new = replace(new, words=_word_to_guess(model, new))
     hidden = [w.text for w in session_of(model, new).words if w.position in new.words]
-    also = f" and the word “{hidden[0]}” of your caption are" if hidden else " is"
+    also = f" and “{hidden[0]}”, the word that the rest tells most about, are" if hidden else " is"
     story = f"Half of your picture{also} hidden. Click patches and words, and change your edit."
-    return Posed(scatter(model, new, 0.5), story, notes)
+    return Posed(new, story, notes)
 
 
-def _word_to_guess(model, board: Board) -> tuple[int, ...]:
-    "Return the pieces of the longest known word that the edit keeps, because painting needs the one that it changes."
-    session = session_of(model, board)
-    kept = {word.text for word in session.words_in(board.edit)} if "words" in model.offers else ()
-    words = [word for word in session.words if word.known and word.text in kept]
-    unsplit = [word for word in words if len(word.pieces) == 1] or words
-    return max(unsplit, key=lambda word: len(word.text)).pieces if unsplit else ()
+def _word_to_guess(model, board: Board, edited: bool = False) -> tuple[int, ...]:
+    "Return the pieces of the word that the visible picture tells most about; painting needs the one that the edit changes, unless `edited`."
+    if "words" not in model.offers:
+        return ()
+    words, gains = word_gains(model, Pair(board.image, board.caption, 0, 0), board.patches)
+    kept = {word.text for word in session_of(model, board).words_in(board.edit)}
+    gain_of = dict(zip(words, gains))
+    able = [w for w in words if w.known and w.text.isalpha() and (edited or w.text in kept)]
+    return max(able, key=gain_of.get).pieces if able else ()
 
 
 def _stated(text: str) -> str:

@@ -28,14 +28,19 @@ def brought(model, caption):
 @pytest.mark.parametrize(
     "caption, hidden",
     [
-        ("this flower has orange petals", "flower"),  # the longest one of one piece, the first
+        ("this flower has orange petals and red center", "red"),  # the edit is of the first colour
         ("orange flower", "flower"),  # never the colour that the edit replaces
         ("orange", ""),
-        ("a zxqwvy rose", "rose"),  # a name that the model knows as one token
+        ("a rose, pale.", "pale"),  # no comma and no full stop
     ],
 )
-def test_half_of_the_picture_and_a_word_to_guess_are_hidden(flowers, caption, hidden):
+def test_half_of_the_picture_and_the_word_it_tells_most_about_are_hidden(flowers, caption, hidden):
     board, story, notes = brought(flowers, caption)
     words = [w.text for w in session_of(flowers, board).words if w.position in board.words]
     assert words == [hidden] * bool(hidden) and len(board.patches) == flowers.num_patches // 2
     assert (f"“{hidden}”" in story) == bool(hidden) and story.startswith("Half of your picture")
+
+
+def test_a_model_without_words_hides_none():
+    painter = mvl.load("vitmae-tiny")
+    assert not brought(painter, "a red circle")[0].words
