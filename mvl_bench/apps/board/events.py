@@ -255,6 +255,7 @@ def _word_to_guess(model, board: Board, edited: bool = False) -> tuple[int, ...]
     kept = {word.text for word in session_of(model, board).words_in(board.edit)}
     gain_of = dict(zip(words, gains))
     able = [w for w in words if w.known and w.text.isalpha() and (edited or w.text in kept)]
+    able = [w for w in able if len(w.pieces) == 1] or able  # pieces of one word are guessed apart
     return max(able, key=gain_of.get).pieces if able else ()
 
 

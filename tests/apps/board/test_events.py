@@ -32,6 +32,7 @@ def brought(model, caption):
         ("orange flower", "flower"),  # never the colour that the edit replaces
         ("orange", ""),
         ("a rose, pale.", "pale"),  # no comma and no full stop
+        ("a xylophonically red rose", "rose"),  # no word of several pieces
     ],
 )
 def test_half_of_the_picture_and_the_word_it_tells_most_about_are_hidden(flowers, caption, hidden):
