@@ -121,7 +121,7 @@ def token_positions(
             places = f"{min(known, default=0)} to {max(known, default=0)}"
             rule = f"the words of {caption!r} stand at {places}"
             raise UserError(f"token position {number} is out of range: {rule}")
-    return sorted({*numbers, *reconstruction.hidden_words(model, caption, names)})
+    return sorted({*numbers, *reconstruction.positions_of_words(model, caption, names)})
 
 # %% ../nbs/04_api.ipynb #04d44417
 def wrong_pair(
@@ -210,7 +210,7 @@ def reconstruct(
         check_text("edit", edit)
     positions = token_positions(model, caption, words)
     patches, other = sorted({*as_numbers(patches, "patch")}), wrong_pair(model, caption, wrong)
-    filled = reconstruction.reconstruct(model, pair, patches, positions, other, edit)
+    filled = reconstruction.reconstruct_pair(model, pair, patches, positions, other, edit)
     warnings = [*filter(None, [note]), *find_warnings(model, caption, edit, positions)]
     data = getattr(model, "facts", {}).get("data", "scenes")
     if wrong is None and not is_drawn(data) and model.pairs is None:
@@ -260,7 +260,7 @@ def train(
     run = config.with_settings(
         config.RunConfig(str(out), model, preset, config.DataConfig(str(data))), strings
     )
-    return runner.train(run, resume, quiet)
+    return runner.run_training(run, resume, quiet)
 
 # %% ../nbs/04_api.ipynb #eb74fb8b
 def finetune(
@@ -280,9 +280,9 @@ def finetune(
     start, strings = str(checkpoint), as_settings({**settings, "steps": steps})
     if task == "retrieval":
         run = config.for_retrieval(str(out), start, config.DataConfig(str(data)))
-        return runner.train(config.with_settings(run, strings), quiet=quiet)
+        return runner.run_training(config.with_settings(run, strings), quiet=quiet)
     run = finetuning.FinetuneConfig(str(out), task, finetuning.TaskDataConfig(str(data)), start)
-    return finetuning.finetune(config.with_settings(run, strings), quiet)
+    return finetuning.run_finetuning(config.with_settings(run, strings), quiet)
 
 # %% ../nbs/04_api.ipynb #87fb6d75
 PAIR_TASKS = ("reconstruction", "retrieval", "information")

@@ -360,7 +360,7 @@ class TaskSource(Protocol):
         "Return the number of examples; None = endless."
         return None
 
-    def told(self, i: int) -> Any:
+    def text_of(self, i: int) -> Any:
         "Return the texts, label and group of example `i`, without its images."
 
     def example(self, i: int, epoch: int = 0) -> Any:

@@ -23,7 +23,7 @@ from mvl_bench.core import update
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.training.config import DataConfig, RunConfig, with_settings
 from mvl_bench.training.resume import commit
-from mvl_bench.training.runner import train
+from mvl_bench.training.runner import run_training
 
 SIZES = ["embed_dim=24", "num_heads=2", "precision=fp32", "batch_size=6", "warmup=2", "lr=3e-3"]
 MASKVLM = ["image_depth=1", "text_depth=1", "cross_depth=1", "full_mask_steps=4", "accumulate=2"]
@@ -77,7 +77,7 @@ def sitting(
     try:
         sys.stderr = sys.stdout = open(os.devnull, "w")
         if dies_at is None:
-            train(run, resume, quiet=True)
+            run_training(run, resume, quiet=True)
         else:
             name, number = dies_at
             calls, real = [], getattr(os, name)
@@ -89,7 +89,7 @@ def sitting(
                 return real(*args)
 
             with patch(f"mvl_bench.storage.os.{name}", call):
-                train(run, resume, quiet=True)
+                run_training(run, resume, quiet=True)
         os._exit(0)
     finally:
         os._exit(1)
@@ -160,7 +160,7 @@ def certify(name: str, kills: int, steps: int, folder: Path, seed: int = 0) -> d
     straight, killed = (case(name, folder / way, steps) for way in ("straight", "killed"))
     if name.startswith("stream"):  # both read the same files
         killed = replace(killed, data=straight.data)
-    train(straight, quiet=True)
+    run_training(straight, quiet=True)
     workers = (0, 1, 2) if name == "maskvlm" else (0,)
     happened = kill_and_go_on(killed, kills, random.Random(seed), workers)
     tensors = len(load_file(next((Path(straight.out) / "checkpoints").glob("*/model.safetensors"))))

@@ -20,7 +20,7 @@ from mvl_bench.models.momentum_contrast import Contrast
 from mvl_bench.training.config import DataConfig, RunConfig, with_settings
 from mvl_bench.training.doctor import examine
 from mvl_bench.training.resume import commit
-from mvl_bench.training.runner import train
+from mvl_bench.training.runner import run_training
 
 SMALL = ["precision=fp32", "batch_size=32", "warmup=20", "embed_dim=48", "lr=4e-3", "steps=260"]
 PAIRS = ["itc=1", "itm=1"]
@@ -162,7 +162,7 @@ def shown_to_the_doctor(run: RunConfig, wounds: list, steps: int | None = None) 
                         runs, "new_model", lambda *a: (lambda m, t: (freeze(m), t))(*real(*a))
                     )
                 )
-            train(run, quiet=True)
+            run_training(run, quiet=True)
         found = examine(run.out, 60)[2]
     worst = {}
     for one in found:

@@ -22,7 +22,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..core import Batch, Pair, PairSource, UserError, hashed_draws
-from .formats import Table, captions_in, open_table, streamed
+from .annotations import PROBLEM, captions_in, find_picture
+from .formats import Table, open_table, streamed
 from .images import as_size, fetch, open_picture, read_bytes, resize
 from .tokenizers import encode
 
@@ -59,11 +60,12 @@ class Source(PairSource):
                 self._bad[row] = why
 
     def report(self) -> str:
-        "Return one line on the rows found unreadable so far; empty if there are none."
+        "Return one line on what was assumed and which rows were found unreadable so far; empty if nothing was."
         named = "; ".join(why for _, why in self.bad[:3])
         more = f"; and {len(self._bad) - 3} more" if len(self._bad) > 3 else ""
         rows = f"{len(self._bad)} row{'s' * (len(self._bad) > 1)} of {self.name}"
-        return f"{rows} left out: {named}{more}" if named else ""
+        left_out = [f"{rows} left out: {named}{more}"] if named else []
+        return "; ".join([*self.table.notes, *left_out])
 
     def captions_of(self, row: dict) -> tuple[str, ...]:
         "Return all captions of a row."
@@ -77,6 +79,8 @@ class Source(PairSource):
 
     def encoded(self, row: dict, name: str) -> tuple[bytes, str]:  # the file's bytes, its name
         "Return a row's encoded image and its name; raise `UserError` if there is not exactly one image."
+        if row.get(PROBLEM):
+            raise UserError(row[PROBLEM])
         cell = row[self.table.columns[0]]
         if isinstance(cell, list):
             if len(cell) != 1:
@@ -87,10 +91,12 @@ class Source(PairSource):
         if not cell:
             raise UserError(f"{name} has no picture")
         if isinstance(cell, str):
-            name, cell = cell, self.table.folder / cell if "://" not in cell else fetch(cell)
+            web = "://" in cell[:99] and not cell.startswith("file://")
+            found = fetch(cell) if web else find_picture(self.table.folder, cell)
+            name, cell = name if isinstance(found, bytes) and not web else cell[-80:], found
         return read_bytes(cell, name), name
 
-    def said(self, row: dict, i: int, epoch: int) -> tuple[str, dict[str, float]]:
+    def caption_for(self, row: dict, i: int, epoch: int) -> tuple[str, dict[str, float]]:
         "Return a row's caption for sample `i` of an epoch, empty if none, and random numbers for its crop."
         words, chance = self.captions_of(row), dict.fromkeys(PAIR_DRAWS, 0.0)
         if self.augment or len(words) > 1:
@@ -101,7 +107,7 @@ class Source(PairSource):
     def read(self, row: dict, name: str, i: int, epoch: int) -> Pair:
         "Return the pair of one row as sample `i` of an epoch; raise `UserError` if the row is bad."
         data, name = self.encoded(row, name)
-        caption, chance = self.said(row, i, epoch)
+        caption, chance = self.caption_for(row, i, epoch)
         if not caption:
             raise UserError(f"{name} has no caption")
         zoom, at = 1.0, (0.5, 0.5)
@@ -173,7 +179,7 @@ class Pairs(Source):
 
     def caption_at(self, i: int, epoch: int = 0) -> str:
         "Return the caption of sample `i` of an epoch without reading its image; empty if the row has none."
-        return self.said(self._texts[i], i, epoch)[0]
+        return self.caption_for(self._texts[i], i, epoch)[0]
 
     @cached_property
     def _texts(self):
@@ -274,7 +280,7 @@ class StreamedPairs(Source):
 
     def caption_at(self, draw: Draw) -> str:
         "Return the caption of a row without reading its image; empty if it has none."
-        return self.said(draw.window[draw.place][1], self.number(draw), draw.epoch)[0]
+        return self.caption_for(draw.window[draw.place][1], self.number(draw), draw.epoch)[0]
 
     def pairs(self, epoch: int = 0, start: int = 0) -> Iterator[Pair]:
         "Yield the pairs of an epoch from number `start` on; earlier rows are not decoded."

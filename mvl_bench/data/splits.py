@@ -42,7 +42,7 @@ class Split(NamedTuple):
         if self.skipped:
             lines.append(f"{_count(len(self.skipped), 'row')} skipped ({self.skipped[0][1]})")
         rule = "held out for validation (--val 0 trains on all)" if out else "held out"
-        return "; ".join([*lines, f"{_count(out, 'picture')} {rule}"])
+        return "; ".join([*lines, f"{_count(out, 'picture')} {rule}", *self.train.table.notes])
 
 
 def _count(number: int, unit: str) -> str:

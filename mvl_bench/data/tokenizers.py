@@ -126,6 +126,7 @@ def encode(
         rows = tokenizer(list(captions), **options, return_special_tokens_mask=True)
     ids, real = torch.tensor(rows["input_ids"]), torch.tensor(rows["attention_mask"])
     special = torch.tensor(rows["special_tokens_mask"]).bool()
+    special |= torch.isin(ids, torch.tensor(tokenizer.all_special_ids))  # typed, or unknown words
     return Encoded(ids, real, ~special & real.bool())
 
 # %% ../../nbs/data/01_tokenizers.ipynb #3b774bd3
@@ -136,7 +137,7 @@ class Chip(NamedTuple):
     text: str  # the caption's own letters
     start: int  # first letter in the caption
     end: int  # one past the last letter
-    known: bool  # False = the model sees `[UNK]`
+    known: bool  # False = `[UNK]`, or a special token that was typed: it is never hidden
     pieces: tuple[int, ...] = ()  # positions of all its tokens
 
 
@@ -149,9 +150,9 @@ def chips(
     options = dict(max_length=max_text_len, truncation=True)
     with READING:
         row = tokenizer(caption, **options, return_offsets_mapping=True)
-    tokens = zip(row["input_ids"], row["offset_mapping"])
+    tokens, special = zip(row["input_ids"], row["offset_mapping"]), {*tokenizer.all_special_ids}
     return [
-        Chip(i, caption[start:end], start, end, token != tokenizer.unk_token_id, (i,))
+        Chip(i, caption[start:end], start, end, token not in special, (i,))
         for i, (token, (start, end)) in enumerate(tokens)
         if end > start
     ]
@@ -245,6 +246,8 @@ def positions_of(
         for c in tokens
         if any(c.start < b and a < c.end for a, b in marked) and plain(c.text)
     ]
+    if unknown := [c.text for c in tokens if c.position in inside and not c.known]:
+        raise UserError(f"the model does not know {unknown[0][:60]!r}, so it cannot be hidden")
     if marked and not inside:
         raise UserError(
             f"the words {sorted({*hide})} stand beyond the window of {max_text_len} tokens"

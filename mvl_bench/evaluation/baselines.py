@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Baselines', 'count_baselines', 'mean_colour', 'median_colour', 'background', 'neighbour', 'unigram_nats',
-           'choice_nats', 'label_nats', 'trivial_losses', 'floor_losses', 'hidden_words', 'baselines_of']
+           'choice_nats', 'label_nats', 'trivial_losses', 'floor_losses', 'sample_hidden_words', 'baselines_of']
 
 # %% ../../nbs/evaluation/00_baselines.ipynb #225868a8
 import math
@@ -219,7 +219,7 @@ def floor_losses(
     return {f"{name} floor": score[name](*parts).item() for name, parts in used.items()}
 
 # %% ../../nbs/evaluation/00_baselines.ipynb #8d44c915
-def hidden_words(
+def sample_hidden_words(
     source,  # training data
     tokenizer,
     model_cfg,  # model config: how words are hidden
@@ -251,7 +251,7 @@ def baselines_of(
     masking = with_scores(model_cfg.build_masking(), model)
     drawn = [masking(batch.to(device), (cfg.seed, epoch)) for epoch in range(2)]
     views = tuple(view.to("cpu") for views in drawn for view in views)
-    labels = hidden_words(source, tokenizer, model_cfg, (cfg.seed, 0))
+    labels = sample_hidden_words(source, tokenizer, model_cfg, (cfg.seed, 0))
     counted = count_baselines(batch, model_cfg.text.vocab_size, labels)
     losses = trivial_losses(counted, batch, views, model_cfg, cfg.batch_size)
     if source.world in KNOWN and "losses.recon" in model_cfg.names():

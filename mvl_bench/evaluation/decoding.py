@@ -17,7 +17,7 @@ from ..data.pairs import collate
 from ..data.scenes import COLOURS, Scenes, nearest_colour, object_masks, words_of
 from .attribution import with_interval
 from .scene_probes import Question, questions
-from ..inference.decoding import Plan, Step, begin, decode
+from ..inference.decoding import Plan, Step, first_step, decode
 from ..inference.uncertainty import rank_correlation, reliability, spread
 from ..masking.base import random_squares
 from ..patches import patchify
@@ -34,7 +34,7 @@ def start_of(
     "Build a decoding step with the parts of a task hidden, the same for models of one size and tokenizer."
     pair = question.pair
     if task == "picture":
-        return begin(model, pair._replace(image=None))
+        return first_step(model, pair._replace(image=None))
     row = collate([pair], model.tokenizer, model.cfg.text.max_text_len)
     places = row.maskable[0].nonzero().flatten()
     squares = random_squares(row.ids, model.cfg.image.grid, 0.6, (0, "decode"), 2)[0]
@@ -42,7 +42,7 @@ def start_of(
     patches = dict(thing=question.patches, squares=squares, both=squares).get(task)
     words = dict(words=places[half], both=places[half], caption=places).get(task)
     hidden = [] if patches is None else patches.nonzero().flatten().tolist()
-    return begin(model, pair, hidden, [] if words is None else words.tolist())
+    return first_step(model, pair, hidden, [] if words is None else words.tolist())
 
 
 def judge(

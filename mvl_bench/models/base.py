@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECON_KINDS', 'LOSS_NAMES', 'MOMENTUM', 'check_numbers', 'ImageConfig', 'TextConfig', 'LossConfig', 'ModelConfig',
-           'save', 'card', 'read_config', 'check_finite', 'fit', 'fit_some', 'read_about', 'Saved']
+           'save', 'card', 'read_config', 'check_finite', 'load_weights', 'fit_some', 'read_about', 'Saved']
 
 # %% ../../nbs/models/00_base.ipynb #0bfc022c
 import json
@@ -313,7 +313,7 @@ def check_finite(
             )
 
 
-def fit(
+def load_weights(
     model: nn.Module,
     weights: dict[str, torch.Tensor],
     source: str | Path,  # named in the message
@@ -346,7 +346,7 @@ def fit_some(
         raise UserError(
             f"{len(unmatched)} of {len(state)} weights of {source} do not fit the model"
         )
-    fit(model, {k: value if k in unmatched else weights[k] for k, value in state.items()}, source)
+    load_weights(model, {k: value if k in unmatched else weights[k] for k, value in state.items()}, source)
     return unmatched
 
 # %% ../../nbs/models/00_base.ipynb #bd92298a
@@ -439,7 +439,7 @@ class Saved(ModelHubMixin):
             check_finite(weights, path)
         copies = {k: v for k, v in model.state_dict().items() if k.startswith(MOMENTUM)}
         without = not copies.keys() & weights.keys()
-        fit(model, weights | (copies if without else {}), path)
+        load_weights(model, weights | (copies if without else {}), path)
         if copies and without:
             model.start_momentum()
         model.tokenizer, model.facts = load_tokenizer(path), about["facts"]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import BOTH, Batch, MaskedVLModel, Masks, Output, UserError
-from ..data.finite_worlds import KNOWN, listed, prototypes
+from ..data.finite_worlds import KNOWN, list_pairs, prototypes
 from ..data.tokenizers import word_tokenizer
 from ..masking.base import Masking, MaskingConfig
 from ..masking.joint import build_masking
@@ -60,7 +60,7 @@ class IdealObserver(nn.Module, MaskedVLModel):
         tokenizer=None,  # of the model that it is compared with; None = its own
     ):
         super().__init__()
-        world = listed(cfg.world, tuple(cfg.image.img_size))
+        world = list_pairs(cfg.world, tuple(cfg.image.img_size))
         self.cfg, self.facts = cfg, dict(data=f"scenes:{cfg.world}")
         self.tokenizer = tokenizer or word_tokenizer(world.captions)
         self.vocab_size = max(cfg.text.vocab_size, len(self.tokenizer))
@@ -126,7 +126,7 @@ class IdealObserver(nn.Module, MaskedVLModel):
 
     def unknown(self, image: np.ndarray, captions: tuple[str, ...]) -> list[str]:
         "Describe in sentences which of an image (h w 3) uint8 and its captions are not in the world."
-        world, foreign = listed(self.cfg.world, tuple(self.cfg.image.img_size)), []
+        world, foreign = list_pairs(self.cfg.world, tuple(self.cfg.image.img_size)), []
         if not (world.pictures == image).all((1, 2, 3)).any():
             foreign.append("picture")
         words = [" ".join(text.lower().split()) for text in captions if text]

@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
 from ..core import UserError
-from .base import fit
+from .base import load_weights
 from .encoders import ImageEncoder, TextEncoder
 from ..patches import sincos_positions
 
@@ -151,7 +151,7 @@ def begin_with(
     if table is not None and positions is not None and positions.shape != table.shape:
         grid, first = model.patch_embed.grid_size, model.num_prefix_tokens
         weights["pos_embed"] = resample_abs_pos_embed(positions, grid, num_prefix_tokens=first)
-    fit(model, weights, source)
+    load_weights(model, weights, source)
     return model
 
 
@@ -338,7 +338,7 @@ class NamedText(TextEncoder):
             logging.enable_progress_bar()
         if info["missing_keys"]:
             raise UserError(f"{source} lacks {', '.join(sorted(info['missing_keys'])[:3])}")
-        fit(self.model, whole.state_dict(), source)
+        load_weights(self.model, whole.state_dict(), source)
         return sorted(info["unexpected_keys"])
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:  # (b t) -> (b t d)

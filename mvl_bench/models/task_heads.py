@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..core import Batch, UserError, update
 from ..data.tasks import TASKS
 from ..data.tokenizers import chips
-from .base import fit, read_about, read_config, save
+from .base import load_weights, read_about, read_config, save
 from .registry import load
 from ..storage import find
 
@@ -123,7 +123,7 @@ def with_words(
     weights = grown.state_dict()
     for name, old in body.state_dict().items():
         weights[name][tuple(map(slice, old.shape))] = old
-    fit(grown, weights, "the grown vocabulary")
+    load_weights(grown, weights, "the grown vocabulary")
     grown.tokenizer, grown.facts = body.tokenizer, body.facts
     return grown.to(next(body.parameters()).device).train(body.training)
 
@@ -160,5 +160,5 @@ def load_task(
     if cfg.task != task:
         raise UserError(f"checkpoint {str(name)!r} was fine-tuned for {cfg.task}, not for {task}")
     model = TaskModel(load(path), cfg)
-    fit(model.head, load_file(path / "task.safetensors"), path)
+    load_weights(model.head, load_file(path / "task.safetensors"), path)
     return model.to(device).eval()

@@ -6,7 +6,7 @@
 __all__ = ['TRAVEL', 'WHY', 'WORSE', 'NEAR', 'OVER', 'EARLY', 'SIDES', 'PACKAGES', 'TOOLS', 'Finding', 'look_for_leaks',
            'look_for_use', 'look_at_data', 'travels', 'reached', 'look_at_travels', 'look_at_queue', 'last_of',
            'still_falling', 'comparable', 'look_at_losses', 'look_at_gaps', 'look_at_failures', 'examine', 'report',
-           'ceiling', 'machine']
+           'matmul_speed', 'machine']
 
 # %% ../../nbs/training/10_doctor.ipynb #9840f6ca
 import importlib.metadata
@@ -462,7 +462,7 @@ TOOLS = dict(
 )
 
 
-def ceiling(
+def matmul_speed(
     kind: torch.dtype,
     side: int = 1024,  # of the matrices
 ) -> float:  # FLOP/s
@@ -486,7 +486,7 @@ def machine() -> dict[str, str]:
             versions[name] = "not installed"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     speeds = {
-        kind: ceiling(getattr(torch, name)) / 1e9
+        kind: matmul_speed(getattr(torch, name)) / 1e9
         for kind, name in dict(fp32="float32", bf16="bfloat16").items()
     }
     free = shutil.disk_usage(os.getcwd()).free / 2**30

@@ -19,7 +19,7 @@ from PIL import Image
 from ..core import Pair, UserError
 from ..data.loader import first_pairs
 from ..data.pairs import collate
-from ..inference.reconstruction import Reconstruction, reconstruct, summary
+from ..inference.reconstruction import Reconstruction, reconstruct_pair, column_scores
 from ..masking.base import one_box, random_squares, random_words
 from ..storage import write_file
 
@@ -73,7 +73,7 @@ def look(
     about, rows = dict(step=step, score=0.0, probes=[]), []
     for loss, (offer, hidden, unit) in sides.items():
         selected = [p for p in probes if getattr(p, hidden)] if offer in model.offers else []
-        answers = [reconstruct(model, p.pair, **{hidden: getattr(p, hidden)}) for p in selected]
+        answers = [reconstruct_pair(model, p.pair, **{hidden: getattr(p, hidden)}) for p in selected]
         if not answers:
             continue
         means = {
@@ -82,7 +82,7 @@ def look(
         }
         about[loss] = means
         about["score"] += model.cfg.losses.weights.get(loss, 0.0) * means["with"]
-        about["probes"] += [dict(side=offer, **summary(answer)) for answer in answers]
+        about["probes"] += [dict(side=offer, **column_scores(answer)) for answer in answers]
         rows += [_row(answer) for answer in answers if offer == "pixels"]
     model.train(was)
     torch.set_rng_state(chance)

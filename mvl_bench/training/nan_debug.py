@@ -59,7 +59,7 @@ def keep_failure(
     facts = dict(step=error.step, seed=cfg.seed, precision=cfg.precision, rank=rank)
     path = Path(out) / FAILURES / f"step-{error.step:08}-process-{rank}"
     return save(
-        model, tokenizer, path, dict(facts, said=f"{error.name} is {error.value}"),
+        model, tokenizer, path, dict(facts, problem=f"{error.name} is {error.value}"),
         also=lambda folder: save_file(_flat(error.passes), folder / PASSES),
     )  # fmt: skip
 
@@ -99,7 +99,7 @@ def replay(
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} holds no pairs to go through again: {error}") from error
     facts, cfg = model.facts, model.cfg.at_step(model.facts["step"])
-    lines = [f"at step {facts['step']}, {facts['said']}"]
+    lines = [f"at step {facts['step']}, {facts['problem']}"]
     bad = [n for n, p in model.named_parameters() if not p.isfinite().all()]
     lines += [f"weights that are no number: {', '.join(bad[:3])}, {len(bad)} in all"] if bad else []
     names, hooks = first_broken(model.train())

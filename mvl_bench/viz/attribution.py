@@ -23,7 +23,7 @@ from mvl_bench.viz.base import (
     enlarge,
     frame,
     on_grid,
-    paint,
+    draw_image,
     sheet,
     theme,
 )
@@ -55,8 +55,8 @@ def draw_heat(
     grey = ((grey - grey.min()) / max(np.ptp(grey), 1))[..., None]
     ground = np.array(to_rgb(ink.background))
     amount = 0.45 * (1 - grey) if ground.mean() > 0.5 else 0.07 + 0.23 * grey
-    paint(ax, enlarge(ground + (to_rgb(ink.text) - ground) * amount), box)
-    paint(ax, enlarge(heat(values, most, ink)), box)
+    draw_image(ax, enlarge(ground + (to_rgb(ink.text) - ground) * amount), box)
+    draw_image(ax, enlarge(heat(values, most, ink)), box)
     frame(ax, box, ink)
     size = np.abs(np.nan_to_num(values))
     if outlined and size.max() > 0.02 * most:
@@ -130,7 +130,7 @@ def draw_table(ax: Axes, influence, values: np.ndarray, box: tuple, most: float,
     cell, (rows, columns) = 11.0, influence.grid
     area = (left + inset, top, wide - inset, cell * len(values))
     ax.add_artist(Rectangle(area[:2], *area[2:], facecolor=ink.surface, zorder=-1))
-    paint(ax, heat(values, most, ink).repeat(8, 0).repeat(8, 1), area)
+    draw_image(ax, heat(values, most, ink).repeat(8, 0).repeat(8, 1), area)
     step = area[2] / values.shape[1]
     for i, column in np.argwhere(np.nan_to_num(values) < -0.1 * (most or 1.0)):  # a bar marks harm
         x, y = area[0] + (column + 0.5) * step, top + (i + 0.5) * cell
@@ -152,7 +152,7 @@ def draw_scale(ax: Axes, box: tuple, most: float, signed: bool, ink: Ink) -> Non
     left, top, wide, high = box
     ramp = np.linspace(-most if signed else 0, most, 128)
     ax.add_artist(Rectangle((left, top), wide, high, facecolor=ink.surface, zorder=-1))
-    paint(ax, heat(ramp[None], most, ink), box)
+    draw_image(ax, heat(ramp[None], most, ink), box)
     ends = (f"{-most:.2f} harm", f"{most:.2f} help") if signed else ("no change", f"{most:.2f}")
     for x, align, text in ((left, "left", ends[0]), (left + wide, "right", ends[1])):
         ax.text(x, top + high + 3, text, fontsize=8, color=ink.muted, ha=align, va="top")

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
-from .base import LOSS_COLOURS, Drawing, Ink, frame, hide_patches, paint, theme
+from .base import LOSS_COLOURS, Drawing, Ink, frame, hide_patches, draw_image, theme
 from .text import chip_style, draw_chip, percent, text_width
 
 # %% ../../nbs/viz/08_quiz.ipynb #12ee6518
@@ -48,18 +48,18 @@ def _panel(ax: Axes, y: float, title: str, picture: np.ndarray | None, ink: Ink)
     ax.text(box[0], y + 7, title, fontsize=8.5, color=ink.text)
     if picture is None:
         blank = np.full((1, 1, 3), to_rgb(ink.surface))
-        paint(ax, blank, box)
+        draw_image(ax, blank, box)
         middle = box[0] + SMALL / 2, box[1] + SMALL / 2 + 9
         ax.text(*middle, "?", fontsize=26, ha="center", color=ink.muted)
     else:
-        paint(ax, picture, box)
+        draw_image(ax, picture, box)
     frame(ax, box, ink)
 
 
 def _chips(riddle, revealed: bool, ink: Ink) -> list[tuple[float, float, str, dict]]:
     "Lay out word chips as x, y, label and style; show hidden words only once the answer is revealed."
     chips, x, y = [], 0.0, 0.0
-    for word in riddle.said:
+    for word in riddle.caption_words:
         label, style = chip_style(word, word.position in riddle.words, None, ink)
         if revealed and word.position in riddle.words:
             label, style = word.text, {n: v for n, v in style.items() if n != "hatch"}
@@ -90,7 +90,7 @@ def show_riddle(
         ax = page.add_axes((0.004, 0, 0.992, 0.996))
         ax.set(xlim=(-1, WIDE + 1), ylim=(high, -1))
         ax.set_axis_off()
-        paint(ax, masked, (0, 0, BIG, BIG))
+        draw_image(ax, masked, (0, 0, BIG, BIG))
         frame(ax, (0, 0, BIG, BIG), ink)
         outline(ax, riddle.spot, columns, (0, 0, BIG / columns))
         sure = f" {percent(answer.probability)}" if answer and answer.probability else ""

@@ -24,11 +24,11 @@ from mvl_bench.viz.base import (
     frame,
     hide_patches,
     on_grid,
-    paint,
+    draw_image,
     theme,
 )
 from mvl_bench.viz.text import (
-    Word,
+    DisplayWord,
     as_words,
     chip_style,
     draw_bars,
@@ -47,7 +47,7 @@ class _Page(NamedTuple):
 
     ax: Axes
     ink: Ink
-    made: object  # like `reconstruct.Reconstruction`
+    result: object  # like `reconstruct.Reconstruction`
     lefts: dict[str, float]  # left edge of each column: given, truth and the reconstructions
     cell: float  # width of a column
     size: tuple[float, float]  # width and height of an image
@@ -64,7 +64,7 @@ class _Page(NamedTuple):
 
     def rule(self, y: float) -> None:
         "Draw a thin line across the page, beside an image that is shown once."
-        left = self.lefts["given" if self.made.image_mask.any() else "truth"]
+        left = self.lefts["given" if self.result.image_mask.any() else "truth"]
         self.ax.plot([left, self.right], [y, y], color=self.ink.line, linewidth=0.7)
 
 
@@ -93,7 +93,7 @@ def _close_page(page: _Page, y: float) -> Drawing:
 # %% ../../nbs/viz/02_reconstruction.ipynb #03258a8d
 def _top(page: _Page, words: Sequence, y: float) -> float:
     "Draw the masked caption and the titles of all columns; return the next y."
-    reconstruction, many = page.made, len(page.made.image_mask)
+    reconstruction, many = page.result, len(page.result.image_mask)
     count = (
         f", {sum(w.position in reconstruction.hidden_words for w in words)} of {len(words)} words hidden"
         if reconstruction.hidden_words
@@ -119,10 +119,10 @@ def _top(page: _Page, words: Sequence, y: float) -> float:
 
 def _picture(page: _Page, left: float, top: float, image: np.ndarray, outlined: bool) -> None:
     "Draw a framed image, hidden regions outlined in black on white if requested."
-    paint(page.ax, image, (left, top, *page.size))
+    draw_image(page.ax, image, (left, top, *page.size))
     edge = frame(page.ax, (left, top, *page.size), page.ink)
-    shape, patch = page.made.pair.image.shape[:2], page.made.patch_size
-    grid = on_grid(page.made.image_mask, shape, patch).astype(int)
+    shape, patch = page.result.pair.image.shape[:2], page.result.patch_size
+    grid = on_grid(page.result.image_mask, shape, patch).astype(int)
     across = [((c, r + 1), (c + 1, r + 1)) for r, c in np.argwhere(np.diff(grid, axis=0))]
     down = [((c + 1, r), (c + 1, r + 1)) for r, c in np.argwhere(np.diff(grid, axis=1))]
     lines = np.reshape(across + down, (-1, 2, 2)) * (patch * page.size[0] / shape[1]) + (left, top)
@@ -140,7 +140,7 @@ def _no_picture(page: _Page, left: float, top: float) -> None:
 
 def _pictures(page: _Page, y: float) -> float:
     "Draw the masked image, the truth and each column's image with hidden patches outlined; return the next y."
-    reconstruction = page.made
+    reconstruction = page.result
     masked = hide_patches(
         reconstruction.pair.image, reconstruction.image_mask, reconstruction.patch_size
     )
@@ -158,12 +158,12 @@ def _pictures(page: _Page, y: float) -> float:
 
 def _error_maps(page: _Page, y: float) -> float:
     "Draw the error of each hidden patch under each column's image; return the next y."
-    high, wide = page.made.pair.image.shape[:2]
-    painted = {n: c for n, c in page.made.columns.items() if c.picture is not None}
+    high, wide = page.result.pair.image.shape[:2]
+    painted = {n: c for n, c in page.result.columns.items() if c.picture is not None}
     if not painted:
         return y
     for name, column in painted.items():
-        errors = on_grid(column.errors, (high, wide), page.made.patch_size)
+        errors = on_grid(column.errors, (high, wide), page.result.patch_size)
         error_cells(page.ax, errors, (page.lefts[name], y, *page.size), page.ink, False)
     page.write(14, y + 8, "error of each hidden patch", color=page.ink.muted)
     error_scale(page.ax, (14, y + 16, page.cell, 6), page.ink)
@@ -172,13 +172,13 @@ def _error_maps(page: _Page, y: float) -> float:
 # %% ../../nbs/viz/02_reconstruction.ipynb #90614de9
 def _scores(page: _Page, y: float, label: str, key: str, digits: int) -> float:
     "Draw one line of `error` or `nats` values with their changes against the column `without`; return the next y."
-    if not any(np.isfinite(getattr(column, key)) for column in page.made.columns.values()):
+    if not any(np.isfinite(getattr(column, key)) for column in page.result.columns.values()):
         return y
     page.rule(y)
-    words_only = not page.made.image_mask.any()
+    words_only = not page.result.image_mask.any()
     page.write(page.lefts["truth" if words_only else "given"], y + 13, label, color=page.ink.muted)
-    base = getattr(page.made.columns.get("without"), key, float("nan"))
-    for name, column in page.made.columns.items():
+    base = getattr(page.result.columns.get("without"), key, float("nan"))
+    for name, column in page.result.columns.items():
         value, left = getattr(column, key), page.lefts[name]
         text = f"{value:.{digits}f}" if np.isfinite(value) else "–"
         page.write(left, y + 13.5, text, 9, fontweight="bold")
@@ -195,7 +195,7 @@ def _scores(page: _Page, y: float, label: str, key: str, digits: int) -> float:
 def _words(page: _Page, y: float, numbers: bool, words: Sequence) -> float:
     "Draw the truth and every column's predictions for each hidden word; return the next y."
     pieces, ink = [getattr(word, "pieces", ()) or (word.position,) for word in words], page.ink
-    columns = {n: of_whole_words(c.tokens, pieces) for n, c in page.made.columns.items()}
+    columns = {n: of_whole_words(c.tokens, pieces) for n, c in page.result.columns.items()}
     count = max(map(len, columns.values()), default=0)
     most = {1: 5, 2: 4}.get(count, 3)
     for i in range(count):
@@ -203,10 +203,10 @@ def _words(page: _Page, y: float, numbers: bool, words: Sequence) -> float:
         guesses = {name: c[i] for name, c in columns.items() if i < len(c)}
         first = next(iter(guesses.values()))
         label = fit_text(first.truth, page.cell - 12, 9)
-        truth = Word(0, label, known=first.position not in page.unknown)
+        truth = DisplayWord(0, label, known=first.position not in page.unknown)
         tall = 18.0
         chips = [(page.lefts["truth"], *chip_style(truth, False, None, ink))]
-        if page.made.image_mask.any():
+        if page.result.image_mask.any():
             chips.append((page.lefts["given"], *chip_style(truth, True, None, ink)))
         for name, guess in guesses.items():
             if numbers:
@@ -225,7 +225,7 @@ def _words(page: _Page, y: float, numbers: bool, words: Sequence) -> float:
 
 def _foot(page: _Page, y: float, numbers: bool) -> float:
     "Draw the notes that explain the figure; return the lower end in points."
-    reconstruction, notes = page.made, [getattr(page.made, "note", "")]
+    reconstruction, notes = page.result, [getattr(page.result, "note", "")]
     columns = reconstruction.columns.values()
     if reconstruction.image_mask.any() and any(column.picture is not None for column in columns):
         notes.append(

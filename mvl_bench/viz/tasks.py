@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from ..data.tasks import Example
-from ..evaluation.item_matching import PairScores, at_threshold, differences
+from ..evaluation.item_matching import PairScores, at_threshold, title_differences
 from .base import Drawing, Ink, show_image, theme
 
 # %% ../../nbs/viz/07_tasks.ipynb #13b1da60
@@ -26,7 +26,7 @@ class Shown(NamedTuple):
     pictures: Sequence[np.ndarray | None]  # (h w 3) uint8 each; None = absent
     texts: Sequence[str | None]  # one for all images, or one for each; None = absent
     answer: str
-    said: str | None = None  # a model's answer; None = none
+    answer_of_model: str | None = None  # a model's answer; None = none
 
 
 def draw_example(figure, example: Shown, ink: Ink) -> None:  # figure: a subfigure
@@ -44,9 +44,9 @@ def draw_example(figure, example: Shown, ink: Ink) -> None:  # figure: a subfigu
             caption = fill(example.texts[k] or "(no words)", 24)
             ax.text(0.5, -0.06, caption, transform=ax.transAxes, ha="center", va="top", fontsize=8)
     words = "" if each else " ".join(text or "(no words)" for text in example.texts)
-    right = example.said in (None, example.answer)
-    answer = example.answer if right else f"{example.said}, not {example.answer}"
-    colour = ink.muted if example.said is None else ink.good if right else ink.bad
+    right = example.answer_of_model in (None, example.answer)
+    answer = example.answer if right else f"{example.answer_of_model}, not {example.answer}"
+    colour = ink.muted if example.answer_of_model is None else ink.good if right else ink.bad
     figure.text(0.03, 0.0, answer, va="bottom", fontsize=9, color=colour, weight="bold")
     if words:
         figure.text(0.03, 0.985, fill(words, 8 + 17 * count), va="top", fontsize=8.5)
@@ -125,12 +125,12 @@ def draw_dots(
 # %% ../../nbs/viz/07_tasks.ipynb #d88238e9
 def draw_pair(page: Drawing, scores: PairScores, example: Example, at: int, ink: Ink) -> None:
     "Draw two items side by side with the words that only one of them has."
-    for k, (picture, only) in enumerate(zip(example.pictures, differences(example))):
+    for k, (picture, only) in enumerate(zip(example.pictures, title_differences(example))):
         left = DOTS[0] + 0.21 * k
         ax = page.add_axes((left, 0.14, 0.13, 0.29))
         if picture is not None:
             show_image(picture, ax=ax)
-        text = example.told.texts[k if len(example.told.texts) > 1 else 0] or "(no title)"
+        text = example.text.texts[k if len(example.text.texts) > 1 else 0] or "(no title)"
         page.text(left - 0.01, 0.085, text[:34], fontsize=8)
         if only:
             page.text(left - 0.01, 0.045, f"only here: {only[:28]}", fontsize=7.5, color=ink.bad)

@@ -12,7 +12,7 @@ from mvl_bench.core import UserError
 from mvl_bench.data.pairs import open_pairs
 from mvl_bench.data.splits import hold_out, own_pairs
 from mvl_bench.training.config import DataConfig, RunConfig
-from mvl_bench.training.runner import facts_of, open_parts
+from mvl_bench.training.runner import run_facts, open_parts
 
 
 def picture(folder, name, seed, caption):
@@ -113,6 +113,6 @@ def test_a_stream_holds_out_nothing_and_its_card_says_so(folder, tmp_path):
         run = RunConfig("out", data=DataConfig(path, streaming=streaming, val_frac=0.2))
         notes = []
         train, held = open_parts(run, notes.append)
-        assert facts_of(run, small(), train)["val_frac"] == frac
+        assert run_facts(run, small(), train)["val_frac"] == frac
         assert ("read as a stream" in notes[0]) == streaming
         assert (held.length, train.length) == ((None, None) if streaming else (2, 10))

@@ -16,7 +16,7 @@ from mvl_bench.core import UserError
 from mvl_bench.data.pairs import open_pairs
 from mvl_bench.data.task_tables import digest, open_task, user_columns
 from mvl_bench.data.tasks import CLASSES, collate_examples
-from mvl_bench.evaluation.tasks import answers
+from mvl_bench.evaluation.tasks import class_probabilities
 from mvl_bench.models.task_heads import TaskConfig, TaskModel
 from mvl_bench.training.finetune import FinetuneConfig, TaskDataConfig, apart
 
@@ -33,13 +33,13 @@ def test_a_known_data_set_by_its_columns(home, name):
     for spec in ("set/train.parquet", f"hf:{home / 'set'}"):  # as a file, and in the Hub's layout
         source = open_task(task, spec, (16, 24))
         assert len(source) == 12 and source.count == count
-        assert {source.told(i).label for i in range(12)} == labels
+        assert {source.text_of(i).label for i in range(12)} == labels
         example = source.example(5)
         assert [p.shape for p in example.pictures] == [(16, 24, 3)] * count
-        assert example.told.texts[0].endswith("5")
+        assert example.text.texts[0].endswith("5")
         batch = collate_examples([example] * 2, TOKENIZER, 24, sorted(labels), (16, 24))
         assert len(batch.batch) == 2 * count and (batch.labels >= 0).all()
-    groups = [source.told(i).group for i in range(12)]
+    groups = [source.text_of(i).group for i in range(12)]
     if name in ("vqav2", "snli_ve", "easy"):  # questions about one picture stay together
         assert groups[0] == groups[1] and len(set(groups)) in (4, 6)
 
@@ -59,8 +59,8 @@ def test_easy_vqa_comes_with_its_package(home, monkeypatch):
     (home / "easy_vqa" / "__init__.py").touch()
     invalidate_caches()
     train, scored = (open_task("vqa", "easy-vqa", 16, split) for split in ("train", "test"))
-    assert len(train) == 6 and train.example(5).told.texts == ("is it 5",)
-    assert train.told(0).group == train.told(1).group != train.told(2).group
+    assert len(train) == 6 and train.example(5).text.texts == ("is it 5",)
+    assert train.text_of(0).group == train.text_of(1).group != train.text_of(2).group
     assert train.example(0).pictures[0].shape == (16, 16, 3) and train.report() == ""
     assert not train.hashes(0) & scored.hashes(0)  # files of their own
     with pytest.raises(UserError, match="neither train nor test"):
@@ -96,12 +96,12 @@ def test_a_persons_own_two_pictures_and_titles(home):
     )
     own = user_columns("one,other", "first,second", "same")
     source = open_task("pairs", "photos/mine.csv", 16, chosen_columns=own)
-    assert source.count == 2 and [source.told(i).label for i in (0, 1)] == ["other", "match"]
-    assert source.told(0).texts == ("a hat", "a cap")
+    assert source.count == 2 and [source.text_of(i).label for i in (0, 1)] == ["other", "match"]
+    assert source.text_of(0).texts == ("a hat", "a cap")
     lacking = source.example(1)  # its second picture is missing: an absent modality, not an error
     assert lacking.pictures[1] is None and lacking.pictures[0].shape == (16, 16, 3)
     model = TaskModel(small(img_size=(16, 16)), TaskConfig("pairs", CLASSES["pairs"], 2))
-    labels, chances = answers(model, source, [0, 1], ("", "image", "text"))
+    labels, chances = class_probabilities(model, source, [0, 1], ("", "image", "text"))
     assert labels.tolist() == [0, 1] and all(np.isfinite(p).all() for p in chances.values())
 
 
@@ -138,8 +138,8 @@ def test_nothing_that_is_scored_was_trained_on(name):
     seen = set().union(*(train.hashes(i) for i in ids))
     assert not any(seen & scored.hashes(i) for i in range(len(scored)))
     if name != "nlvr":  # whose directories are numbered in each split anew
-        groups = {train.told(i).group for i in range(len(train))}
-        assert not groups & {scored.told(i).group for i in range(len(scored))}
+        groups = {train.text_of(i).group for i in range(len(train))}
+        assert not groups & {scored.text_of(i).group for i in range(len(scored))}
 
 
 def test_no_caption_or_photo_of_val_in_training():

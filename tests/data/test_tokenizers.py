@@ -73,6 +73,7 @@ def test_a_word_is_found_as_people_write_it(caption, word, parts):
 def test_a_word_that_is_not_there_names_those_that_are():
     tokenizer = piece_tokenizer(["a red ball"], 60)
     with pytest.raises(
-        UserError, match="'blue' does not occur in the caption .a red ball., whose words are a, red, ball"
+        UserError,
+        match="'blue' does not occur in the caption .a red ball., whose words are a, red, ball",
     ):
         positions_of(tokenizer, "a red ball", ["blue"], 24)

@@ -31,12 +31,12 @@ from mvl_bench.evaluation.retrieval import (
 from mvl_bench.models.base import save
 from mvl_bench.models.registry import load
 from mvl_bench.training.resume import read_run
-from mvl_bench.training.runner import train
+from mvl_bench.training.runner import run_training
 
 WORLD = Scenes("shapes", "val", img_size=(24, 32))
 
 
-class Told(PairSource):
+class ExampleText(PairSource):
     "Three pictures with two captions each, the last of which two pictures share."
 
     def pair(self, i):
@@ -54,7 +54,7 @@ def model():
 
 
 def test_every_true_caption_counts(model):
-    found = gallery(model, Told())
+    found = gallery(model, ExampleText())
     assert len(found.pictures) == 3 and len(found.captions) == 6
     assert found.picture.tolist() == [0, 0, 1, 1, 2, 2]
     assert found.right.int().tolist() == [
@@ -162,7 +162,7 @@ def test_fine_tuning_is_contrast_and_matching_alone(home, capfd):
     assert not any("to_words" in name or "decoder" in name for name in moved)
     shutil.rmtree(home / "begun")  # a run goes on without what it began with
     run = read_run(home / "tuned")
-    train(
+    run_training(
         replace(run, training=replace(run.training, steps=3)), resume=True, quiet=True, changed=True
     )
     assert load(home / "tuned").facts["steps"] == 3

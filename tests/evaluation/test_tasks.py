@@ -23,7 +23,7 @@ from mvl_bench.models.base import save
 from mvl_bench.models.task_heads import TaskConfig, TaskModel, load_task
 from mvl_bench.training import finetune
 from mvl_bench.training.config import with_settings
-from mvl_bench.training.finetune import FinetuneConfig, TaskDataConfig, begin
+from mvl_bench.training.finetune import FinetuneConfig, TaskDataConfig, prepare_finetuning
 
 SIZES = "embed_dim=32 num_heads=2 image_depth=1 text_depth=1 cross_depth=1 decoder_depth=1".split()
 SIZES += "img_size=32 batch_size=4 steps=2 eval_every=1 precision=fp32".split()
@@ -45,7 +45,7 @@ def one_thread():
 @pytest.mark.parametrize("task", ["nlvr", "entailment"])
 def test_words_alone_tell_nothing(task, split):
     source = DrawnTask(task, Scenes("shapes", split))
-    told = [source.told(i) for i in range(3000)]
+    told = [source.text_of(i) for i in range(3000)]
     words = Words(told[:2000], CLASSES[task])
     labels = np.array([CLASSES[task].index(t.label) for t in told[2000:]])
     chance = 1 / len(CLASSES[task])
@@ -55,7 +55,7 @@ def test_words_alone_tell_nothing(task, split):
 
 def test_a_statement_that_leans_would_be_found():
     source = DrawnTask("nlvr", Scenes("shapes"))
-    told = [source.told(i) for i in range(3000)]
+    told = [source.text_of(i) for i in range(3000)]
     told = [
         t for i, t in enumerate(told) if t.label == "true" or "every" not in t.texts[0] or i % 4
     ]
@@ -136,11 +136,11 @@ def test_the_same_record_the_same_weights(home):
     easy()
     run = with_settings(FinetuneConfig("a", "vqa", TaskDataConfig("a.parquet")), SIZES)
     for out in ("a", "b"):
-        finetune.finetune(replace(run, out=out), quiet=True)
+        finetune.run_finetuning(replace(run, out=out), quiet=True)
     one, other = (load_task(out, "vqa").state_dict() for out in ("a", "b"))
     assert all(value.equal(other[name]) for name, value in one.items())
     third = with_settings(replace(run, out="c"), ["seed=1"])
-    changed = load_task(finetune.finetune(third, quiet=True), "vqa").state_dict()
+    changed = load_task(finetune.run_finetuning(third, quiet=True), "vqa").state_dict()
     assert not all(value.equal(changed[name]) for name, value in one.items())
 
 
@@ -161,7 +161,7 @@ def test_stopped_it_keeps_the_best_moment(home, monkeypatch, number):
         [*SIZES, "steps=50", "eval_every=40"],
     )
     with pytest.raises(UserError) as caught:
-        finetune.finetune(run, quiet=True)
+        finetune.run_finetuning(run, quiet=True)
     one_sentence(caught, "stopped at step 3", "a holds that of step 3")
     assert caught.value.code == 128 + number and len(steps) == 3
     assert load_task("a", "vqa").body.facts["steps"] == 3
@@ -170,12 +170,12 @@ def test_stopped_it_keeps_the_best_moment(home, monkeypatch, number):
 def test_the_chosen_moment_is_not_the_first_rows(home):
     rows = [HUB["easy"][2](i) | dict(answer=["yes", "no"][i >= 100]) for i in range(200)]
     Dataset.from_list(rows, Features(HUB["easy"][1])).to_parquet("a.parquet")  # sorted by label
-    begun = begin(
+    begun = prepare_finetuning(
         with_settings(
             FinetuneConfig("x", "vqa", TaskDataConfig("a.parquet"), val_fraction=0.5), SIZES
         )
     )
-    first = [begun.source.told(i).label for i in begun.held[:20]]
+    first = [begun.source.text_of(i).label for i in begun.held[:20]]
     assert set(first) == {"yes", "no"} and not set(begun.held) & set(begun.train)
 
 

@@ -23,7 +23,7 @@ from mvl_bench.inference.attribution import (
     views_of,
     word_to_patches,
 )
-from mvl_bench.inference.reconstruction import of_whole_words, reconstruct
+from mvl_bench.inference.reconstruction import of_whole_words, reconstruct_pair
 from mvl_bench.masking.base import without_image, without_text
 from mvl_bench.models import layers
 from mvl_bench.models.registry import load
@@ -212,7 +212,8 @@ def test_a_word_of_several_pieces_is_one_word():
     assert [w.text for w in words] == caption.split() and len(rare.pieces) > 1
     hidden = list(range(model.num_patches))
     shown, gone = (
-        reconstruct(model, pair, hidden, places).columns["with"].raw for places in ((), rare.pieces)
+        reconstruct_pair(model, pair, hidden, places).columns["with"].raw
+        for places in ((), rare.pieces)
     )
     row = word_to_patches(model, pair, hidden).moved[3]
     by_hand_row = patchify(
@@ -221,7 +222,7 @@ def test_a_word_of_several_pieces_is_one_word():
     assert np.allclose(row, by_hand_row.numpy(), atol=1e-5)
     back = patch_to_words(model, pair, list(rare.pieces))
     assert np.isfinite(back.moved[3]).all() and np.isnan(back.moved[[0, 1, 2, 4]]).all()
-    column = reconstruct(model, pair, (), rare.pieces).columns["with"]
+    column = reconstruct_pair(model, pair, (), rare.pieces).columns["with"]
     (guess,) = of_whole_words(column.tokens, [w.pieces for w in words])
     assert guess.truth == "zigzag" and guess.position == rare.position
     chances = [token.probability for token in column.tokens]

@@ -16,14 +16,14 @@ from mvl_bench.inference.decoding import (
     _cells,
     advance,
     alternate,
-    begin,
+    first_step,
     decode,
     from_trace,
     hide_again,
     pin,
     to_trace,
 )
-from mvl_bench.inference.reconstruction import reconstruct
+from mvl_bench.inference.reconstruction import reconstruct_pair
 from mvl_bench.inference.uncertainty import spread
 from mvl_bench.masking.joint import build_masking
 from mvl_bench.masking.statistics import draw_many, hole_sizes, lab, run_lengths
@@ -41,16 +41,16 @@ def model(request):
 @pytest.fixture(scope="module")
 def run():
     "A short run as JSON."
-    start = begin(model := load("maskvlm-tiny"), WORLD.pair(5), [1, 2])
+    start = first_step(model := load("maskvlm-tiny"), WORLD.pair(5), [1, 2])
     return json.dumps(to_trace([start, *decode(model, start, Plan(1))], 8))
 
 
 def some_start(model, i, rng):
     "A scene with some patches and words hidden by chance."
     pair = WORLD.pair(i)
-    places = begin(model, pair).places
+    places = first_step(model, pair).places
     patches = rng.permutation(64)[: rng.integers(0, 65)].tolist()
-    return begin(
+    return first_step(
         model, pair, patches, rng.permutation(places)[: rng.integers(0, len(places))].tolist()
     )
 
@@ -84,7 +84,10 @@ def test_it_ends_with_nothing_hidden_and_what_was_seen_stays(model, order):
 
 
 def test_pinned_parts_stay_through_everything(model):
-    black, start = np.zeros((8, 8, 3), np.uint8), begin(model, Pair(None, None, 0, 0), blanks=6)
+    black, start = (
+        np.zeros((8, 8, 3), np.uint8),
+        first_step(model, Pair(None, None, 0, 0), blanks=6),
+    )
     start = pin(model, start, {2: "red", 5: "circle"}, {0: black, 63: black})
     for step in alternate(model, start, Plan(2, temperature=1.0), rounds=2):
         told = dict(zip(step.places, step.words))
@@ -97,8 +100,8 @@ def test_pinned_parts_stay_through_everything(model):
 
 def test_all_at_once_is_reconstruct(model):
     pair, hidden = WORLD.pair(5), [9, 10, 21, 22, 29, 30, 37, 38, 53]
-    (step,) = decode(model, begin(model, pair, hidden, [6]), Plan(1))
-    column = reconstruct(model, pair, hidden, [6]).columns["with"]
+    (step,) = decode(model, first_step(model, pair, hidden, [6]), Plan(1))
+    column = reconstruct_pair(model, pair, hidden, [6]).columns["with"]
     assert np.abs(step.picture / 255 - column.picture).max() <= 0.5 / 255 + 1e-5
     assert (
         step.guesses[6][0][0] == column.tokens[0].top[0][0] == dict(zip(step.places, step.words))[6]
@@ -107,9 +110,9 @@ def test_all_at_once_is_reconstruct(model):
 
 
 def test_a_filled_patch_is_visible_from_then_on(model):
-    start = begin(model, WORLD.pair(5), range(40))
+    start = first_step(model, WORLD.pair(5), range(40))
     first = advance(model, start, 10, 0)
-    seen = begin(model, Pair(first.picture, WORLD.pair(5).caption, 0, 0), first.hidden_patches)
+    seen = first_step(model, Pair(first.picture, WORLD.pair(5).caption, 0, 0), first.hidden_patches)
     second, other = advance(model, first, 30, 0), advance(model, seen, 30, 0)
     assert (second.picture == other.picture).all() and second.done
     black = first.picture.copy()
@@ -122,14 +125,14 @@ def test_a_filled_patch_is_visible_from_then_on(model):
 
 def test_what_a_model_lacks_is_not_filled_in():
     vilt, vitmae, pair = load("vilt-tiny"), load("vitmae-tiny"), WORLD.pair(5)
-    *_, step = decode(vilt, begin(vilt, pair, [], [6, 7]), Plan(2))
+    *_, step = decode(vilt, first_step(vilt, pair, [], [6, 7]), Plan(2))
     assert step.done and not step.spread
-    *_, step = decode(vitmae, begin(vitmae, pair, [1, 2, 3]), Plan(2))
+    *_, step = decode(vitmae, first_step(vitmae, pair, [1, 2, 3]), Plan(2))
     assert step.done and not step.guesses
     for call in (
-        lambda: begin(vilt, pair, [0]),
-        lambda: begin(vitmae, pair, [], [6]),
-        lambda: begin(vitmae, Pair(pair.image, "", 0, 0)),
+        lambda: first_step(vilt, pair, [0]),
+        lambda: first_step(vitmae, pair, [], [6]),
+        lambda: first_step(vitmae, Pair(pair.image, "", 0, 0)),
         lambda: hide_again(vilt, step, "both"),
     ):
         with pytest.raises(UserError):

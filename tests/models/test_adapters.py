@@ -15,7 +15,7 @@ from mvl_bench.apps.cli.main import main
 from mvl_bench.core import UserError, update, view
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.evaluation.reconstruction import evaluate_reconstruction
-from mvl_bench.inference.reconstruction import reconstruct
+from mvl_bench.inference.reconstruction import reconstruct_pair
 from mvl_bench.masking.base import without_image, without_text
 from mvl_bench.models import registry as checkpoints
 from mvl_bench.models.base import save
@@ -206,14 +206,16 @@ def test_columns_and_scores_say_what_is_lacking(name, kept, lost):
     model = small(name, max_text_len=40)
     world = Scenes("shapes", "val", img_size=SQUARE["img_size"])
     pair, wrong = world.pair(0), world.pair(1)
-    found = reconstruct(model, pair, [0, 4], [2], wrong, pair.caption)
+    found = reconstruct_pair(model, pair, [0, 4], [2], wrong, pair.caption)
     assert LACKS[name] in found.note and len(found.columns) == 4
     for column in found.columns.values():
         assert (column.picture is None) == (name == "vilt") == (column.error != column.error)
         assert (not column.tokens) == (name == "vitmae") == (column.nats != column.nats)
     with pytest.raises(UserError, match=LACKS[name]):
-        reconstruct(model, pair, **(dict(words=[2]) if name == "vitmae" else dict(patches=[0])))
-    reconstruct(model, pair)  # nothing is hidden: nothing is lacking
+        reconstruct_pair(
+            model, pair, **(dict(words=[2]) if name == "vitmae" else dict(patches=[0]))
+        )
+    reconstruct_pair(model, pair)  # nothing is hidden: nothing is lacking
     scores = evaluate_reconstruction(model, world, 6)
     assert scores[lost] is None and LACKS[name] in scores["lacks"]
     assert scores[kept]["ci"].keys() >= {"with", "without", "wrong"}

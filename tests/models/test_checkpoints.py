@@ -198,7 +198,9 @@ def test_shipped(name):
     if not SHIPPED[name].is_dir():
         pytest.skip(f"{name} is not in data/checkpoints yet")
     check_folder(SHIPPED[name])
-    assert (SHIPPED[name] / "model.safetensors").stat().st_size <= (30 if name == "maskvlm-photos" else 16) * 10**6
+    assert (SHIPPED[name] / "model.safetensors").stat().st_size <= (
+        30 if name == "maskvlm-photos" else 16
+    ) * 10**6
     model = load(name)
     for fact in ("command", "seed", "commit", "scores"):
         assert model.facts.get(fact) not in (None, "", {}), f"{name} does not say its {fact}"

@@ -23,7 +23,7 @@ from mvl_bench.models.registry import IDEALS, load
 from mvl_bench.patches import patchify
 from mvl_bench.training.config import DataConfig, RunConfig, with_settings
 from mvl_bench.training.doctor import examine
-from mvl_bench.training.runner import new_model, open_source, train
+from mvl_bench.training.runner import new_model, open_source, run_training
 
 
 @pytest.fixture(scope="module", params=sorted(IDEALS.items()), ids=lambda x: x[1])
@@ -123,7 +123,7 @@ def test_a_run_on_a_known_world_knows_its_floor(tmp_path):
         "save_every=3",
         "trackers=",
     ]
-    train(
+    run_training(
         with_settings(
             RunConfig(str(out), "maskvlm", "mini", data=DataConfig("scenes:one")), settings
         ),
@@ -153,7 +153,7 @@ def test_what_the_observer_has_not_is_one_sentence(event, given):
 def test_a_reader_names_patches_of_its_data_only(tmp_path):
     run = RunConfig(str(tmp_path / "run"), "reader", "mini", data=DataConfig("scenes:shapes"))
     with pytest.raises(UserError, match="patches of 'shapes' cannot be named"):
-        train(run, quiet=True)
+        run_training(run, quiet=True)
     two = with_settings(replace(run, data=DataConfig("scenes:two")), ["steps=1"])
     model, _ = new_model(two, open_source(two))
     assert model.cfg.world == "two" and len(model.prototypes) == 98

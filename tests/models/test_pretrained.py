@@ -17,7 +17,7 @@ from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 from mvl_bench.apps.cli.main import main
 from mvl_bench.core import UserError, update
 from mvl_bench.data.pairs import collate
-from mvl_bench.models.base import fit
+from mvl_bench.models.base import load_weights
 from mvl_bench.models.maskvlm import MaskVLM, maskvlm_tiny
 from mvl_bench.models.pretrained import (
     GridEncoder,
@@ -195,7 +195,7 @@ def test_keys_are_named(tmp_path, sources):
     with pytest.raises(UserError, match=r"missing: blocks\.0\.norm1\.weight.*unused: strange"):
         begin_with(timm_model("test_vit", (64, 96)), tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="unused"):
-        fit(nn.Linear(2, 2), dict(nn.Linear(2, 2).state_dict(), more=lost), "x")
+        load_weights(nn.Linear(2, 2), dict(nn.Linear(2, 2).state_dict(), more=lost), "x")
     partly = dict(
         zip(
             ["0.weight", "0.bias", "x", "y"],

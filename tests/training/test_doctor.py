@@ -21,7 +21,7 @@ from mvl_bench.training.doctor import (
     look_at_losses,
     look_for_leaks,
 )
-from mvl_bench.training.runner import train
+from mvl_bench.training.runner import run_training
 
 LINES = {
     "mlm unigram": 4.0,
@@ -125,7 +125,7 @@ SMALL = "embed_dim=16 num_heads=2 img_size=32 mask_size=8 batch_size=8 full_mask
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("doctor") / "run"
     asked = RunConfig(str(folder), preset="mini", data=DataConfig("scenes:shapes"))
-    train(with_settings(asked, [*SMALL.split(), "itc=1", "itm=1"]), quiet=True)
+    run_training(with_settings(asked, [*SMALL.split(), "itc=1", "itm=1"]), quiet=True)
     return folder
 
 
@@ -200,7 +200,7 @@ def test_the_machine(capfd, tmp_path, monkeypatch):
     told = json.loads((tmp_path / "machine.json").read_text())
     assert torch.__version__.split("+")[0] in told["packages"] and "quarto" in told["missing"]
     assert capfd.readouterr().out.startswith("python")
-    assert doctor.ceiling(torch.float32, 256) > doctor.ceiling(torch.float32, 8)
+    assert doctor.matmul_speed(torch.float32, 256) > doctor.matmul_speed(torch.float32, 8)
 
 
 def test_squared_errors_of_the_masked_phase_are_no_rise():

@@ -41,12 +41,12 @@ def test_a_stream_that_goes_on_reads_one_window(tmp_path, one_thread, monkeypatc
 
     monkeypatch.setattr(Parquet, "_generate_tables", counted)
     goes_on = replace(run, training=replace(run.training, steps=before + 2))
-    runs.train(goes_on, resume=True, quiet=True, changed=True)
+    runs.run_training(goes_on, resume=True, quiet=True, changed=True)
     assert sum(read) < 200 < 12 * before
     read.clear()
     monkeypatch.setattr(runs, "read_mark", lambda path: None)
     goes_on = replace(run, training=replace(run.training, steps=before + 4))
-    runs.train(goes_on, resume=True, quiet=True, changed=True)
+    runs.run_training(goes_on, resume=True, quiet=True, changed=True)
     assert sum(read) > 12 * before  # without its mark it reads all that went before
 
 
@@ -57,30 +57,30 @@ def test_a_run_that_forgets_something_is_found(tmp_path, one_thread, monkeypatch
     straight, forgetful, ahead = (
         certificate.case("maskvlm", tmp_path / way, 9) for way in ("straight", "forgetful", "ahead")
     )
-    runs.train(straight, quiet=True)
+    runs.run_training(straight, quiet=True)
     for run in (forgetful, ahead):
         certificate.os.waitpid(certificate.sitting(run, False, ("replace", 7)), 0)
         assert newest(Path(run.out)) is not None
     with monkeypatch.context() as patched:
         patched.setattr(runs, "load_state", lambda path, optimizer: None)
-        runs.train(forgetful, resume=True, quiet=True)
+        runs.run_training(forgetful, resume=True, quiet=True)
     assert certificate.unlike(straight, forgetful)
     with monkeypatch.context() as patched:
         real = runs.batches
         patched.setattr(runs, "batches", lambda *args: real(*args[:3], args[3] + 1, *args[4:]))
-        runs.train(ahead, resume=True, quiet=True)
+        runs.run_training(ahead, resume=True, quiet=True)
     assert certificate.unlike(straight, ahead)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, one_thread, capsys):  # noqa: F811
     run = certificate.case("mlim", tmp_path, 9)
-    runs.train(run, quiet=True)
+    runs.run_training(run, quiet=True)
     last = newest(Path(run.out))
     weights = last / "model.safetensors"
     bits = bytearray(weights.read_bytes())
     bits[-1] ^= 1
     weights.write_bytes(bits)
-    runs.train(run, resume=True, quiet=True)
+    runs.run_training(run, resume=True, quiet=True)
     told = capsys.readouterr().err
     assert "passed over" in told and last.name in told
     assert newest(Path(run.out)).name == last.name  # written again, whole
@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, one
 
 def test_other_data_under_the_same_name_is_refused(tmp_path, one_thread):  # noqa: F811
     run = certificate.case("stream", tmp_path, 3)
-    runs.train(run, quiet=True)
+    runs.run_training(run, quiet=True)
     more = replace(run, training=replace(run.training, steps=3))
     other = certificate.Scenes("shapes", seed=9, img_size=16)
     pairs = [other.pair(i) for i in range(20)]
@@ -96,8 +96,8 @@ def test_other_data_under_the_same_name_is_refused(tmp_path, one_thread):  # noq
     for part in range(3):
         certificate.Dataset.from_dict(told).to_parquet(str(tmp_path / f"{part}.parquet"))
     with pytest.raises(UserError, match="is not the data that .* was begun with"):
-        runs.train(more, resume=True, quiet=True)
-    runs.train(more, resume=True, quiet=True, changed=True)
+        runs.run_training(more, resume=True, quiet=True)
+    runs.run_training(more, resume=True, quiet=True, changed=True)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
@@ -106,7 +106,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (Path(run.out) / "letter.txt").write_text("dear")
     for resume, said in ((False, "is not empty and holds no run"), (True, "is not empty")):
         with pytest.raises(UserError, match=said):
-            runs.train(run, resume=resume, quiet=True)
+            runs.run_training(run, resume=resume, quiet=True)
     assert [f.name for f in Path(run.out).iterdir()] == ["letter.txt"]
 
 
@@ -114,6 +114,6 @@ def test_a_run_stopped_before_its_first_save_begins_again_and_says_so(tmp_path, 
     run = replace(certificate.case("mlim", tmp_path, 4), save_every=99)
     certificate.os.waitpid(certificate.sitting(run, False, ("replace", 5)), 0)
     assert newest(Path(run.out)) is None and (Path(run.out) / "run.json").exists()
-    runs.train(run, resume=True, quiet=True)
+    runs.run_training(run, resume=True, quiet=True)
     assert "begins again" in capsys.readouterr().err
     assert newest(Path(run.out)).name == "step-00000004"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST', 'MOST_BYTES', 'MOST_PIXELS', 'PICTURE', 'MOST_LINK', 'PATTERNS', 'VIEWS', 'taken', 'read_text', 'read_number',
            'write_places', 'read_places', 'write_scene', 'read_scene', 'to_url', 'picture_bytes', 'from_url', 'to_link',
-           'from_link', 'Board', 'pack', 'chosen', 'unpack']
+           'from_link', 'Board', 'pack', 'read_choices', 'unpack']
 
 # %% ../../../nbs/apps/board/00_codec.ipynb #1c49dc1e
 import base64
@@ -228,7 +228,7 @@ def pack(board: Board) -> dict:
     return dict(v=1, scene=write_scene(board.scene), **hidden, **values)
 
 # %% ../../../nbs/apps/board/00_codec.ipynb #27c3d111
-def chosen(value, allowed: tuple, name: str) -> tuple:
+def read_choices(value, allowed: tuple, name: str) -> tuple:
     "Return a list of distinct allowed strings as a tuple; raise `UserError` for anything else."
     right = isinstance(value, list) and all(isinstance(v, str) and v in allowed for v in value)
     taken(right and len(set(value)) == len(value), f"{name} is none of {', '.join(allowed)}")
@@ -269,7 +269,7 @@ def unpack(
     pairs = all(isinstance(two, list) and len(two) == 2 for two in (grid, pattern))
     taken(pairs, "grid or pattern is not a list of two")
     grid = tuple(read_number(side, "a side of the grid", 1, 64) for side in grid)
-    ways = (chosen([w], p, "pattern") for w, p in zip(pattern, PATTERNS))
+    ways = (read_choices([w], p, "pattern") for w, p in zip(pattern, PATTERNS))
     kind = "scene" if "scene" in value else "picture"
     try:
         text = json.dumps(value[kind])
@@ -287,6 +287,6 @@ def unpack(
         read_text(value.get("model", ""), "model"),
         grid,
         tuple(way[0] for way in ways),
-        chosen(value.get("view", []), VIEWS, "view"),
+        read_choices(value.get("view", []), VIEWS, "view"),
         _flag(value.get("brought", False), "brought"),
     )

@@ -20,7 +20,7 @@ from mvl_bench.apps.board.codec import (
     PATTERNS,
     VIEWS,
     Board,
-    chosen,
+    read_choices,
     from_link,
     picture_bytes,
     read_number,
@@ -252,9 +252,9 @@ def _word_to_guess(model, board: Board, edited: bool = False) -> tuple[int, ...]
     if "words" not in model.offers:
         return ()
     words, gains = word_gains(model, Pair(board.image, board.caption, 0, 0), board.patches)
-    kept = {word.text for word in session_of(model, board).words_in(board.edit)}
+    unedited = {word.text for word in session_of(model, board).words_in(board.edit)}
     gain_of = dict(zip(words, gains))
-    able = [w for w in words if w.known and w.text.isalpha() and (edited or w.text in kept)]
+    able = [w for w in words if w.known and w.text.isalpha() and (edited or w.text in unedited)]
     able = [w for w in able if len(w.pieces) == 1] or able  # pieces of one word are guessed apart
     return max(able, key=gain_of.get).pieces if able else ()
 
@@ -316,7 +316,7 @@ def _share(model, board: Board, side: str = "picture", ratio: float = 0.5) -> Bo
 
 def _pattern(model, board: Board, patches: str = "random", words: str = "random") -> Board:
     "Sample hidden parts anew in other patterns at the same ratios; keep those whose pattern stays."
-    ways = [chosen([w], p, "pattern")[0] for w, p in zip((patches, words), PATTERNS)]
+    ways = [read_choices([w], p, "pattern")[0] for w, p in zip((patches, words), PATTERNS)]
     shares = [share / 100 for share in session_of(model, board).hidden_percentages(board)]
     ratios = [None if w == old else s for w, old, s in zip(ways, board.pattern, shares)]
     return scatter(model, replace(board, pattern=tuple(ways)), *ratios)
@@ -344,7 +344,7 @@ EVENTS = dict(  # name -> (model, board, what comes with it) -> the next board
     another=another,
     caption=lambda model, board, text="": write(model, board, read_text(text, "caption")),
     view=lambda model, board, on=None: replace(
-        board, view=chosen([] if on is None else on, VIEWS, "view")
+        board, view=read_choices([] if on is None else on, VIEWS, "view")
     ),
     open=_open,
 )

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROUND', 'SHARES', 'ASKED', 'NOTHING', 'Riddle', 'check_quiz', 'riddle', 'Answer', 'answer', 'luck', 'split', 'Mark',
-           'Round', 'verdict', 'score_table', 'tell', 'Game', 'press', 'Face', 'face', 'show_game']
+           'Round', 'verdict', 'score_table', 'describe_result', 'Game', 'press', 'Face', 'face', 'show_game']
 
 # %% ../../../nbs/apps/board/07_quiz.ipynb #3ef65b72
 from dataclasses import dataclass, replace
@@ -50,7 +50,7 @@ class Riddle:
 
     kind: str  # colour: of a hidden thing; word: of the caption
     pair: Pair
-    said: tuple[Chip, ...]  # the caption's words
+    caption_words: tuple[Chip, ...]  # the caption's words
     grid: tuple[int, int]  # rows and columns of patches
     patches: tuple[int, ...]  # hidden
     words: tuple[int, ...]  # hidden token positions
@@ -76,7 +76,7 @@ class Riddle:
             else "hidden"
             if c.position in self.words
             else c.text
-            for c in self.said
+            for c in self.caption_words
         )
         count = f"{len(self.patches)} of {self.grid[0] * self.grid[1]} patches are hidden"
         return f"A drawn scene of which {count}. Its caption: {' '.join(read_words)}."
@@ -152,7 +152,7 @@ def riddle(
     pixels = object_masks(scene, size)[fields.pop("thing")]
     caption_words, pair = tuple(_said(model, scene)), source.pair(sample)
     return Riddle(
-        pair=pair, said=caption_words, grid=tuple(model.cfg.image.grid), pixels=pixels, **fields
+        pair=pair, caption_words=caption_words, grid=tuple(model.cfg.image.grid), pixels=pixels, **fields
     )
 
 # %% ../../../nbs/apps/board/07_quiz.ipynb #af046d96
@@ -219,7 +219,7 @@ class Mark(NamedTuple):
     "Record the person's guess, the model's answer and the truth of one question."
 
     guess: str  # of the person
-    said: str  # by the model
+    answer: str  # by the model
     truth: str
     chance: float  # probability that a blind guess is right
 
@@ -266,7 +266,7 @@ def verdict(marks: tuple[Mark, ...]) -> str:
     "Summarise the score in plain words, and how likely it is by luck."
     if not marks:
         return "Nothing is answered yet."
-    you, its = ([getattr(m, who) == m.truth for m in marks] for who in ("guess", "said"))
+    you, its = ([getattr(m, who) == m.truth for m in marks] for who in ("guess", "answer"))
     chances, n = tuple(m.chance for m in marks), len(marks)
     often = [_often(luck(sum(right), chances)) for right in (you, its)]
     text = (
@@ -296,7 +296,7 @@ def score_table(
         f"<th {look(400)}>{part}</th>" for part in ("question", *range(1, ROUND + 1), "right")
     )
     rows = [f"<tr {look(400)}>{head}</tr>"]
-    for name, who in (("you", "guess"), ("model", "said")):
+    for name, who in (("you", "guess"), ("model", "answer")):
         right = [getattr(m, who) == m.truth for m in marks]
         signs = ["✓" if r else "✗" for r in right] + ["·"] * (ROUND - len(marks))
         cells = [f"<td {look(700 if s == '✓' else 400)}>{s}</td>" for s in signs]
@@ -306,12 +306,12 @@ def score_table(
     return f'<table style="{whole}">{"".join(rows)}</table>'
 
 
-def tell(mark: Mark) -> str:  # HTML
+def describe_result(mark: Mark) -> str:  # HTML
     "Describe the result of one question: the truth, the guess and the model's answer."
     you, its = ("right" if choice == mark.truth else "wrong" for choice in mark[:2])
     return (
         f"It is <b>{escape(mark.truth)}</b>. You said {escape(mark.guess)}: {you}. "
-        f"The model {'painted' if mark.said == NOTHING else 'said'} {escape(mark.said)}: {its}."
+        f"The model {'painted' if mark.answer == NOTHING else 'said'} {escape(mark.answer)}: {its}."
     )
 
 # %% ../../../nbs/apps/board/07_quiz.ipynb #edda7d85
@@ -319,7 +319,7 @@ class Game(NamedTuple):
     "Hold one person's round and the last question with the model's answer."
 
     round: Round
-    told: tuple[Riddle, Answer] | None = None  # the last question with the model's answer
+    last: tuple[Riddle, Answer] | None = None  # the last question with the model's answer
 
 
 def press(
@@ -330,10 +330,10 @@ def press(
     seed: int = 0,
 ) -> Game:
     "Return the game after the button is pressed; raise `UserError` where no answer is chosen."
-    if game is None or (game.told and game.round.done):
+    if game is None or (game.last and game.round.done):
         check_quiz(model)
         return Game(Round(seed, turn))
-    if game.told:
+    if game.last:
         return Game(game.round)
     if not choice:
         raise UserError("choose an answer first")
@@ -344,7 +344,7 @@ def press(
 class Face(NamedTuple):
     "Hold the texts, choices and button label that a page shows of a round."
 
-    said: str  # HTML
+    message: str  # HTML
     read_out: str  # of the picture, in words
     score: str  # HTML
     choices: list[str]  # none where the answer is told
@@ -354,7 +354,7 @@ class Face(NamedTuple):
 def face(model, game: Game) -> Face:
     "Return what a page shows of a round; include the truth only after the guess."
     marks = game.round.marks
-    question, reply = game.told or (game.round.asked(model), None)
+    question, reply = game.last or (game.round.asked(model), None)
     number = len(marks) + (reply is None)
     heading = f"<b>Question {number} of {ROUND}.</b> "
     score = score_table(marks) + (f"<p>{escape(verdict(marks))}</p>" if game.round.done else "")
@@ -364,9 +364,9 @@ def face(model, game: Game) -> Face:
             heading + question.question, question.read_out, score, choices, "This is my guess"
         )
     button = "New round" if game.round.done else "Next question"
-    return Face(heading + tell(marks[-1]), question.read_out, score, [], button)
+    return Face(heading + describe_result(marks[-1]), question.read_out, score, [], button)
 
 
 def show_game(model, game: Game, dark: bool | None = None) -> Drawing:
     "Draw the current question, or the last one with its answer."
-    return show_riddle(*(game.told or (game.round.asked(model), None)), dark)
+    return show_riddle(*(game.last or (game.round.asked(model), None)), dark)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'MOST_PATCHES', 'pieces_of', 'with_all_pieces', 'redraw', 'warnings_about', 'Session', 'session_of',
-           'board_influence', 'board_distance', 'fit']
+           'board_influence', 'board_distance', 'fit_board']
 
 # %% ../../../nbs/apps/board/01_session.ipynb #00f12af7
 import re
@@ -41,10 +41,14 @@ def with_all_pieces(
     positions: Collection[int],  # of tokens
     any_piece: bool = False,  # True = a word counts with any of its pieces, False = with its first
 ) -> tuple[int, ...]:
-    "Return the positions of all pieces of the words at some positions, because a board hides whole words."
-    pieces = pieces_of(model.tokenizer, caption, model.cfg.text.max_text_len)
-    hit = [w for first, w in pieces.items() if {*(w if any_piece else (first,))} & {*positions}]
-    return tuple(sorted(place for word in hit for place in word))
+    "Return the positions of all pieces of the known words at some positions, because a board hides whole words."
+    words = word_chips(model.tokenizer, caption, model.cfg.text.max_text_len)
+    hit = [
+        word.pieces
+        for word in words
+        if word.known and {*(word.pieces if any_piece else (word.position,))} & {*positions}
+    ]
+    return tuple(sorted(place for pieces in hit for place in pieces))
 
 
 def redraw(
@@ -86,7 +90,9 @@ def warnings_about(
         c.text for text in texts for c in word_chips(model.tokenizer, text, most) if not c.known
     )
     if unknown:
-        warnings.append(f"The model does not know {', '.join(f'“{word}”' for word in unknown)}.")
+        names = ", ".join(f"“{word}”" for word in unknown)
+        rule = "it cannot be hidden" if len(unknown) == 1 else "they cannot be hidden"
+        warnings.append(f"The model does not know {names}: {rule}.")
     for name, text in zip(("caption", "edit"), texts):
         if lost := cut_off(model.tokenizer, text, most):
             excerpt = f"{lost[:100]}…" if len(lost) > 100 else lost
@@ -259,7 +265,7 @@ def board_distance(
     )
 
 # %% ../../../nbs/apps/board/01_session.ipynb #bc04ad88
-def fit(
+def fit_board(
     board: Board,
     model,  # with `tokenizer` and `cfg`, which answers from now on
     name: str,  # of the model

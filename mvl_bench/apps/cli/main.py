@@ -57,11 +57,11 @@ def _train(run, resume: bool = False, changed: bool = False) -> None:
     "Train a run; in the first process, print what its model lacks and the checkpoint's path."
     from mvl_bench.distributed import processes
     from mvl_bench.models.registry import MODELS
-    from mvl_bench.training.runner import train
+    from mvl_bench.training.runner import run_training
 
     if processes()[0] == 0:
         _note(MODELS[run.model][0].lacks)
-    path = train(run, resume, changed=changed)
+    path = run_training(run, resume, changed=changed)
     if processes()[0] == 0:
         print(f"checkpoint: {path}")
         _print_next(run.out)
@@ -78,7 +78,7 @@ def _print_next(out: str) -> None:
 def do_finetune(args) -> None:
     "Fine-tune a model and print the checkpoint's path."
     from mvl_bench.training.config import with_settings
-    from mvl_bench.training.finetune import FinetuneConfig, TaskDataConfig, finetune
+    from mvl_bench.training.finetune import FinetuneConfig, TaskDataConfig, run_finetuning
 
     if args.task == "retrieval":
         _finetune_retrieval(args)
@@ -88,7 +88,7 @@ def do_finetune(args) -> None:
     named = "split items image_column caption_column label_column apart_from"
     data = TaskDataConfig(args.data, **{name: getattr(args, name) for name in named.split()})
     run = FinetuneConfig(args.out, args.task, data, args.checkpoint, args.model, args.preset)
-    print(f"checkpoint: {finetune(with_settings(run, _settings(args)))}")
+    print(f"checkpoint: {run_finetuning(with_settings(run, _settings(args)))}")
 
 
 def _finetune_retrieval(args) -> None:
@@ -173,7 +173,7 @@ def do_reconstruct(args) -> None:
 
     from mvl_bench.api import reconstruct
     from mvl_bench.core import Pair
-    from mvl_bench.inference.reconstruction import nearby, summary
+    from mvl_bench.inference.reconstruction import nearby, column_scores
     from mvl_bench.masking.base import random_squares
     from mvl_bench.models.registry import load
     from mvl_bench.storage import write_file
@@ -194,7 +194,7 @@ def do_reconstruct(args) -> None:
         nearby(model, Pair(None, None, seed, 0)),
     )
     write_file(args.out, to_png(result.plot(dark=args.dark)))
-    _write_json(args.json, summary(result))
+    _write_json(args.json, column_scores(result))
     for text in (*result.warnings, result.note):
         _note(text)
     print(args.out)

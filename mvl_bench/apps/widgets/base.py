@@ -23,7 +23,7 @@ class ThemedPicture(anywidget.AnyWidget):
     URL.revokeObjectURL(img.src);
     img.hidden = !model.get('png').byteLength;
     img.src = URL.createObjectURL(new Blob([model.get('png')], { type: 'image/png' }));
-    img.alt = model.get('told');
+    img.alt = model.get('alt_text');
     img.style = `display:${img.hidden ? 'none' : 'block'};max-width:min(100%, ${model.get('wide') || 9999}px)${model.get('clicks') ? ';cursor:pointer' : ''}`;
   };
   const follow = () => {
@@ -45,7 +45,7 @@ class ThemedPicture(anywidget.AnyWidget):
   return () => { theme.disconnect(); model.off('change:png', show); };
 } };"""
     png = traitlets.Bytes().tag(sync=True)
-    told = traitlets.Unicode().tag(sync=True)  # the picture in words
+    alt_text = traitlets.Unicode().tag(sync=True)  # the picture in words
     dark = traitlets.Bool(False).tag(sync=True)  # whether the notebook is
     wide = traitlets.Int(0).tag(sync=True)  # maximum width in pixels; 0 = the figure's own
     clicks = traitlets.Bool(False).tag(sync=True)  # whether clicks are handled

@@ -40,14 +40,14 @@ class RaceBox(widgets.VBox):
             widgets.Dropdown(description=n, style=WHOLE) for n in ("First way", "Second way")
         )
         self.button = widgets.Button(description="race for a minute", layout=dict(width="160px"))
-        self.said, self.picture = widgets.HTML(), ThemedPicture(self.figure)
+        self.message, self.picture = widgets.HTML(), ThemedPicture(self.figure)
         self.side.observe(lambda _: self._menus(), "value")
         self.button.on_click(lambda _: self._pressed())
         self._menus()
         row = widgets.HBox(
             [self.side, self.one, self.other, self.button], layout=dict(flex_flow="row wrap")
         )
-        super().__init__([row, self.said, self.picture])
+        super().__init__([row, self.message, self.picture])
 
     def _menus(self) -> None:
         "Fill the menus with the strategies for what is hidden."
@@ -71,13 +71,13 @@ class RaceBox(widgets.VBox):
         try:
             for lap in race(self.side.value, (self.one.value, self.other.value), **self.how):
                 self.laps.append(lap)
-                self.said.value = escape(progress(self.laps, *limits) or outcome(self.laps))
+                self.message.value = escape(progress(self.laps, *limits) or outcome(self.laps))
                 self.picture.draw()
                 if self._ended.is_set():
-                    self.said.value = STOPPED
+                    self.message.value = STOPPED
                     break
         except UserError as error:
-            self.said.value = escape(str(error))
+            self.message.value = escape(str(error))
         finally:
             self.button.description = "race for a minute"
         return self.laps
@@ -105,12 +105,12 @@ class YouAgainstTheModel(widgets.VBox):
     ):
         self.model = load(model) if isinstance(model, str) else model
         self.seed, self.game = seed, press(self.model, None, None, turn, seed)
-        self.said, self.score = widgets.HTML(), widgets.HTML()
+        self.message, self.score = widgets.HTML(), widgets.HTML()
         self.picture = ThemedPicture(self.figure, wide=560)
         self.choice = widgets.ToggleButtons(description="", style=dict(button_width="auto"))
         self.button = widgets.Button(button_style="primary", layout=dict(width="220px"))
         self.button.on_click(lambda _: self._pressed())
-        parts = [self.said, self.picture, self.choice, self.button, self.score]
+        parts = [self.message, self.picture, self.choice, self.button, self.score]
         super().__init__(parts, turn=turn)
         self.show()
 
@@ -122,13 +122,13 @@ class YouAgainstTheModel(widgets.VBox):
 
     def _pressed(self) -> None:
         "Submit the guess, show the next question, or start the next round."
-        if self.game.told and self.game.round.done:
+        if self.game.last and self.game.round.done:
             self.turn += 1
             return
         try:
             self.game = press(self.model, self.game, self.choice.value)
         except UserError as error:
-            self.said.value = str(error)
+            self.message.value = str(error)
             return
         self.show()
 
@@ -142,8 +142,8 @@ class YouAgainstTheModel(widgets.VBox):
         "Draw the current question, or the last one with its answer, and update all controls."
         page = face(self.model, self.game)
         self.picture.draw()
-        self.said.value, self.score.value, self.button.description = (
-            page.said,
+        self.message.value, self.score.value, self.button.description = (
+            page.message,
             page.score,
             page.button,
         )
@@ -159,7 +159,7 @@ class PairBench(widgets.VBox):
     "Show precision over recall, with a threshold and the pair behind each point; settable from Python."
 
     threshold = traitlets.Float(0.5, min=0, max=1)
-    shown = traitlets.Unicode("both")
+    condition = traitlets.Unicode("both")
     at = traitlets.Int(0, min=0)  # place of the pair among the scores
 
     def __init__(
@@ -173,7 +173,7 @@ class PairBench(widgets.VBox):
         cut = widgets.FloatSlider(0.5, min=0, max=1, step=0.01, description="threshold")
         sees = widgets.ToggleButtons(options=list(SHOWN))
         number = widgets.BoundedIntText(0, min=0, max=len(self.scores.ids) - 1, description="pair")
-        for name, control in dict(threshold=cut, shown=sees, at=number).items():
+        for name, control in dict(threshold=cut, condition=sees, at=number).items():
             traitlets.link((self, name), (control, "value"))
         row = widgets.HBox([sees, cut, number], layout=dict(flex_flow="row wrap"))
         super().__init__([row, self.picture])
@@ -192,19 +192,19 @@ class PairBench(widgets.VBox):
             self.show()
 
     def _clicked(self, change) -> None:
-        at, cut = clicked(self.scores, *change["new"], self.shown)
+        at, cut = clicked(self.scores, *change["new"], self.condition)
         with self.hold_trait_notifications():
             self.at, self.threshold = at, self.threshold if cut is None else cut
 
     def figure(self, dark: bool | None = None) -> Drawing:
         "Draw precision over recall and the selected pair as a figure."
         example = self.source.example(self.scores.ids[self.at])
-        return show_bench(self.scores, example, self.at, self.threshold, self.shown, dark)
+        return show_bench(self.scores, example, self.at, self.threshold, self.condition, dark)
 
     def show(self) -> None:
         "Draw the figure again, show it, and describe the pair in words."
-        item_pair = self.source.told(self.scores.ids[self.at])
-        self.picture.told = (
+        item_pair = self.source.text_of(self.scores.ids[self.at])
+        self.picture.alt_text = (
             f"pair {self.at}: {' and '.join(map(str, item_pair.texts))}, {item_pair.label}"
         )
         self.picture.draw()

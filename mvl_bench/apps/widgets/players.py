@@ -20,7 +20,7 @@ from .experiments import WHOLE, RaceBox
 from ...core import Pair, UserError
 from ...data.scenes import Scenes
 from ...data.tokenizers import bare
-from ...inference.decoding import ORDERS, Plan, begin, decode, pin, to_trace
+from ...inference.decoding import ORDERS, Plan, first_step, decode, pin, to_trace
 from ...models.registry import load
 from ...training.monitor import read_looks
 from ...viz.base import Drawing
@@ -36,7 +36,7 @@ class Film(widgets.VBox):
 
     def __init__(self, *above: widgets.Widget):
         self.picture = ThemedPicture(self.figure)
-        self.said = widgets.HTML()
+        self.message = widgets.HTML()
         self.slider = widgets.IntSlider(
             description="step", min=0, max=0, layout=dict(width="320px")
         )
@@ -48,7 +48,7 @@ class Film(widgets.VBox):
         for part in (self.slider, self.play):
             traitlets.link((self, "at"), (part, "value"))
         row = widgets.HBox([self.play, back, on, self.slider], layout=dict(flex_flow="row wrap"))
-        super().__init__([*above, row, self.said, self.picture])
+        super().__init__([*above, row, self.message, self.picture])
 
     def turn(self, by: int) -> None:
         "Move on by some pictures, or back, and stop at the ends."
@@ -85,7 +85,7 @@ class DecodingPlayer(Film):
         if pair is None:
             pair = Scenes(split="val", img_size=self.model.cfg.image.img_size).pair(3)
             patches, words = patches or range(16, 48), words or (3, 4)
-        self.plan, self.steps = plan, [begin(self.model, pair, tuple(patches), tuple(words))]
+        self.plan, self.steps = plan, [first_step(self.model, pair, tuple(patches), tuple(words))]
         small = dict(style=WHOLE, layout=dict(width="170px"))
         self.order = widgets.Dropdown(
             options=ORDERS, value=plan.order, description="order", style=WHOLE
@@ -128,7 +128,7 @@ class DecodingPlayer(Film):
         try:
             self.pin({self.place.value: self.word.value.strip()})
         except UserError as error:
-            self.said.value = f"<b>{escape(str(error))}</b>"
+            self.message.value = f"<b>{escape(str(error))}</b>"
 
     def show(self) -> None:
         "Draw the current step, and describe what it did."
@@ -150,7 +150,7 @@ class DecodingPlayer(Film):
         likeliest = f" <i>Likeliest for each hidden word before: {', '.join(unsure)}.</i>" * bool(
             unsure
         )
-        self.said.value = escape(step.said or "The beginning.") + likeliest
+        self.message.value = escape(step.description or "The beginning.") + likeliest
 
     def figure(self, dark: bool | None = None) -> Drawing:
         "Draw the current step and the one before it."
@@ -264,7 +264,7 @@ class TimeMachine(Film):
             for name, (what, unit) in sides.items()
             if name in record
         ]
-        self.said.value = f"<b>After step {record['step']:,}.</b> " + "; ".join(sentences) + "."
+        self.message.value = f"<b>After step {record['step']:,}.</b> " + "; ".join(sentences) + "."
 
     def figure(self, dark: bool | None = None) -> Drawing:
         "Draw the monitored pairs at the current step, and the gap over all steps."

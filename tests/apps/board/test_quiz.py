@@ -23,8 +23,10 @@ def scrambled(asked):
     for patch in asked.patches:
         y, x = (side * part for part in divmod(patch, columns))
         image[y : y + side, x : x + side] = np.random.default_rng(patch).integers(0, 255)
-    said = tuple(c._replace(text="zzz") if c.position in asked.words else c for c in asked.said)
-    return replace(asked, pair=asked.pair._replace(image=image), said=said, truth="zzz")
+    said = tuple(
+        c._replace(text="zzz") if c.position in asked.words else c for c in asked.caption_words
+    )
+    return replace(asked, pair=asked.pair._replace(image=image), caption_words=said, truth="zzz")
 
 
 @pytest.mark.parametrize("number", range(4))

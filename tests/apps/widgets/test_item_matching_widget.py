@@ -35,7 +35,7 @@ def test_open_drag_and_click(browser, url):
         page.mouse.click(
             box["x"] + place[0] * box["width"], box["y"] + (1 - place[1]) * box["height"]
         )
-        told = " and ".join(scores.source().told(scores.ids[i]).texts)
+        told = " and ".join(scores.source().text_of(scores.ids[i]).texts)
         page.locator(f"{BENCH}[alt*='pair {i}: {told}']").wait_for()  # the pair under the click
         assert page.locator(BENCH).get_attribute("src") != first
         page.mouse.click(
@@ -55,7 +55,7 @@ def test_open_drag_and_click(browser, url):
 def test_the_widget_follows_python_and_clicks():
     bench = PairBench()
     seen = {bench.picture.png}
-    for change in (dict(threshold=0.9), dict(shown="pictures alone"), dict(at=9)):
+    for change in (dict(threshold=0.9), dict(condition="pictures alone"), dict(at=9)):
         for name, value in change.items():
             setattr(bench, name, value)
         assert bench.picture.png not in seen
@@ -63,7 +63,7 @@ def test_the_widget_follows_python_and_clicks():
     cut, number = bench.children[0].children[1], bench.children[0].children[2]
     assert (cut.value, number.value) == (0.9, 9)
     number.value = 30  # and the controls set Python
-    assert bench.at == 30 and f"pair {bench.at}:" in bench.picture.told
+    assert bench.at == 30 and f"pair {bench.at}:" in bench.picture.alt_text
     x, y = spots(bench.scores, "pictures alone")[77]
     y = DOTS[1] + (y + 0.5) / len(lanes(bench.scores)) * DOTS[3]
     bench.picture.place = [float(DOTS[0] + (x + 0.02) / 1.04 * DOTS[2]), float(1 - y)]

@@ -20,13 +20,13 @@ CELLS = (
     """from threading import Thread
 from time import sleep
 
-from mvl_bench.training.runner import train
+from mvl_bench.training.runner import run_training
 from mvl_bench.training.config import DataConfig, RunConfig, with_settings
 from mvl_bench.training.monitor import read_looks
 
 sizes = "embed_dim=48 num_heads=2 steps=24 batch_size=16 probe_every=8 save_every=24 warmup=2"
 run = with_settings(RunConfig("run", preset="mini", data=DataConfig("scenes:shapes")), sizes.split())
-Thread(target=train, args=(run,), kwargs=dict(quiet=True), daemon=True).start()
+Thread(target=run_training, args=(run,), kwargs=dict(quiet=True), daemon=True).start()
 while not read_looks("run"):
     sleep(0.1)
 machine = TimeMachine("run", every=0.2)
