@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .core import Pair, UserError
-from .data.factory import is_drawn, open_data
+from .data.factory import OTHER, held_out_or_all, is_drawn, is_same_data, open_data
 from .data.finite_worlds import KnownWorld
 from .data.formats import files_of
 from .data.images import open_picture, resize
 from .data.loader import some_pairs
 from .data.scenes import Scenes
-from .data.splits import OTHER, held_out_or_all, is_same_data
 from .data.task_tables import open_task, user_columns
-from .data.tokenizers import Chip, chips, cut_off, plain, word_chips
+from .data.tokenizers import Chip, chips, cut_off, plain, typed_marks, word_chips
 from .evaluation.information import evaluate_information, information_table
 from mvl_bench.evaluation.reconstruction import (
     evaluate_reconstruction,
@@ -177,6 +176,7 @@ def find_warnings(
     words, edited = (word_chips(model.tokenizer, text, most) for text in (caption, edit or caption))
     lost = cut_off(model.tokenizer, caption, most)
     unknown = [chip.text for chip in words if not chip.known]
+    marks = [name for _, name in typed_marks(model.tokenizer, caption, most)]
     before = {chip.position: plain(chip.text) for chip in words}
     masked = [
         c.text
@@ -186,6 +186,7 @@ def find_warnings(
     texts = [
         lost and f"the caption is longer than {most} tokens, left out: {lost!r}",
         unknown and f"words that the model has never seen: {', '.join(unknown)}",
+        marks and f"special tokens, which are no words and are never masked: {', '.join(marks)}",
         masked
         and f"words of the edit that are masked, so that the model does not see them: {', '.join(masked)}",
     ]

@@ -156,15 +156,15 @@ def check_folder(path: Path) -> None:
 @contextlib.contextmanager
 def lock_folder(path: str | Path):  # which need not be there yet
     "Hold the lock of a folder while writing into it; raise `UserError` if another process holds it."
-    path = Path(os.path.abspath(path))
+    name, path = path, Path(os.path.abspath(path))
     missing = [folder for folder in path.parents if not folder.exists()]
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(f"another process is writing to {path}: choose another folder") from None
+        raise UserError(f"another process is writing to {name}: choose another folder") from None
     except OSError as error:
-        raise UserError(f"cannot write to {path}: {error.strerror}") from error
+        raise UserError(f"cannot write to {name}: {error.strerror}") from error
     try:
         yield
     finally:

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['BYTE_ORDER_MARKS', 'IMAGE_NAMES', 'CAPTION_NAMES', 'ENDINGS', 'MOST_LINES', 'PROBLEM', 'NOTHING', 'MAX_NAME',
-           'MAX_INDEXED', 'MAGIC', 'TEXT_TABLES', 'read_text', 'Annotations', 'is_picture_name', 'csv_annotations',
-           'json_annotations', 'captions_in', 'inline_picture', 'find_picture', 'read_annotations']
+           'MAX_INDEXED', 'MAGIC', 'TEXT_TABLES', 'decode_file', 'Annotations', 'is_picture_name', 'csv_annotations',
+           'json_annotations', 'vqa_rows', 'task_row', 'captions_in', 'inline_picture', 'find_picture',
+           'read_annotations']
 
 # %% ../../nbs/data/05_annotations.ipynb #an000002
 import ast
@@ -19,7 +20,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -36,7 +37,7 @@ BYTE_ORDER_MARKS = (  # the longer ones first: UTF-32 begins like UTF-16
 )  # fmt: skip
 
 
-def read_text(path: Path) -> tuple[str, str]:  # the text, and a note if its encoding was guessed
+def decode_file(path: Path) -> tuple[str, str]:  # the text, and a note if its encoding was guessed
     "Decode a text file by its byte-order mark, as UTF-8, or as Windows-1252."
     data = path.read_bytes()
     for mark, encoding in BYTE_ORDER_MARKS:
@@ -190,7 +191,9 @@ def _row(header: list[str], cells: list[str], mark: str) -> dict:
     return row
 
 # %% ../../nbs/data/05_annotations.ipynb #an000012
-def json_annotations(text: str, name: str) -> Annotations:  # of the file, for messages
+def json_annotations(
+    text: str, name: str, path: Path | None = None
+) -> Annotations:  # name: for messages; path: where the other half of VQA lies
     "Read JSON or JSON Lines; raise `UserError` for text that is neither or holds no rows."
     try:
         value = json.loads(text)
@@ -200,16 +203,17 @@ def json_annotations(text: str, name: str) -> Annotations:  # of the file, for m
         if not any(PROBLEM not in row for row in rows):
             raise UserError(f"{name} is not readable JSON: {error}") from error
         return Annotations(rows)
+    halves = _vqa_parts(value, path) if isinstance(value, dict) and path else None
+    objects = vqa_rows(*halves) if halves else _objects(value)
     rows = [
-        row if isinstance(row, dict) else {PROBLEM: f"{row!r:.60} is no object"}
-        for row in _objects(value)
+        row if isinstance(row, dict) else {PROBLEM: f"{row!r:.60} is no object"} for row in objects
     ]
     if not rows:
         holds = ", ".join(value) if isinstance(value, dict) else f"a {type(value).__name__}"
         raise UserError(f"{name} holds no list of pictures with captions, but {holds:.100}")
     if all(PROBLEM in row for row in rows):
         raise UserError(f"{name} holds no objects with a picture and a caption: {rows[0][PROBLEM]}")
-    return Annotations([{k: _plain(v) for k, v in row.items()} for row in rows])
+    return Annotations([task_row({k: _plain(v) for k, v in row.items()}) for row in rows])
 
 
 def _json_line(at: int, line: str) -> dict:
@@ -220,7 +224,7 @@ def _json_line(at: int, line: str) -> dict:
         row = None
     if not isinstance(row, dict):
         return {PROBLEM: f"line {at} is no JSON object: {line.strip()[:60]}"}
-    return {key: _plain(value) for key, value in row.items()}
+    return task_row({key: _plain(value) for key, value in row.items()})
 
 
 def _objects(value) -> list:
@@ -270,6 +274,64 @@ def _plain(value):
     if isinstance(value, list):
         return [text for part in value for text in [_plain(part)] if isinstance(text, str)]
     return value if value is None or isinstance(value, str) else str(value)
+
+# %% ../../nbs/data/05_annotations.ipynb #an700002
+def _vqa_parts(
+    value: dict, path: Path
+) -> tuple[dict, dict] | None:  # questions, annotations; None = not VQA
+    "Return both files of VQAv2, the one that was not named from the same folder; raise `UserError` if it is not there."
+    is_answers = (
+        isinstance(rows := value.get("annotations"), list) and rows and "question_id" in rows[0]
+    )
+    is_questions = (
+        isinstance(rows := value.get("questions"), list) and rows and "question_id" in rows[0]
+    )
+    if not is_answers and not is_questions:
+        return None
+    if is_answers and is_questions:
+        return value, value
+    other, subtype = "questions" if is_answers else "annotations", value.get("data_subtype")
+    for file in sorted(path.parent.glob("*.json")):
+        if file != path and other in file.name:
+            beside = json.loads(decode_file(file)[0])
+            if (
+                isinstance(beside, dict)
+                and beside.get(other)
+                and beside.get("data_subtype") == subtype
+            ):
+                return (beside, value) if is_answers else (value, beside)
+    raise UserError(f"{path.name} is one half of VQA: its {other} ({subtype}) must lie beside it")
+
+
+def vqa_rows(questions: dict, annotations: dict) -> list[dict]:
+    "Join VQAv2's questions with their ten answers; pictures are named by COCO's rule."
+    subtype = annotations.get("data_subtype") or questions.get("data_subtype") or ""
+    text = {q["question_id"]: q.get("question") for q in questions["questions"]}
+    rows = []
+    for note in annotations["annotations"]:
+        answers = [a["answer"] if isinstance(a, dict) else a for a in note.get("answers", [])]
+        image = f"COCO_{subtype}_{int(note['image_id']):012d}.jpg"
+        row = dict(image=image, image_id=str(note["image_id"]), ten_answers=answers)
+        row |= dict(question=text.get(note["question_id"]), kind=note.get("answer_type", ""))
+        rows.append(row | dict(multiple_choice_answer=note.get("multiple_choice_answer")))
+    return rows
+
+
+def task_row(row: dict) -> dict:
+    "Add the columns that NLVR2 and SNLI-VE leave to a rule: the names of the pictures, and ours of the texts."
+    if {
+        "identifier",
+        "sentence",
+        "label",
+    } <= row.keys():  # NLVR2: dev-850-0-1 shows dev-850-0-img0.png
+        stem = str(row["identifier"]).rpartition("-")[0]
+        sides = {f"{side}_image": f"{stem}-img{k}.png" for k, side in enumerate(("left", "right"))}
+        return row | sides
+    if {"Flickr30K_ID", "sentence2", "gold_label"} <= row.keys():  # SNLI-VE
+        name = f"{row['Flickr30K_ID']}.jpg"
+        words = dict(premise=row.get("sentence1", ""), hypothesis=row["sentence2"])
+        return row | words | dict(image=name, filename=name, label=row["gold_label"])
+    return row
 
 # %% ../../nbs/data/05_annotations.ipynb #an000016
 NOTHING = frozenset(("", "nan", "NaN", "NAN", "None", "none", "null", "NULL", "<NA>", "NA", "N/A", "n/a", "#N/A"))  # fmt: skip
@@ -389,7 +451,8 @@ TEXT_TABLES = (".csv", ".tsv", ".txt", ".token", ".json", ".jsonl", ".ndjson")
 
 def read_annotations(path: Path) -> Annotations:
     "Read an annotation file; raise `UserError` if it cannot be read as what its ending says."
-    text, note = read_text(path)
+    text, note = decode_file(path)
     is_json = path.suffix.lower() in (".json", ".jsonl", ".ndjson")
-    rows, notes = (json_annotations if is_json else csv_annotations)(text, path.name)
+    parse = partial(json_annotations, path=path) if is_json else csv_annotations
+    rows, notes = parse(text, path.name)
     return Annotations(rows, (*[note] * bool(note), *notes))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FEWEST', 'NEIGHBOURS', 'KINDS', 'NAMES', 'without', 'task_batches', 'class_probabilities', 'accuracy', 'pr_auc',
-           'metric_of', 'groups_of', 'intervals', 'Words', 'overlaps', 'image_vectors', 'evaluate_probe',
-           'known_labels', 'trained_on', 'commonest', 'evaluate_task', 'by_kind', 'task_table']
+           'soft_accuracy', 'metric_of', 'groups_of', 'intervals', 'Words', 'overlaps', 'image_vectors',
+           'evaluate_probe', 'known_labels', 'trained_on', 'commonest', 'evaluate_task', 'by_kind', 'task_table']
 
 # %% ../../nbs/evaluation/04_tasks.ipynb #1779a57b
 from collections.abc import Callable, Iterator, Sequence
@@ -84,6 +84,21 @@ def accuracy(labels: np.ndarray, chances: np.ndarray, weights: np.ndarray | None
 def pr_auc(labels: np.ndarray, chances: np.ndarray, weights: np.ndarray | None = None) -> float:
     "Compute the average precision of the last of two classes."
     return float(average_precision_score(labels == 1, chances[:, 1], sample_weight=weights))
+
+
+def soft_accuracy(
+    examples: Sequence[ExampleText],  # with the answers of ten people
+    predictions: Sequence[str],
+) -> np.ndarray:  # (n) 0..1
+    """Score answers as VQA does: right if three of the other nine people gave it, averaged over leaving out each of the ten.
+
+    min(others who agree / 3, 1), Antol et al. 2015 (arXiv 1505.00468) and the official evaluation of VQA v2.
+    """
+    scores = []
+    for example, prediction in zip(examples, predictions):
+        agree = np.array([answer == prediction for answer in example.answers], float)
+        scores.append(np.minimum((agree.sum() - agree) / 3, 1).mean() if len(agree) else np.nan)
+    return np.array(scores)
 
 
 def metric_of(task: str) -> tuple[str, Callable]:
@@ -285,20 +300,10 @@ def evaluate_task(
     known = known_labels(model, examples, source.name)
     if task == "pairs" and len({t.label for t in examples}) < 2:
         raise UserError(f"all pairs are {examples[0].label!r}: PR AUC needs matches and others")
-    labels, chances = class_probabilities(model, source, ids, ("", "image", "text"))
-    chances = {"": chances[""], "text_only": chances["image"], "image_only": chances["text"]}
-    unseen = f"{(~known).mean():.1%} of answers were never seen in training and count as wrong"
-    notes = [] if known.all() else [unseen]
-    if name == "accuracy":
-        chances["majority"] = commonest(
-            model.body.facts["labels"], model.task.classes, len(examples)
-        )
-    else:
-        chances["word_overlap"] = np.stack([0 * labels, overlaps(examples)], 1)
-    try:
-        chances["bag_of_words"] = Words(trained_on(model), model.task.classes).chances(examples)
-    except UserError as error:
-        notes.append(f"no bag of words, as the training data is not to be had: {error}")
+    labels, chances, notes = _with_baselines(model, source, ids, examples)
+    if not known.all():
+        unseen = f"{(~known).mean():.1%} of answers were never seen in training and count as wrong"
+        notes.insert(0, unseen)
     groups, by = groups_of(examples)
     between = intervals(score, labels, chances, groups, draws)
     result = dict(task=task, metric=name, score=score(labels, chances[""]), n=len(examples))
@@ -307,10 +312,48 @@ def evaluate_task(
     result |= dict(ci=between[""], ci_by=by, groups=int(groups.max()) + 1)
     result["baselines"] = {n: dict(score=score(labels, p), ci=between[n], behind=between[f"minus_{n}"])
                           for n, p in chances.items() if n}  # fmt: skip
+    if any(t.answers for t in examples):
+        result["vqa"] = _vqa_scores(model, examples, chances, groups, draws)
     facts = {k: v for k, v in model.body.facts.items() if k not in ("labels", "looks")}
     return result | dict(
         by_kind=by_kind(labels, chances[""], examples), notes=notes, finetuned=facts
     )
+
+
+def _with_baselines(
+    model: TaskModel, source, ids: Sequence[int], examples: Sequence[ExampleText]
+) -> tuple[np.ndarray, dict[str, np.ndarray], list[str]]:  # labels, probabilities by predictor, notes
+    "Return the probabilities of the model, of it with one modality absent, and of predictors without images."
+    labels, chances = class_probabilities(model, source, ids, ("", "image", "text"))
+    chances = {"": chances[""], "text_only": chances["image"], "image_only": chances["text"]}
+    if metric_of(model.task.task)[0] == "accuracy":
+        counts = model.body.facts["labels"]
+        chances["majority"] = commonest(counts, model.task.classes, len(examples))
+    else:
+        chances["word_overlap"] = np.stack([0 * labels, overlaps(examples)], 1)
+    try:
+        chances["bag_of_words"] = Words(trained_on(model), model.task.classes).chances(examples)
+    except UserError as error:
+        return labels, chances, [f"no bag of words, as the training data is not to be had: {error}"]
+    return labels, chances, []
+
+
+def _vqa_scores(
+    model: TaskModel, examples: Sequence[ExampleText], chances: dict, groups: np.ndarray, draws: int
+) -> dict:
+    "Return VQA's soft accuracy of the model and its baselines, with 95 % intervals over groups."
+    classes, chance = np.array(model.task.classes), np.random.default_rng(0)
+    has = np.array([bool(t.answers) for t in examples])
+    soft = {n: soft_accuracy(examples, classes[p.argmax(1)])[has] for n, p in chances.items()}
+    places = np.unique(groups[has], return_inverse=True)[1]
+    counts = [np.bincount(chance.integers(0, m, m), minlength=m) for m in [places.max() + 1] * draws]
+    weights = np.stack(counts)[:, places]
+    result = {}
+    for name, values in soft.items():
+        samples = (weights * values).sum(1) / weights.sum(1)
+        ci = np.percentile(samples, [2.5, 97.5]).round(4).tolist()
+        result[name or "model"] = dict(soft_accuracy=float(values.mean()), ci=ci)
+    return dict(n=int(has.sum()), **result)
 
 
 def by_kind(labels: np.ndarray, chances: np.ndarray, examples: Sequence[ExampleText]) -> dict[str, dict]:
@@ -355,6 +398,11 @@ def task_table(scored: dict) -> str:
         behind = "   {:+.3f} to {:+.3f}".format(*row["behind"]) if "behind" in row else ""
         lines.append(f"{name:34}{row['score']:9.3f}   {low:.3f} to {high:.3f}{behind}")
     lines.append(f"{'chance':34}{scored['chance']:9.3f}")
+    for name, row in scored.get("vqa", {}).items():
+        if name != "n":
+            low, high = row["ci"]
+            about = "VQA's soft accuracy, fine-tuned" if name == "model" else f"  {NAMES[name]}"
+            lines.append(f"{about:34}{row['soft_accuracy']:9.3f}   {low:.3f} to {high:.3f}")
     for kind, row in scored.get("by_kind", {}).items():
         name = "roc_auc" if "roc_auc" in row else "accuracy"
         lines.append(f"  {kind:32}{row[name]:9.3f}   {name}, n {row['n']}")

@@ -7,7 +7,7 @@ __all__ = ['BOX_DRAWS', 'ABSENCE_DRAWS', 'RATIO_DRAWS', 'units_to_hide', 'hide_s
            'random_words', 'MaskingConfig', 'Masking', 'without_text', 'without_image']
 
 # %% ../../nbs/masking/00_base.ipynb #80672d93
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch

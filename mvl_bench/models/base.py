@@ -22,7 +22,7 @@ from torch import nn
 
 from ..core import StepKey, UserError, settings_of
 from ..data.pairs import Pairs
-from ..data.splits import own_pairs
+from ..data.factory import own_pairs
 from ..data.tokenizers import load_tokenizer
 from ..masking.base import Masking, MaskingConfig
 from ..masking.joint import build_masking, full_mask, hides

@@ -23,10 +23,9 @@ import torch
 from torch import Tensor
 
 from ..core import Batch, Masks, Pair, UserError, settings_of
-from ..data.factory import is_drawn
+from ..data.factory import HELD_OUT, TRAINING, is_drawn
 from ..data.loader import some_pairs
 from ..data.pairs import Pairs, collate
-from ..data.splits import HELD_OUT, TRAINING
 from ..evaluation.reconstruction import evaluate_reconstruction
 from ..models.registry import load
 from ..patches import patchify, unpatchify

@@ -24,11 +24,10 @@ from typing import Any
 from torch import nn
 
 from ..core import PairSource, UserError, pick_device, seed_torch, update
-from ..data.factory import is_drawn, make_tokenizer, open_data
+from ..data.factory import hold_out, is_drawn, make_tokenizer, open_data
 from ..data.images import shrunk
 from ..data.loader import batches, mismatched, some_pairs
 from ..data.pairs import Pairs, collate
-from ..data.splits import hold_out
 from ..data.tokenizers import load_tokenizer
 from ..distributed import check_alike, over_processes, processes, together
 from ..evaluation.baselines import baselines_of

@@ -10,7 +10,7 @@ from PIL import Image as Pillow
 
 from mvl_bench.core import UserError
 from mvl_bench.data.pairs import open_pairs
-from mvl_bench.data.splits import hold_out, own_pairs
+from mvl_bench.data.factory import hold_out, own_pairs
 from mvl_bench.training.config import DataConfig, RunConfig
 from mvl_bench.training.runner import run_facts, open_parts
 

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from mvl_bench.core import UserError
 from mvl_bench.data import tokenizers as text
@@ -77,3 +78,21 @@ def test_a_word_that_is_not_there_names_those_that_are():
         match="'blue' does not occur in the caption .a red ball., whose words are a, red, ball",
     ):
         positions_of(tokenizer, "a red ball", ["blue"], 24)
+
+
+@pytest.mark.parametrize("mark", ["[MASK]", "[UNK]", "[SEP]", "[PAD]", "[CLS]"])
+@pytest.mark.parametrize("make", ["words", "pieces"])
+def test_special_tokens_that_are_typed_are_never_hidden(mark, make):
+    scenes = Scenes()
+    tokenizer = make_tokenizer(scenes) if make == "words" else text.piece_tokenizer(CAPTIONS)
+    caption = f"a red {mark} circle"
+    (plain,) = text.encode(tokenizer, ["a red circle"], 24).maskable
+    encoded = text.encode(tokenizer, ["a", caption, "a red circle"], 24)
+    place = text.typed_marks(tokenizer, caption, 24)
+    assert [name for _, name in place] == [mark]
+    assert not encoded.maskable[1, place[0][0]] and encoded.maskable[1].sum() == plain.sum()
+    special = torch.isin(encoded.input_ids, torch.tensor(tokenizer.all_special_ids))
+    assert not (encoded.maskable & special).any()
+    assert [chip.text for chip in text.chips(tokenizer, caption, 24)] == ["a", "red", "circle"]
+    with pytest.raises(UserError):
+        text.positions_of(tokenizer, caption, [mark], 24)

@@ -23,7 +23,7 @@ from ...core import Pair, UserError
 from ...data.factory import is_drawn
 from ...data.images import resize
 from ...data.scenes import Scene, box, caption, draw, edit, words_of
-from ...data.tokenizers import Chip, cut_off, word_chips
+from ...data.tokenizers import Chip, cut_off, typed_marks, word_chips
 from ...inference.attribution import Effect, influence
 from ...inference.reconstruction import nearby
 from ...inference.training_distance import training_distance
@@ -41,14 +41,10 @@ def with_all_pieces(
     positions: Collection[int],  # of tokens
     any_piece: bool = False,  # True = a word counts with any of its pieces, False = with its first
 ) -> tuple[int, ...]:
-    "Return the positions of all pieces of the known words at some positions, because a board hides whole words."
-    words = word_chips(model.tokenizer, caption, model.cfg.text.max_text_len)
-    hit = [
-        word.pieces
-        for word in words
-        if word.known and {*(word.pieces if any_piece else (word.position,))} & {*positions}
-    ]
-    return tuple(sorted(place for pieces in hit for place in pieces))
+    "Return the positions of all pieces of the words at some positions, because a board hides whole words."
+    pieces = pieces_of(model.tokenizer, caption, model.cfg.text.max_text_len)
+    hit = [w for first, w in pieces.items() if {*(w if any_piece else (first,))} & {*positions}]
+    return tuple(sorted(place for word in hit for place in word))
 
 
 def redraw(
@@ -90,9 +86,12 @@ def warnings_about(
         c.text for text in texts for c in word_chips(model.tokenizer, text, most) if not c.known
     )
     if unknown:
-        names = ", ".join(f"“{word}”" for word in unknown)
-        rule = "it cannot be hidden" if len(unknown) == 1 else "they cannot be hidden"
-        warnings.append(f"The model does not know {names}: {rule}.")
+        warnings.append(f"The model does not know {', '.join(f'“{word}”' for word in unknown)}.")
+    marks = dict.fromkeys(
+        name for text in texts for _, name in typed_marks(model.tokenizer, text, most)
+    )
+    if marks:
+        warnings.append(f"{', '.join(marks)} is no word to the model but a mark, and stays visible.")
     for name, text in zip(("caption", "edit"), texts):
         if lost := cut_off(model.tokenizer, text, most):
             excerpt = f"{lost[:100]}…" if len(lost) > 100 else lost

@@ -18,7 +18,7 @@ import numpy as np
 
 from .codec import Board
 from .respond import describe, settle
-from .session import board_influence, session_of
+from .session import board_influence
 from ...data.scenes import COLOURS, Scene, box, caption, edit, words_of
 from ...data.tokenizers import chips
 from ...patches import touched

@@ -186,7 +186,7 @@ class PairBench(widgets.VBox):
             raise UserError(f"pair {proposal['value']} of {len(self.scores.ids)}: counted from 0")
         return proposal["value"]
 
-    @traitlets.observe("threshold", "shown", "at")
+    @traitlets.observe("threshold", "condition", "at")
     def _changed(self, change) -> None:
         if hasattr(self, "picture"):
             self.show()
