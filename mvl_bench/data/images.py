@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MIN_SIDE', 'MAX_PIXELS', 'MAX_BYTES', 'SHRINK_DRAWS', 'PHOTOGRAPHS', 'Picture', 'read_bytes', 'eight_bits', 'to_rgb',
-           'open_picture', 'as_size', 'resize', 'fetch', 'edge_colour', 'placed', 'shrunk', 'photograph']
+           'open_picture', 'as_size', 'resize', 'fetch', 'edge_colour', 'placed', 'shrunk', 'photograph',
+           'shift_colour']
 
 # %% ../../nbs/data/00_images.ipynb #d51e13c6
 import logging
@@ -279,3 +280,51 @@ def photograph(
     bands = list(image.convert("HSV").split())
     bands[0] = bands[0].point(lambda value: (value + round(hue * 256 / 360)) % 256)
     return Image.merge("HSV", bands).convert("RGB")
+
+# %% ../../nbs/data/00_images.ipynb #5c010002
+def shift_colour(
+    image: np.ndarray,  # (h w 3) uint8
+    source: np.ndarray,  # (3) CIELAB, the colour to replace
+    target: np.ndarray,  # (3) CIELAB
+    middle: float = 1.0,  # fraction of each side, around the centre, that may change
+) -> tuple[np.ndarray, np.ndarray]:  # (h w 3) uint8, (h w) how far each pixel has the source's colour, 0..1
+    "Replace one colour of an image by another and keep its shades."
+    from scipy.ndimage import gaussian_filter
+    from skimage.color import lab2rgb, rgb2lab
+
+    lab = rgb2lab(image / 255.0).astype(np.float32)
+    was, new = complex(*source[1:]), complex(*target[1:])
+    chroma = lab[..., 1] + 1j * lab[..., 2]
+    if abs(was) > 20:  # a hue
+        turned = np.abs(np.angle(chroma / was)) * 180 / np.pi
+        weight = _soft(32 - turned, 5) * _soft(np.abs(chroma) - 0.3 * abs(was), 0.06 * abs(was))
+    else:
+        far = np.sqrt(np.abs(chroma - was) ** 2 + 0.15 * (lab[..., 0] - source[0]) ** 2)
+        weight = _soft(22 - far, 4)
+    weight = gaussian_filter(weight, 0.7)
+    if abs(was) > 20 and abs(new) > 20:
+        chroma = chroma * (new / was)
+    else:
+        chroma = (chroma - was) * (0.3 if abs(was) > 20 else 1) + new
+    light, limit = lab[..., 0], 100.0
+    if target[0] < source[0]:
+        light = light * np.clip(target[0] / max(source[0], 1), 0.5, 1.8)
+    else:
+        light = limit - (limit - light) * (limit - target[0]) / max(limit - source[0], 1)
+    shifted = np.stack([light.clip(0, limit), chroma.real, chroma.imag], -1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # colours that a screen does not have are cut
+        changed = lab2rgb(lab + (shifted - lab) * weight[..., None]).clip(0, 1)
+    changed = (changed * 255).round()
+    if middle < 1:
+        box, (high, wide) = np.zeros(weight.shape, np.float32), weight.shape
+        top, left = int(high * (1 - middle) / 2), int(wide * (1 - middle) / 2)
+        box[top : high - top, left : wide - left] = 1
+        box = gaussian_filter(box, 2)[..., None]
+        changed = (changed * box + image * (1 - box)).round()
+    return changed.astype(np.uint8), weight
+
+
+def _soft(value: np.ndarray, width: float) -> np.ndarray:
+    "Return a smooth step: 0 far under 0, 1 far above."
+    return 1 / (1 + np.exp(-value / width))

@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
 from contract import small
 from datasets import Dataset
+from PIL import Image
+from skimage.color import rgb2lab
 
 from mvl_bench.core import Output, UserError
 from mvl_bench.evaluation.painted_colours import (
@@ -17,6 +20,7 @@ from mvl_bench.evaluation.painted_colours import (
     colours_table,
     evaluate_painted_colours,
     inner_patches,
+    main,
     nearest_prototype,
     read_photographs,
     score_colour_words,
@@ -36,7 +40,6 @@ RGB = (
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     "Three photographs of each colour to train on, and two to validate on, in noise and a green rim."
-    from io import BytesIO
 
     from PIL import Image
 
@@ -151,3 +154,62 @@ def test_a_mistake_is_one_line(folder, tmp_path):
         [*command, "--data", str(folder)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "nothing" in done.stderr
+
+
+def flower(colour, ground):
+    "A flat flower of a colour's hue on a ground, with some noise, as PNG."
+    image = np.full((96, 96, 3), ground, np.uint8)
+    rows, columns = np.mgrid[:96, :96] - 47.5
+    petals = np.hypot(rows, columns) < 34 + 6 * np.sin(5 * np.arctan2(rows, columns))
+    noise = np.random.default_rng(0).integers(-12, 12, image.shape)
+    image[petals] = (np.array(SHADES[colour]) + noise[petals]).clip(0, 255)
+    buffer = BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+SHADES = dict(
+    red=(190, 25, 35), orange=(235, 130, 30), yellow=(235, 210, 40), purple=(130, 60, 160),
+    pink=(235, 120, 170), white=(235, 235, 230), blue=(60, 80, 200),
+)  # fmt: skip
+
+
+def test_copies_in_other_colours(tmp_path):
+    rows = [
+        dict(
+            image=flower(colour, ground),
+            captions=[f"a {colour} flower"] * 5 + ["red and blue", "a flower"],
+            source_id=f"{colour}{ground[0]}",
+        )
+        for colour in SHADES
+        for ground in ((30, 90, 30), (60, 70, 40))
+    ]
+    Dataset.from_list(rows).to_parquet(tmp_path / "train-0.parquet")
+    out = tmp_path / "copies.parquet"
+    main(["--data", str(tmp_path), "--recolour", str(out)])
+    copies = Dataset.from_parquet(str(out))
+    assert len(copies) == 5 * len(rows) and len({*copies["source_id"]}) == len(copies)
+    reference = {c: centre(flower(c, (30, 90, 30))) for c in SHADES}
+    right = 0
+    for copy in copies:
+        old, new = copy["captions"][0].split()[1], copy["source_id"].rpartition("-")[2]
+        assert copy["captions"] == [f"a {new} flower"] * 5 and old == new
+        near = min(SHADES, key=lambda c: np.linalg.norm(centre(copy["image"]) - reference[c]))
+        right += near == new
+    assert right >= 0.9 * len(copies), right
+    again = tmp_path / "again.parquet"
+    main(["--data", str(tmp_path), "--recolour", str(again)])
+    assert Dataset.from_parquet(str(again))["image"][:] == copies["image"][:]
+
+
+def centre(encoded):
+    image = np.asarray(Image.open(BytesIO(encoded)))[36:60, 36:60]
+    return rgb2lab(image / 255).mean((0, 1))
+
+
+def test_copies_of_photographs_that_are_not_there(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--data", str(tmp_path), "--recolour", str(tmp_path / "x.parquet")])
+    assert stopped.value.code == 2 and "train-*.parquet" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--data", str(tmp_path)])
