@@ -324,11 +324,12 @@ class PairSource(Protocol):
     mark: dict | None = None  # position in a stream
     bad: Sequence[tuple[int, str]] = ()  # rows that could not be read, and why
     streamed: bool = False  # True = read in order, without `pair`
+    limit: int | None = None  # of endless data: use only so many samples
 
     @property
     def length(self) -> int | None:
         "Return the number of pairs; None = endless or unknown."
-        return None
+        return self.limit
 
     def pair(self, i: int, epoch: int = 0) -> Pair:
         "Return sample `i` of an epoch."

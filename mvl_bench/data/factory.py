@@ -80,16 +80,20 @@ class Split(NamedTuple):
     held_out: Pairs | None  # None = nothing
     captions: int  # of readable pictures
     skipped: list[tuple[int, str]]  # rows that cannot be read, and why
+    readable: int  # rows that can be read, used or not
 
     def report(self) -> str:
         "Return one line on what was read, skipped and held out."
         out = len(self.held_out) if self.held_out else 0
-        rows = len(self.train) + out - len(self.skipped)
+        rows = self.readable
         lines = [
             f"{self.train.name}: {_count(rows, 'picture')} with {_count(self.captions, 'caption')}"
         ]
         if self.skipped:
             lines.append(f"{_count(len(self.skipped), 'row')} skipped ({self.skipped[0][1]})")
+        used = len(self.train) - len(self.train.bad)
+        if used + out < rows:
+            lines.append(f"{_count(used, 'picture')} used (--data-fraction)")
         rule = "held out for validation (--val 0 trains on all)" if out else "held out"
         return "; ".join([*lines, f"{_count(out, 'picture')} {rule}", *self.train.table.notes])
 
@@ -116,6 +120,7 @@ def hold_out(
     pairs: Pairs,
     frac: float,  # fraction of the pictures, 0..1; at least 2 of them and at most `MAX_HELD_OUT`
     seed: int = 0,
+    use: float = 1.0,  # fraction of the other pictures to train on; a smaller one is part of a larger one
 ) -> Split:
     "Split pairs so that no picture is on both sides; hold out nothing where fewer than 2 would be left to train on."
     groups: dict[bytes, list[int]] = {}
@@ -133,10 +138,14 @@ def hold_out(
     )
     chosen = sorted(i for digest in ranked[:count] for i in groups[digest])
     rest = sorted({*range(len(pairs))} - {*chosen})
-    train = pairs.rows(rest) if count else pairs
+    if use < 1:
+        some = ranked[count:][: max(2, round(use * (len(ranked) - count)))]
+        rest = sorted(i for digest in some for i in groups[digest])
+    train = pairs.rows(rest) if len(rest) < len(pairs) else pairs
     places = {row: place for place, row in enumerate(rest)}
-    train.note((places[i], why) for i, why in skipped)
-    return Split(train, pairs.rows(chosen) if count else None, captions, skipped)
+    train.note((places[i], why) for i, why in skipped if i in places)
+    held_out = pairs.rows(chosen) if count else None
+    return Split(train, held_out, captions, skipped, len(pairs) - len(skipped))
 
 # %% ../../nbs/data/10_factory.ipynb #sp000008
 HELD_OUT, TRAINING, OTHER = "held-out pairs", "training pairs", "pairs"

@@ -36,6 +36,7 @@ class DataConfig:
     caption_column: str | None = None  # column of the captions; None = found by name
     streaming: bool = False  # read Parquet files, WebDataset shards or a Hub's data set as a stream
     val_frac: float = 0.1  # fraction of a table's pictures that is held out, at most 1,000; 0 = train on all
+    fraction: float = 1.0  # fraction of the training pictures, or of 100,000 scenes, that is used; part of any larger one
     shuffle_window: int = (
         512  # rows of a stream that are shuffled together; twice as many are in memory
     )
@@ -50,6 +51,10 @@ class DataConfig:
     def __post_init__(self):
         if self.shuffle_window < 1:
             raise UserError(f"shuffle_window {self.shuffle_window} is under 1")
+        if not 0 < self.fraction <= 1:
+            raise UserError(f"fraction {self.fraction} is not above 0 and at most 1")
+        if self.fraction < 1 and self.streaming:
+            raise UserError("fraction is for data that is not streamed: a stream does not know its size")
         if not 0 <= self.val_frac <= 0.5:
             raise UserError(f"val_frac {self.val_frac} is not from 0 to 0.5")
         if self.workers < 0:

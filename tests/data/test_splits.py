@@ -10,7 +10,8 @@ from PIL import Image as Pillow
 
 from mvl_bench.core import UserError
 from mvl_bench.data.pairs import open_pairs
-from mvl_bench.data.factory import hold_out, own_pairs
+from mvl_bench.data.factory import hold_out, own_pairs, picture_digest
+from mvl_bench.data.loader import sample_ids
 from mvl_bench.training.config import DataConfig, RunConfig
 from mvl_bench.training.runner import run_facts, open_parts
 
@@ -116,3 +117,34 @@ def test_a_stream_holds_out_nothing_and_its_card_says_so(folder, tmp_path):
         assert run_facts(run, small(), train)["val_frac"] == frac
         assert ("read as a stream" in notes[0]) == streaming
         assert (held.length, train.length) == ((None, None) if streaming else (2, 10))
+
+
+def digests(pairs):
+    return {picture_digest(pairs, row, "x") for row in pairs.table.rows}
+
+
+def test_a_smaller_fraction_is_part_of_a_larger_one(folder):
+    pairs = open_pairs(str(folder), 16)
+    sizes, before = [], set()
+    for use in (0.1, 0.3, 0.7, 1.0):
+        split = hold_out(pairs, 0.1, 0, use)
+        trained, held = digests(split.train), digests(split.held_out)
+        assert before < trained and not trained & held
+        assert held == digests(hold_out(pairs, 0.1, 0).held_out)
+        sizes.append(len(trained))
+        before = trained
+    assert sizes[-1] == len(digests(hold_out(pairs, 0.1, 0).train))
+    assert [round(size / sizes[-1], 1) for size in sizes] == [0.1, 0.3, 0.7, 1.0]
+    other = digests(hold_out(pairs, 0.1, 1, 0.3).train)
+    assert other != digests(hold_out(pairs, 0.1, 0, 0.3).train)  # another seed
+
+
+def test_a_fraction_of_the_scenes(tmp_path):
+    run = RunConfig(str(tmp_path / "run"), data=DataConfig("scenes:shapes", fraction=0.0002))
+    train, held_out = open_parts(run)
+    assert train.length == 20 and held_out.length is None
+    seen = {i for step in range(50) for i in sample_ids(step, 4, train.length, 0)[0]}
+    assert seen == {*range(20)}
+    for wrong in (dict(fraction=0.0), dict(fraction=1.5), dict(fraction=0.5, streaming=True)):
+        with pytest.raises(UserError, match="fraction"):
+            DataConfig("scenes", **wrong)

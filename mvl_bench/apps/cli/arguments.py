@@ -52,6 +52,8 @@ def _add_train(commands) -> None:
     train.add_argument("--allow-changes", action="store_true", help=help_text)
     help_text = "fraction of the pictures to hold out for validation, at most 1,000; 0 = none (default: 0.1)"
     train.add_argument("--val", type=float, metavar="FRACTION", help=help_text)
+    help_text = "train on this fraction of the pictures, or of 100,000 scenes (default: 1)"
+    train.add_argument("--data-fraction", type=float, metavar="FRACTION", help=help_text)
     _add_set(train)
     _add_data(train, "scenes")
 

@@ -38,8 +38,9 @@ def _data_config(args):
 
 
 def _settings(args) -> list[str]:
-    "Return what `--set`, `--steps` and `--val` change."
+    "Return what `--set`, `--steps`, `--val` and `--data-fraction` change."
     flags = {"training.steps": args.steps, "data.val_frac": getattr(args, "val", None)}
+    flags["data.fraction"] = getattr(args, "data_fraction", None)
     return args.set + [f"{name}={value}" for name, value in flags.items() if value is not None]
 
 
