@@ -7,6 +7,7 @@ __all__ = ['key_mask', 'begin_as_mae', 'ImageEncoder', 'TextEncoder', 'try_text_
 
 # %% ../../nbs/models/02_encoders.ipynb #29bde1de
 import torch
+import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
@@ -111,7 +112,9 @@ class ImageEncoder(nn.Module):
             return self.run(x)
         visible = torch.cat([torch.ones_like(hidden[:, :1]), ~hidden], 1)
         if way == "mask":  # SimMIM's recipe, which the paper follows
-            masked = self.mask_token + self.vit.pos_embed
+            positions = self.vit.pos_embed  # of some, the class token has none
+            positions = F.pad(positions, (0, 0, x.shape[1] - positions.shape[1], 0))
+            masked = self.mask_token + positions
             return self.run(torch.where(visible[..., None], x, masked))
         if way == "dense":
             return self.run(x, visible[:, None, None]) * visible[..., None]

@@ -19,7 +19,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.layers import resample_abs_pos_embed
+from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
@@ -137,7 +137,8 @@ def timm_model(
             return timm.create_model(name, pretrained)
     except (RuntimeError, OSError, ValueError, AssertionError) as error:
         what = "reached on the Hub" if pretrained else f"made for {img_size} pixels"
-        raise UserError(f"timm_model {name!r} cannot be {what}: {error}") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"timm_model {name!r} cannot be {what}: {reason:.120}") from error
 
 
 def begin_with(
@@ -211,10 +212,20 @@ class GridEncoder(nn.Module):
     def __init__(self, name: str, img_size: tuple[int, int], patch_size: int, dim: int):
         super().__init__()
         self.name, self.img_size, self.patch_size = name, img_size, patch_size
+        try:
+            self._build(name, img_size, dim)
+        except UserError:
+            raise
+        except Exception as error:  # every architecture fails in its own way
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"timm_model {name!r} cannot be used as a grid: {reason:.100}") from error
+
+    def _build(self, name: str, img_size: tuple[int, int], dim: int) -> None:
+        "Build the network and its adapter, which take their sizes from a blank image."
         self.net = self._pruned(timm_model(name, img_size))
         for key, value in zip(("mean", "spread"), _shades(self.net)):
             self.register_buffer(key, value, persistent=False)
-        self.grid = tuple(side // patch_size for side in img_size)
+        self.grid = tuple(side // self.patch_size for side in img_size)
         blank = torch.zeros(1, 3, *img_size)
         features = self.net.eval().forward_intermediates(
             blank, [self.level], intermediates_only=True
@@ -411,15 +422,19 @@ def encoders_of(
     return image, text
 
 
+def _is_plain(net: nn.Module) -> bool:
+    "Return whether a network is a ViT with one class token whose blocks attend once, so that hidden patches can be left out."
+    if not isinstance(net, VisionTransformer) or type(net.patch_embed) is not PatchEmbed:
+        return False
+    attends = all(hasattr(getattr(block, "attn", None), "fused_attn") for block in net.blocks)
+    return attends and net.num_prefix_tokens == 1 and net.has_class_token
+
+
 def _image_by_name(cfg) -> nn.Module:
     "Build `NamedViT` for a plain ViT, else `GridEncoder`; raise `UserError` for settings it cannot take."
     with torch.device("meta"):
         whole = timm_model(cfg.image.timm_model, cfg.image.img_size)
-    if not (
-        isinstance(whole, VisionTransformer)
-        and whole.num_prefix_tokens == 1
-        and whole.has_class_token
-    ):
+    if not _is_plain(whole):
         if cfg.mask_token_at == "input":
             raise UserError(
                 f"mask_token_at input: timm_model {cfg.image.timm_model!r} takes no [MASK] vectors"
