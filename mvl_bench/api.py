@@ -299,14 +299,15 @@ class DataOptions(NamedTuple):
     label_column: str | None = None  # answers of a task
     items: str | None = None  # a table that the rows of a task name images of
     train_split: str | None = None  # what `probe` is fitted to; None = train
+    rerank: int = 16  # candidates of each query of `retrieval` that ITM ranks again; 0 = none
 
 # %% ../nbs/04_api.ipynb #01b76fb6
 def _score_pairs(
-    model, task: str, source, limit: int | None, training_pairs: Sequence[Pair] = ()
+    model, task: str, source, limit: int | None, training_pairs: Sequence[Pair] = (), rerank: int = 16
 ) -> tuple[dict, list[str]]:
     "Return scores over pairs, and their tables as text; `training_pairs` = training pairs, for trivial predictors."
     if task == "retrieval":
-        scores = evaluate_retrieval(model, source, limit or 1000)
+        scores = evaluate_retrieval(model, source, limit or 1000, rerank)
         return scores, [retrieval_table(scores)]
     if task == "information":
         scores = evaluate_information(model, source, limit or 200)
@@ -333,7 +334,7 @@ def _evaluate_pairs(
     if is_same_data(model.facts, data, split):
         source, what, train = held_out_or_all(source, model.facts)
         training_pairs = some_pairs(train, 1000)
-    scores, tables = _score_pairs(model, task, source, limit, training_pairs)
+    scores, tables = _score_pairs(model, task, source, limit, training_pairs, how.rerank)
     report = "" if isinstance(source, Scenes) else source.report()  # rows that cannot be read
     tables = [f"{what} of {data}"] * (what != OTHER) + tables + [report] * bool(report)
     return scores | dict(pairs=what), tables
@@ -404,6 +405,8 @@ def evaluate(
     if unknown := options.keys() - {*DataOptions._fields}:
         names = ", ".join(DataOptions._fields)
         raise UserError(f"there is no option {min(unknown)!r}: the options of data are {names}")
+    if options.get("rerank", 0) < 0:
+        raise UserError(f"rerank {options['rerank']} is under 0")
     if not isinstance(model, (str, Path)):
         check_finite(dict(model.named_parameters()), "the model")
     score = _evaluate_pairs if task in PAIR_TASKS else _evaluate_labels

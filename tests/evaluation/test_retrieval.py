@@ -106,9 +106,10 @@ def test_vectors_rank_and_matching_reorders(model):
         for q in range(9):
             first = scores[q].topk(4).indices.tolist()
             both = table[q] + scores[q] / model.contrast.temperature.item()
-            by_match = sorted(first, key=lambda c: -both[c].item())
             rest = [c for c in scores[q].argsort(descending=True).tolist() if c not in first]
-            assert again[q].argsort(descending=True).tolist() == by_match + rest
+            for way, by in dict(itm=table[q], sum=both).items():
+                by_match = sorted(first, key=lambda c: -by[c].item())
+                assert again[way][q].argsort(descending=True).tolist() == by_match + rest
 
 
 def test_a_model_that_matches_without_parts(model):
@@ -130,9 +131,9 @@ def test_from_the_command_line(model, tmp_path, capfd):
     words = f"evaluate --task retrieval --checkpoint {tmp_path}/one --data scenes:shapes --limit 30"
     assert main(shlex.split(f"{words} --json {tmp_path}/n.json")) == 0
     out, scores = capfd.readouterr().out, json.loads((tmp_path / "n.json").read_text())
-    assert "image to text, ITC then ITM" in out and "by chance" in out
+    assert "image to text, ITC then both" in out and "by chance" in out
     for way in ("image_to_text", "text_to_image"):
-        assert scores[way].keys() == {"r@1", "r@5", "r@10", "chance", "itc"}
+        assert scores[way].keys() == {"r@1", "r@5", "r@10", "chance", "itc", "itm"}
         assert 0 <= scores[way]["r@1"] <= scores[way]["r@5"] <= scores[way]["r@10"] <= 1
     assert scores["n"] == 30 and 0.03 < scores["chance"] < 0.1
     save(small(), TOKENIZER, tmp_path / "plain")

@@ -107,6 +107,8 @@ def _add_evaluate(commands) -> None:
     evaluate.add_argument("--json", metavar="FILE", help="write the same as JSON")
     _add_data(evaluate, None, " (default: the checkpoint's own data, what was held out of it)")
     _add_task_data(evaluate)
+    help_text = "candidates of each query of retrieval that ITM ranks again (default: 16; 0 = none)"
+    evaluate.add_argument("--rerank", type=int, default=16, metavar="K", help=help_text)
     help_text = "what --task probe learns from (default: train, or hash:train)"
     evaluate.add_argument("--train-split", metavar="SPLIT", help=help_text)
 
