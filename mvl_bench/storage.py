@@ -176,7 +176,7 @@ def lock_folder(path: str | Path):  # which need not be there yet
                 folder.rmdir()
 
 # %% ../nbs/02_storage.ipynb #9d1db462
-_shipped = "maskvlm-tiny", "maskvlm-flowers", "maskvlm-photos", "mlim-tiny", "vitmae-tiny", "vilt-tiny"
+_shipped = "maskvlm-tiny", "maskvlm-flowers", "maskvlm-photos", "mlim-tiny", "mlim-flowers", "vitmae-tiny", "vilt-tiny"
 SHIPPED = {name: data_path("checkpoints", name) for name in _shipped}
 
 
