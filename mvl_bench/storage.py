@@ -199,11 +199,14 @@ def find(
     **hub,  # what `snapshot_download` takes, such as revision and token
 ) -> Path:
     "Return the folder of a checkpoint, downloading a Hub id; raise `UserError` with the shipped names."
-    path = SHIPPED.get(str(name), Path(name))
-    if not path.exists() and path.parent.is_dir():
-        path = whole_version(path)
-    if (path / MANIFEST).is_file():
-        return path
+    target = SHIPPED.get(str(name), Path(name))
+    for _ in range(5):  # it may be replaced while we look
+        path = whole_version(target) if target.parent.is_dir() else target
+        if (path / MANIFEST).is_file():
+            return path
+        if (path / "checkpoints").is_dir():
+            break
+        time.sleep(0.02)
     if (path / "checkpoints").is_dir():
         checkpoint = newest(path, lambda text: print(text, file=sys.stderr))
         if checkpoint is None:

@@ -77,7 +77,6 @@ FILES = {
     "other machine": ("a.csv", table().replace("\n", "\n/home/me/images/").encode()),
     "no ending": ("a.csv", table(ending="", head=("image_id", "caption")).encode()),
     "another case": ("a.csv", table(ending=".PNG").encode()),
-    "file addresses": ("a.csv", table().replace("\n", "\nfile://./").encode()),
     "list of objects": ("a.json", json.dumps(OBJECTS).encode()),
     "JSON lines": ("a.jsonl", "\n".join(map(json.dumps, OBJECTS)).encode()),
     "COCO": ("captions_val2014.json", json.dumps(COCO).encode()),
