@@ -65,7 +65,7 @@ caption captions text texts sentence sentences title txt description raw alt_tex
 alt comment"""
 ENDINGS = frozenset(e for e, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 MOST_LINES = 100  # of one quoted field
-PROBLEM = "problem"  # column of rows that cannot be read: why
+PROBLEM = "(problem)"  # column of rows that cannot be read: why; no file names one so
 
 
 class Annotations(NamedTuple):
@@ -416,20 +416,20 @@ def find_picture(
     there = Path(os.path.abspath(folder))
     if not there.is_dir():
         return folder / plain
-    found = _pictures_below(str(there), there.stat().st_mtime_ns).get(
+    candidates = _pictures_below(str(there), there.stat().st_mtime_ns).get(
         _key(PurePosixPath(plain).name), []
     )
-    if len(found) > 1:  # as much of the path as is known
+    if len(candidates) > 1:  # as much of the path as is known
         tail = tuple(map(_key, PurePosixPath(plain).parts))
-        found = [p for p in found if _ends_like(p, tail)] or found
-    if len(found) > 1:
-        names = " and ".join(str(path.relative_to(there)) for path in found[:2])
+        candidates = [p for p in candidates if _ends_like(p, tail)] or candidates
+    if len(candidates) > 1:
+        names = " and ".join(str(path.relative_to(there)) for path in candidates[:2])
         raise UserError(
-            f"the picture {name[-60:]} stands for {len(found)} files, e.g. {names[:100]}"
+            f"the picture {name[-60:]} stands for {len(candidates)} files, e.g. {names[:100]}"
         )
-    if not found and len(plain) > MAX_NAME:
+    if not candidates and len(plain) > MAX_NAME:
         raise UserError(f"the picture {plain[-60:]} is not there")
-    return found[0] if found else folder / plain
+    return candidates[0] if candidates else folder / plain
 
 
 def _is_file(path: Path) -> bool:

@@ -139,8 +139,8 @@ def hold_out(
     chosen = sorted(i for digest in ranked[:count] for i in groups[digest])
     rest = sorted({*range(len(pairs))} - {*chosen})
     if use < 1:
-        some = ranked[count:][: max(2, round(use * (len(ranked) - count)))]
-        rest = sorted(i for digest in some for i in groups[digest])
+        used = ranked[count:][: max(2, round(use * (len(ranked) - count)))]
+        rest = sorted(i for digest in used for i in groups[digest])
     train = pairs.rows(rest) if len(rest) < len(pairs) else pairs
     places = {row: place for place, row in enumerate(rest)}
     train.note((places[i], why) for i, why in skipped if i in places)

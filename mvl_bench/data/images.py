@@ -317,12 +317,16 @@ def shift_colour(
         changed = lab2rgb(lab + (shifted - lab) * weight[..., None]).clip(0, 1)
     changed = (changed * 255).round()
     if middle < 1:
-        box, (high, wide) = np.zeros(weight.shape, np.float32), weight.shape
-        top, left = int(high * (1 - middle) / 2), int(wide * (1 - middle) / 2)
-        box[top : high - top, left : wide - left] = 1
-        box = gaussian_filter(box, 2)[..., None]
+        box = gaussian_filter(_middle_box(weight.shape, middle), 2)[..., None]
         changed = (changed * box + image * (1 - box)).round()
     return changed.astype(np.uint8), weight
+
+
+def _middle_box(shape: tuple[int, int], middle: float) -> np.ndarray:  # (h w) 1 = inside
+    "Return a box around the centre that takes a fraction of each side."
+    box, margins = np.zeros(shape, np.float32), [int(side * (1 - middle) / 2) for side in shape]
+    box[tuple(slice(margin, side - margin) for margin, side in zip(margins, shape))] = 1
+    return box
 
 
 def _soft(value: np.ndarray, width: float) -> np.ndarray:

@@ -92,8 +92,8 @@ class Source(PairSource):
             raise UserError(f"{name} has no picture")
         if isinstance(cell, str):
             web = "://" in cell[:99] and not cell.startswith("file://")
-            found = fetch(cell) if web else find_picture(self.table.folder, cell)
-            name, cell = name if isinstance(found, bytes) and not web else cell[-80:], found
+            image = fetch(cell) if web else find_picture(self.table.folder, cell)
+            name, cell = name if isinstance(image, bytes) and not web else cell[-80:], image
         return read_bytes(cell, name), name
 
     def caption_for(self, row: dict, i: int, epoch: int) -> tuple[str, dict[str, float]]:

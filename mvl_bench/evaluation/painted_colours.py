@@ -277,7 +277,9 @@ def _read(
     ]
     masks, place = view(batch, model.num_patches, text_mask=hidden), hidden.int().argmax(1)
     views = ((batch, masks), (batch, without_image(masks)), (wrong, masks))
-    outputs = (model(*pair_and_masks, requested=ONLY_WORDS).word_logits.float() for pair_and_masks in views)
+    outputs = (
+        model(*pair_and_masks, requested=ONLY_WORDS).word_logits.float() for pair_and_masks in views
+    )
     scores = torch.stack([x[range(len(x)), place] for x in outputs]).log_softmax(-1)
     nats = -scores.gather(2, colour.expand(len(WAYS), -1)[..., None])[..., 0]
     return hidden.any(1).numpy(), (scores.argmax(-1) == colour).numpy(), nats.numpy()
@@ -324,7 +326,8 @@ def evaluate_painted_colours(
     return scores
 
 # %% ../../nbs/evaluation/09_painted_colours.ipynb #5c020002
-WHOLE_COPIES, MIDDLE = 2, (0.6, 0.95)  # copies that change everywhere; of others, the fraction of each side
+WHOLE_COPIES = 2  # that change everywhere; others only in the middle
+MIDDLE = 0.6, 0.95  # range of the part of each side that changes there
 LEAST_SHARE = 0.25  # of the centre that must have the colour
 
 
@@ -334,7 +337,9 @@ def _centre(values: np.ndarray) -> np.ndarray:  # (h w ...) -> (m n ...)
     return values[rows, columns]
 
 
-def flower_colour(image: np.ndarray, prototype: np.ndarray) -> np.ndarray:  # (h w 3) uint8, (3) -> (3)
+def flower_colour(
+    image: np.ndarray, prototype: np.ndarray
+) -> np.ndarray:  # (h w 3) uint8, (3) -> (3)
     "Return the median CIELAB colour of the half of the central pixels that are nearest to a prototype."
     pixels = rgb2lab(_centre(image / 255.0)).astype(np.float32).reshape(-1, 3)
     far = np.linalg.norm(pixels - prototype, axis=1)
@@ -354,7 +359,7 @@ def copies_in_other_colours(
     usual = {name: centres[names == name].mean(0) for name in names}
     petals = np.stack([flower_colour(im, usual[name]) for im, name in zip(images, names)])
     for (row, colour), image, petal in zip(pairs, images, petals):
-        others = chance.permutation([name for name in COLOURS if name != colour])[:copies]
+        others = chance.permutation([c for c in COLOURS if c != colour and c in names])[:copies]
         for k, other in enumerate(others):
             middle = 1.0 if k < WHOLE_COPIES else chance.uniform(*MIDDLE)
             target = petals[chance.choice(np.flatnonzero(names == other))]

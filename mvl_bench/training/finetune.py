@@ -87,7 +87,7 @@ class FinetuneConfig:
     max_answers: int = 1000  # most frequent training answers that become classes, for vqa
     backbone_lr_scale: float = 0.3  # learning rate of the pretrained model over that of its head
     input_dropout: float = (
-        0.2  # fraction of examples without images or words, half each (MLIM's modality dropout)
+        0.2  # fraction of examples without images or words, half each (MLIM's modality dropout, there 2/3)
     )
     val_fraction: float = (
         0.1  # fraction of the training data's images that is held out to select the best step
@@ -180,15 +180,8 @@ def prepare_finetuning(run: FinetuneConfig) -> Begun:
         raise UserError(f"checkpoint {run.checkpoint!r} has no weights that could learn")
     cfg = body.cfg if body else update(model_config(run.model, run.preset), **run.model_overrides)
     size = cfg.image.img_size
-    source = open_task(
-        run.task,
-        run.data.source,
-        size,
-        run.data.split,
-        run.data.items,
-        run.data.columns,
-        run.training.seed,
-    )
+    data, seed = run.data, run.training.seed
+    source = open_task(run.task, data.source, size, data.split, data.items, data.columns, seed)
     train, held = parts(source, run.val_fraction)
     if run.data.apart_from and train is not None:
         train = apart(run, source, train)

@@ -77,6 +77,7 @@ FILES = {
     "other machine": ("a.csv", table().replace("\n", "\n/home/me/images/").encode()),
     "no ending": ("a.csv", table(ending="", head=("image_id", "caption")).encode()),
     "another case": ("a.csv", table(ending=".PNG").encode()),
+    "file addresses": ("a.csv", table().replace("\n", "\nfile://./").encode()),
     "list of objects": ("a.json", json.dumps(OBJECTS).encode()),
     "JSON lines": ("a.jsonl", "\n".join(map(json.dumps, OBJECTS)).encode()),
     "COCO": ("captions_val2014.json", json.dumps(COCO).encode()),
@@ -203,6 +204,19 @@ def test_tars(balls, ending):
     assert [pair.caption for pair in first] == [f"a {c} ball" for c in BALLS]
 
 
+def test_streaming_leaves_the_module_as_it_is(balls):
+    import glob
+    from pathlib import Path
+
+    from mvl_bench.data import formats
+
+    write_tar(
+        "a.tar", [(f"red.{k}", d) for k, d in (("png", encoded(drawing("red"))), ("txt", b"red"))]
+    )
+    assert open_pairs("a.tar", 16, streaming=True).first(1)[0].caption == "red"
+    assert formats.Path is Path and formats.glob is glob
+
+
 def test_a_tar_whose_samples_are_torn_apart(balls):
     pictures = [(f"{c}.png", encoded(drawing(c))) for c in BALLS]
     write_tar("a.tar", [*pictures, *((f"{c}.txt", b"a ball") for c in BALLS)])
@@ -218,6 +232,7 @@ def cells(**columns):
 PICTURE = [encoded(drawing("red"))]
 REFUSED = {
     "on the web": (cells(URL=["http://x.org/a.jpg"], TEXT=["a ball"]), {}, "URL", "img2dataset"),
+    "on the web, with ids": (cells(image_id=[7], url=["http://x.org/a.jpg"], caption=["a"]), {}, "url", "img2dataset"),
     "numbers": (cells(image=PICTURE, caption=[3]), {}, "'caption'", "numbers", "3"),
     "records": (cells(image=PICTURE, caption=[dict(en="a", de="b")]), {}, "en, de", "caption.en"),
     "no field": (
