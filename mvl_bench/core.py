@@ -290,6 +290,10 @@ class MaskedVLModel(Protocol):
         "Return sentences on the parts of a pair that the model cannot represent; by default none."
         return []
 
+    def load_published(self) -> list[str]:
+        "Load published weights into the parts that the config names a source for; return sentences on what was not used."
+        return []
+
     def pretrained_parameters(self) -> list[nn.Parameter]:
         "Return the parameters that start from published weights, which get a lower learning rate."
         return []

@@ -172,6 +172,11 @@ class ModelConfig:
         "Return the fields that this model uses, by full name, with their defaults."
         return {n: v for n, v in settings_of(cls).items() if n not in cls.unused.split()}
 
+    @classmethod
+    def sizes_of_text_model(cls, hf_config: str) -> dict[str, int]:
+        "Return the settings that follow from a published text model; by default none, as an adapter joins them."
+        return {}
+
     def check_unused(self) -> None:
         "Raise `UserError` for a setting that differs from its default although the model does not use it."
         usual, values = settings_of(type(self)), settings_of(self)

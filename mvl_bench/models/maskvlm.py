@@ -46,7 +46,7 @@ from mvl_bench.models.losses import (
     texture_places,
 )
 from .momentum_contrast import Contrast
-from .pretrained import encoders_of, published_weights
+from .pretrained import begin_encoders, encoders_of, published_weights
 from ..patches import patchify, sincos_positions, unpatchify
 
 # %% ../../nbs/models/06_maskvlm.ipynb #54667213
@@ -214,6 +214,11 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
     def queue(self) -> nn.Module | None:
         "Return the momentum encoders and the queue of ITC; None = without ITC."
         return self.contrast
+
+    def load_published(self) -> list[str]:
+        "Load the weights of `image.timm_weights` and `text.hf_model`; return a sentence on what was not used."
+        unused = begin_encoders(self)
+        return [f"not used of {self.cfg.text.hf_model}: {', '.join(unused)}"] if unused else []
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
         "Return the parameters that start from published weights."

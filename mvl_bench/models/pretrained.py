@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHUNK', 'MEMORY', 'FROM_PADDING', 'read_weights', 'under_names_of', 'is_frozen', 'in_chunks', 'remembered', 'see',
-           'timm_model', 'begin_with', 'NamedViT', 'GridEncoder', 'read_text_config', 'NamedText', 'freeze',
-           'encoders_of', 'begin_encoders', 'published_weights']
+           'timm_model', 'begin_with', 'NamedViT', 'GridEncoder', 'read_text_config', 'read_published', 'NamedText',
+           'freeze', 'encoders_of', 'begin_encoders', 'published_weights']
 
 # %% ../../nbs/models/03_pretrained.ipynb #2aaea801
 import json
@@ -317,6 +317,32 @@ FROM_PADDING = (  # architectures whose positions count from the padding id
 )  # fmt: skip
 
 
+def read_published(
+    make: type,  # an auto class of transformers, e.g. `AutoModel`
+    source: str,  # a folder or Hub id
+) -> tuple[nn.Module, list[str], list[str]]:
+    "Load a published text model; return it, the names of weights that the source lacks, and of those not used."
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # the caller reports what is not used
+    logging.disable_progress_bar()
+    try:
+        whole, info = _text_model(make.from_pretrained, source, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"hf_model {source!r} has no weights that can be read") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
+    missing = sorted(info["missing_keys"])
+    if backbone := [name for name in missing if not _is_head(name)]:
+        raise UserError(f"{source} lacks {', '.join(backbone[:3])}")
+    return whole, missing, sorted(info["unexpected_keys"])
+
+
+def _is_head(name: str) -> bool:
+    "Return whether a weight belongs to the word head of a published BERT or RoBERTa."
+    return name.startswith(("cls.predictions.", "lm_head."))
+
+
 class NamedText(TextEncoder):
     "Encode captions with a transformers model built from a config; its class token is the mean of all."
 
@@ -344,20 +370,9 @@ class NamedText(TextEncoder):
 
     def begin(self, source: str) -> list[str]:  # names of what is there and not used
         "Load the weights of a folder or of the Hub; raise `UserError` for missing or unreadable ones."
-        told_before = logging.get_verbosity()
-        logging.set_verbosity_error()  # we say ourselves what is not used
-        logging.disable_progress_bar()
-        try:
-            whole, info = _text_model(AutoModel.from_pretrained, source, output_loading_info=True)
-        except (OSError, ValueError) as error:
-            raise UserError(f"hf_model {source!r} has no weights that can be read") from error
-        finally:
-            logging.set_verbosity(told_before)
-            logging.enable_progress_bar()
-        if info["missing_keys"]:
-            raise UserError(f"{source} lacks {', '.join(sorted(info['missing_keys'])[:3])}")
+        whole, _, unused = read_published(AutoModel, source)
         load_weights(self.model, whole.state_dict(), source)
-        return sorted(info["unexpected_keys"])
+        return unused
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:  # (b t) -> (b t d)
         "Return the caption's tokens, the first replaced by the mean over real tokens."
@@ -452,8 +467,6 @@ def _image_by_name(cfg) -> nn.Module:
 
 def begin_encoders(model: nn.Module) -> list[str]:  # names of published weights that are not used
     "Load published weights into the encoders with a source, and word embeddings into the word head if they fit."
-    if not model.encoders:
-        return []
     image, text = model.encoders
     if model.cfg.image.timm_weights:
         image.begin(model.cfg.image.timm_weights)

@@ -33,7 +33,7 @@ from ..distributed import check_alike, over_processes, processes, together
 from ..evaluation.baselines import baselines_of
 from ..masking.joint import with_kinds
 from ..models.base import fit_some
-from ..models.pretrained import begin_encoders, read_text_config
+from ..models.pretrained import read_text_config
 from ..models.registry import MODELS, load
 from ..storage import lock_folder, newest, write_file
 from .config import RunConfig, command, image_size
@@ -104,14 +104,14 @@ def new_model(
     values = _from_data(run, source, tokenizer)
     if hf_model:
         values["text.hf_config"] = read_text_config(hf_model)
+        values |= cls.config.sizes_of_text_model(values["text.hf_config"])
     values = {n: v for n, v in values.items() if n in cls.config.names()} | run.model_overrides
     cfg = with_kinds(update(preset, **values), tokenizer)
     seed_torch(run.training.seed)
     model = cls(cfg)
-    unused = begin_encoders(model)
+    for note in model.load_published():
+        _tell(note)
     model.start_momentum()
-    if unused:
-        _tell(f"not used of {hf_model}: {', '.join(unused)}")
     return model, tokenizer
 
 

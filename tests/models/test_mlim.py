@@ -1,17 +1,22 @@
 "What is MLIM's own: the embedder, the one [MASK], the whole picture, the paper's sizes; each check seen failing once."
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 from contract import TOKENIZER, check_hidden_is_hidden, odd_views, scrambled, small, some_batch
 from torch import nn
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, BertModel, RobertaConfig, RobertaForMaskedLM
 
-from mvl_bench.core import StepKey, UserError, update, view
+from mvl_bench.apps.cli.main import main
+from mvl_bench.core import StepKey, UserError, by_hand, update, view
 from mvl_bench.data.tokenizers import encode
+from mvl_bench.masking.base import Masking, without_image, without_text
 from mvl_bench.models.layers import PatchEmbedder
-from mvl_bench.models.mlim import MLIM, MLIM_PRESETS, mlim_paper, mlim_tiny
+from mvl_bench.models.mlim import MLIM, MLIM_PRESETS, MLIMConfig, mlim_paper, mlim_tiny
+from mvl_bench.models.pretrained import read_text_config
+from mvl_bench.models.registry import load
 
 
 @pytest.fixture(autouse=True)
@@ -187,6 +192,9 @@ def test_no_batch_statistics():
     [
         (dict(patch_size=12, img_size=(24, 24), mask_size=12), "patch_size 12"),
         (dict(embedder_dim=30), "embedder_dim 30"),
+        (dict(embedder_dim=6), "embedder_dim 6"),
+        (dict(decoder_dim=0), "decoder_dim 0"),
+        (dict(mlm=0.0, recon=0.0), "losses.mlm"),
         (dict(decoder_dim=-8), "decoder_dim -8"),
         (dict(depth=0), "depth 0"),
         (dict(arch="gpt2"), "'gpt2'"),
@@ -233,3 +241,163 @@ def test_matching_never_takes_the_same_item_for_wrong():
         assert wrong.equal(matched == 0)
         losses = model.losses(given, (view(given, 12),), model.cfg.step_key(0, 0))
         assert ("itm" in losses.parts) == bool(len(matched)) == (item.max() > 0)
+
+
+PUBLISHED = dict(
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=64,
+    hidden_act="gelu",
+)
+MODELS = {
+    "bert": (BertForMaskedLM, BertConfig, 0),
+    "roberta": (RobertaForMaskedLM, RobertaConfig, 1),
+}
+
+
+@pytest.fixture(params=MODELS)
+def published(request, tmp_path):
+    "A BERT or RoBERTa with a word head, as somebody else would publish it."
+    model, config, pad_id = MODELS[request.param]
+    torch.manual_seed(5)
+    sizes = dict(vocab_size=len(TOKENIZER), max_position_embeddings=48, pad_token_id=pad_id)
+    whole = model(config(**sizes, **PUBLISHED)).eval()
+    for p in whole.parameters():
+        p.data += 0.1 * torch.randn_like(p)  # biases and norms, too, differ from their defaults
+    whole.save_pretrained(tmp_path / "published")
+    TOKENIZER.save_pretrained(tmp_path / "published")
+    return whole, tmp_path / "published"
+
+
+def from_published(folder, pad_id=0, **changes) -> MLIM:
+    "An MLIM whose transformer and word head are those of a folder."
+    config = read_text_config(str(folder))
+    ids = dict(vocab_size=len(TOKENIZER), pad_id=pad_id, mask_id=TOKENIZER.mask_token_id)
+    text = dict(hf_model=str(folder), hf_config=config, **ids)
+    sizes = MLIMConfig.sizes_of_text_model(config)
+    cfg = update(mlim_tiny(), **dict(img_size=(32, 32)) | sizes | text | changes)
+    return MLIM(cfg).eval()
+
+
+@torch.no_grad()
+def test_words_alone_are_read_and_scored_as_the_published_model_does(published):
+    whole, folder = published
+    pad_id = whole.config.pad_token_id
+    model = from_published(folder, pad_id)
+    notes = model.load_published()
+    assert not any("word head" in note for note in notes), notes
+    ids = torch.randint(5, len(TOKENIZER), (3, model.cfg.text.max_text_len))
+    words = model.bert.embeddings.word_embeddings(ids)
+    positions = model._places(model.num_patches + ids.shape[1])[:, model.num_patches :]
+    tokens = model.bert(inputs_embeds=words, position_ids=positions).last_hidden_state
+    torch.testing.assert_close(model.score_words(tokens), whole(input_ids=ids).logits)
+
+
+@torch.no_grad()
+def test_patches_begin_at_the_scale_of_published_words(published):
+    whole, folder = published
+    model = from_published(folder, whole.config.pad_token_id)
+    random = model.embedder[-1].weight.std() / model.words.std()
+    model.load_published()
+    torch.testing.assert_close(model.embedder[-1].weight.std() / model.words.std(), random)
+    table = whole.base_model.embeddings.position_embeddings.weight
+    patches = model._places(model.num_patches)[0]
+    scale = model.bert.embeddings.position_embeddings.weight[patches].square().mean()
+    torch.testing.assert_close(scale, table.square().mean(), rtol=0.05, atol=0.0)
+
+
+def test_a_published_model_without_word_head(tmp_path):
+    bert = BertModel(BertConfig(vocab_size=len(TOKENIZER), **PUBLISHED))
+    bert.save_pretrained(tmp_path / "bare")
+    (note,) = [n for n in from_published(tmp_path / "bare").load_published() if "head" in n]
+    assert note.endswith("bare has no word head: it starts from random weights")
+
+
+def test_a_published_model_of_other_sizes_or_another_kind(published, tmp_path):
+    whole, folder = published
+    pad_id = whole.config.pad_token_id
+    with pytest.raises(UserError, match="embed_dim 64: hf_model has 32"):
+        from_published(folder, pad_id, embed_dim=64)
+    with pytest.raises(UserError, match="max_text_len 60 is over the 4[68] that hf_model can read"):
+        from_published(folder, pad_id, max_text_len=60).load_published()
+    electra = json.dumps(dict(model_type="electra", hidden_size=32))
+    with pytest.raises(UserError, match="hf_model is a electra: MLIM takes a bert or a roberta"):
+        update(mlim_tiny(), hf_model="x", hf_config=electra)
+
+
+def test_trained_from_bert_and_loaded_without_it(tmp_path, capsys):
+    torch.manual_seed(5)
+    sizes = dict(vocab_size=len(TOKENIZER), max_position_embeddings=48)
+    BertForMaskedLM(BertConfig(**sizes, **PUBLISHED)).save_pretrained(tmp_path / "bert")
+    TOKENIZER.save_pretrained(tmp_path / "bert")
+    run = [
+        "train",
+        "--model",
+        "mlim",
+        "--preset",
+        "tiny",
+        "--data",
+        "scenes:shapes",
+        "--steps",
+        "2",
+    ]
+    run += ["--out", str(tmp_path / "run"), "--set", f"hf_model={tmp_path / 'bert'}", "img_size=32"]
+    assert main([*run, "probe_every=0", "training.batch_size=4", "workers=0"]) in (0, None)
+    for file in (tmp_path / "bert").iterdir():
+        file.unlink()
+    model = load(tmp_path / "run")
+    assert (
+        model.cfg.embed_dim == 32
+        and model.cfg.depth == 2
+        and model.words.shape[0] == len(TOKENIZER)
+    )
+
+
+def test_masking_of_a_run_masks_whole_images_first():
+    tiny = mlim_tiny()
+    last = tiny.masking.full_mask_steps - 1
+    assert tiny.at_step(last).build_masking().image_ratio == 1
+    assert tiny.at_step(last + 1) is tiny
+    plain = update(tiny, joint_strategy="joint", image_ratio=0.32, text_ratio=0.32).build_masking()
+    assert type(plain) is Masking and plain.joint and plain.image_ratio == 0.32
+
+
+@torch.no_grad()
+def test_absent_modalities_are_one_token_and_nothing_attends_to_padding(model):
+    batch, rows = some_batch(4), torch.arange(4)
+    masks = by_hand(batch, 12, patches=[5, 6, 9, 10], words=[2, 3])
+    masks = without_image(without_text(masks, rows == 1), rows == 2)
+    x, attended = model.sequence(batch, masks)
+    is_mask = (x == model.words[model.cfg.text.mask_id]).all(-1) & attended
+    assert is_mask.sum(1).tolist() == [6, 4, 2, 6]
+    is_absent = ((x == model.absent_image) | (x == model.absent_text)).all(-1) & attended
+    assert is_absent.nonzero().tolist() == [[1, 12], [2, 0]]
+    assert attended[1].sum() == 13 and attended[2].sum() == 1 + batch.attention_mask[2].sum()
+    for weights in model(batch, masks, attention=True).attention.values():
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+        assert not weights.transpose(1, 3)[~attended].any()
+    model(batch, masks)
+    assert model.bert.config._attn_implementation == "sdpa"  # restored after `attention=True`
+
+
+@torch.no_grad()
+def test_patch_scores_are_the_attention_of_the_words(model):
+    batch = some_batch(4)
+    weights = model(batch, view(batch, 12), attention=True).attention.values()
+    words = 12 + batch.maskable[0].nonzero()[:, 0]
+    expected = sum(w[0, :, words, 3].mean(0).sum() for w in weights) / len(weights)
+    scores = model.patch_scores(batch)
+    torch.testing.assert_close(scores[0, 3], expected)
+    assert scores.shape == (4, 12) and (scores.sum(1) < batch.maskable.sum(1)).all()
+
+
+@torch.no_grad()
+def test_features_of_an_image_alone_do_not_depend_on_the_caption(model):
+    batch = some_batch(4)
+    width, other = model.cfg.embed_dim, replace(batch, input_ids=batch.input_ids.roll(1, 0))
+    features, changed = model.features(batch), model.features(other)
+    assert features.image.shape == features.fused_image.shape == (4, 13, width)
+    assert features.text.shape == features.fused_text.shape == (*batch.input_ids.shape, width)
+    assert changed.image.equal(features.image)
+    assert not changed.fused_image.equal(features.fused_image)
