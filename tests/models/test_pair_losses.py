@@ -390,15 +390,3 @@ def test_candidates_are_gathered_across_processes(monkeypatch):
     assert carry.item.tolist() == [9, 0, 1, 1, 8, 2, 3]  # the same order in every process
     expected = itc_in_words(pairs, contrast.join([slow, other]), 0.1)
     assert itc(pairs, candidates, 0.1).item() == pytest.approx(expected, rel=1e-4)
-
-
-def test_the_model_has_the_names_of_its_config():
-    "Old imports go on working: the config stands in a notebook of its own."
-    for name in (
-        "MASKVLM_PRESETS",
-        "MaskVLMConfig",
-        "maskvlm_tiny",
-        "maskvlm_small",
-        "maskvlm_base",
-    ):
-        assert name in maskvlm.__all__ and hasattr(maskvlm, name)
