@@ -22,7 +22,7 @@ from .data.images import open_picture, resize
 from .data.loader import some_pairs
 from .data.scenes import Scenes
 from .data.task_tables import open_task, user_columns
-from .data.tokenizers import Chip, chips, cut_off, plain, typed_marks, word_chips
+from .data.tokenizers import Chip, chips, cut_off, letters, plain, typed_marks, word_chips
 from .evaluation.information import evaluate_information, information_table
 from mvl_bench.evaluation.reconstruction import (
     evaluate_reconstruction,
@@ -114,7 +114,8 @@ def token_positions(
         if not plain(name):
             raise UserError(f"the word {name!r} has no letters: give a word or a token position")
     numbers = as_numbers([word for word in words if not isinstance(word, str)], "token position")
-    known = [chip.position for chip in chips(model.tokenizer, caption, model.cfg.text.max_text_len)]
+    tokens = chips(model.tokenizer, caption, model.cfg.text.max_text_len)
+    known = [place for chip in tokens for place in chip.pieces]
     for number in numbers:
         if number not in known:
             places = f"{min(known, default=0)} to {max(known, default=0)}"
@@ -160,7 +161,7 @@ class ReconstructionResult(reconstruction.Reconstruction):
         masked = f"{self.image_mask.sum()} patches, {len(self.hidden_words)} tokens"
         lines = [f"{type(self).__name__} of {self.pair.caption!r}, masked: {masked}"]
         for name, column in self.columns.items():
-            tops = [f"{t.truth}: {t.top[0][0]} {t.top[0][1]:.0%}" for t in column.tokens]
+            tops = [f"{t.truth}: {letters(t.top[0][0])} {t.top[0][1]:.0%}" for t in column.tokens]
             lines.append(", ".join([f"{name:8} error {column.error:.3f}", *tops]))
         return "\n".join(lines)
 

@@ -242,8 +242,8 @@ def check_learns(model, batch, views, steps=80, lr=5e-3):
     raise AssertionError(f"{first} became {now}")
 
 
-def scrambled(model, batch, masks):
-    "The same batch with other pixels and words wherever a view hides them or a side is absent."
+def scrambled(model, batch, masks, pixel=None):
+    "The same batch with other words, and random pixels or one value, where a view masks them or a modality is absent."
     p, (rows, columns) = model.cfg.image.patch_size, model.cfg.image.grid
     hidden = masks.image_mask | ~masks.has_image[:, None]
     spread = hidden.reshape(-1, 1, rows, columns).repeat_interleave(p, 2).repeat_interleave(p, 3)
@@ -251,16 +251,18 @@ def scrambled(model, batch, masks):
     other = torch.randint(5, model.cfg.text.vocab_size, batch.input_ids.shape)
     short = torch.arange(batch.input_ids.shape[1]) < 2  # an absent caption has no length either
     real = batch.attention_mask.where(masks.has_text[:, None], short.long())
-    changed = dict(images=torch.rand_like(batch.images).where(spread, batch.images))
+    noise = torch.rand_like(batch.images)
+    noise = noise if pixel is None else torch.full_like(noise, pixel)
+    changed = dict(images=noise.where(spread, batch.images))
     ids = other.where(words, batch.input_ids)
     return replace(batch, **changed, input_ids=ids, attention_mask=real)
 
 
 @torch.no_grad()
-def check_hidden_is_hidden(model, batch, views):
-    "What a view hides, or has not, changes no prediction of it, bit for bit."
+def check_hidden_is_hidden(model, batch, views, pixel=None):
+    "What a view masks, or lacks, changes no prediction of it, bit for bit."
     for masks in views:
-        other = scrambled(model, batch, masks)
+        other = scrambled(model, batch, masks, pixel)
         assert not (masks.image_mask.any() and other.images.equal(batch.images))
         for before, after in zip(model(batch, masks)[:2], model(other, masks)[:2]):
             assert before is None or before.equal(after)

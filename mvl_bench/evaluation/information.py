@@ -17,6 +17,7 @@ from ..core import Batch, UserError, hashed_uniform, view
 from ..data.finite_worlds import KNOWN, truth_of
 from ..data.loader import first_pairs
 from ..data.pairs import collate
+from ..data.tokenizers import token_texts
 from ..masking.base import without_image, without_text
 
 # %% ../../nbs/evaluation/03_information.ipynb #37e6b007
@@ -179,7 +180,7 @@ def by_word(
     ids, values = batch.input_ids[batch.maskable], table[batch.maskable].double()
     kinds, which, count = ids.unique(return_inverse=True, return_counts=True)
     mean = torch.zeros(len(kinds)).double().index_add_(0, which, values) / count
-    words = tokenizer.convert_ids_to_tokens(kinds.tolist())
+    words = token_texts(tokenizer, kinds.tolist())
     return sorted(zip(words, mean.tolist(), count.tolist()), key=lambda row: -row[1])
 
 # %% ../../nbs/evaluation/03_information.ipynb #0f7bd3d9

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..core import Batch, Masks, Pair, UserError, hashed_uniform, view
 from ..data.pairs import collate
-from ..data.tokenizers import bare, encode
+from ..data.tokenizers import bare, encode, token_texts
 from .uncertainty import spread
 from ..patches import patchify, unpatchify
 
@@ -74,7 +74,7 @@ def hidden_in(model, step: Step, batch: Batch) -> Masks:
 # %% ../../nbs/inference/02_decoding.ipynb #a918a704
 def _words(model, ids: Sequence[int], places: Sequence[int]) -> tuple[str, ...]:
     "Return the tokens at the given positions."
-    return tuple(model.tokenizer.convert_ids_to_tokens([ids[i] for i in places]))
+    return tuple(token_texts(model.tokenizer, [ids[i] for i in places]))
 
 
 def first_step(
@@ -329,7 +329,7 @@ def _told(log_probs: Tensor | None, step: Step, tokenizer) -> tuple[dict, dict]:
     for place in step.hidden_words:
         chances = log_probs[place].exp()
         values, best = chances.topk(min(3, len(chances)))
-        names = tokenizer.convert_ids_to_tokens(best.tolist())
+        names = token_texts(tokenizer, best.tolist())
         guesses[place] = tuple((n, round(v, 4)) for n, v in zip(names, values.tolist()))
         entropy[place] = round(torch.special.entr(chances).sum().item(), 4)
     return guesses, entropy
@@ -391,7 +391,7 @@ def advance(
         index=step.index + 1,
         picture=picture,
         ids=tuple(ids),
-        words=tuple(model.tokenizer.convert_ids_to_tokens([ids[i] for i in step.places])),
+        words=tuple(token_texts(model.tokenizer, [ids[i] for i in step.places])),
         hidden_patches=tuple(i for i in step.hidden_patches if i not in filled),
         hidden_words=tuple(i for i in step.hidden_words if i not in picked),
         new_patches=tuple(filled),

@@ -21,7 +21,14 @@ from ..data.factory import is_drawn
 from ..data.images import photograph, resize
 from ..data.pairs import collate
 from ..data.scenes import Scenes
-from ..data.tokenizers import bare, chips, positions_of
+from mvl_bench.data.tokenizers import (
+    bare,
+    chips,
+    letters,
+    positions_of,
+    token_texts,
+    without_marker,
+)
 
 # %% ../../nbs/inference/00_reconstruction.ipynb #abaae661
 class Guess(NamedTuple):
@@ -208,7 +215,7 @@ def _guesses(model, letters: dict, ids, logits, mask, most: int = 5) -> tuple[Gu
     for place in mask.nonzero().flatten().tolist():
         chances = logits[place].softmax(-1)
         values, best = chances.topk(min(most, len(chances)))
-        top = tuple(zip(model.tokenizer.convert_ids_to_tokens(best.tolist()), values.tolist()))
+        top = tuple(zip(token_texts(model.tokenizer, best.tolist()), values.tolist()))
         guesses.append(Guess(place, letters.get(place, ""), chances[ids[place]].item(), top))
     return tuple(guesses)
 
@@ -224,7 +231,7 @@ def of_whole_words(
         if len(parts) < 2:
             merged += parts
             continue
-        text = "".join(bare(part.top[0][0]) for part in parts)
+        text = letters("".join(without_marker(part.top[0][0]) for part in parts)).strip("␣")
         truth = "".join(bare(part.truth) for part in parts)
         likely, true = (float(np.prod(p)) for p in zip(*((x.top[0][1], x.probability) for x in parts)))
         merged.append(Guess(parts[0].position, truth, true, ((text, likely),)))
@@ -281,7 +288,7 @@ def column_scores(
 
     def said(column: Column) -> dict:
         words = [
-            dict(g._asdict(), nats=g.nats, top=[list(t) for t in g.top]) for g in column.tokens
+            dict(g._asdict(), nats=g.nats, top=[[letters(t), p] for t, p in g.top]) for g in column.tokens
         ]
         scored = np.isfinite(column.errors).nonzero()[0]
         patches = {int(i): round(float(column.errors[i]), 6) for i in scored}

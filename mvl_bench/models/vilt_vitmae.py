@@ -253,7 +253,11 @@ class ViTMAE(nn.Module, Saved, MaskedVLModel):
         keys = (
             place[: most + 1] <= num_visible[:, None] if most < n else None
         )  # class token, then visible
+        p, area = self.cfg.image.patch_size, hidden.unflatten(1, self.cfg.image.grid)[:, None]
+        area = area.repeat_interleave(p, 2).repeat_interleave(p, 3)
+        # where rows mask different numbers of patches, some masked ones are encoded and not attended to: 0 * inf is nan
         pixels = (images - self.cfg.image.image_mean) / self.cfg.image.image_std
+        pixels = pixels.masked_fill(area, 0.0)
         output = self.net.vit(pixels, noise=hidden + place / (2 * n), attention_mask=keys)
         output.ids_restore = output.ids_restore.masked_fill(
             hidden, n - 1

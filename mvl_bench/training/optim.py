@@ -24,7 +24,7 @@ def fastest() -> str:  # bf16 or fp32
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if device == "cpu" and torch.cpu._is_avx512_bf16_supported() else "fp32"
 
-
+# %% ../../nbs/training/00_optim.ipynb #optm0007
 @dataclass(frozen=True)
 class TrainConfig:
     "Configure how long, how fast and how exactly to train."
@@ -33,11 +33,11 @@ class TrainConfig:
     batch_size: int = 32  # pairs in a pass
     accumulate: int = 1  # passes per update of the weights
     lr: float = 1e-3  # highest learning rate
-    warmup: int = 100  # steps until it is reached
+    warmup: int = 100  # steps until the highest learning rate
     weight_decay: float = 0.05  # decay of weights, on matrices only
     optimizer: str = "muon"  # muon (AdamW beside it) or adamw
     beta2: float = 0.98  # second moment decay of AdamW
-    pretrained_lr_scale: float = 0.05  # learning rate of encoders with published weights, over `lr`
+    pretrained_lr_scale: float = 0.05  # learning rate of published encoders, relative to `lr`
     grad_clip: float = 1.0  # largest norm of the gradient
     precision: str = field(
         default_factory=fastest
@@ -66,10 +66,10 @@ class TrainConfig:
             raise UserError(f"optimizer {self.optimizer!r} is neither muon nor adamw")
 
 # %% ../../nbs/training/00_optim.ipynb #25abc38d
-MUON_SCALE = 2  # how much further Muon steps than AdamW would
-ROUNDS = [(3.4445, -4.775, 2.0315)] * 5  # the iteration's polynomials, one a round
+MUON_SCALE = 2  # learning rate of Muon relative to that of AdamW
+ROUNDS = [(3.4445, -4.775, 2.0315)] * 5  # coefficients a, b and c of each Newton-Schulz round
 
-
+# %% ../../nbs/training/00_optim.ipynb #optm0012
 def learning_rate(
     step: int,  # counted from 0
     cfg: TrainConfig,
@@ -99,7 +99,7 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:
         "Update every matrix that has a gradient."
         for group in self.param_groups:
-            alike: dict[torch.Size, list] = {}  # matrices of one shape go through together
+            alike: dict[torch.Size, list] = {}  # matrices of one shape are iterated together
             for weight in group["params"]:
                 if weight.grad is not None:
                     alike.setdefault(weight.shape, []).append(weight)
@@ -158,7 +158,7 @@ class Together:
         }
 
     def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
-        "Restore the state of each part; raise `ValueError` for the state of another optimizer."
+        "Restore the state of each part; raise `ValueError` or `IndexError` for names that do not fit."
         states: list[dict[int, dict]] = [{} for _ in self.parts]
         for key, value in tensors.items():
             n, i, name = key.split(".")
@@ -166,7 +166,7 @@ class Together:
         for part, state in zip(self.parts, states, strict=True):
             part.load_state_dict(dict(part.state_dict(), state=state))
 
-
+# %% ../../nbs/training/00_optim.ipynb #optm0029
 def make_optimizer(model: nn.Module, cfg: TrainConfig) -> Together:  # model: a `MaskedVLModel`
     "Build the optimizer: vectors (biases, norms, tokens) do not decay, published weights get AdamW at a lower rate."
     parts = model.parameter_groups()

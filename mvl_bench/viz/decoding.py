@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.patches import Rectangle
 
-from ..data.tokenizers import bare
+from ..data.tokenizers import letters, without_marker
 from mvl_bench.viz.base import (
     HATCH,
     HIDDEN,
@@ -47,14 +47,15 @@ def _look(step, position: int, ink: Ink) -> dict:
 
 def _whole(step) -> list[tuple[int, str]]:
     "Return each word of a step with the position of its first piece; pieces that are filled in are joined."
-    words = []
+    words, starts_are_marked = [], any(token[:1] in ("Ġ", "▁") for token in step.words)
     for position, token in zip(step.places, step.words):
         hidden = position in step.hidden_words
-        if token.startswith("##") and not hidden and words and words[-1][1] != "____":
-            words[-1] = (words[-1][0], words[-1][1] + bare(token))
+        inner = starts_are_marked and token[:1] not in ("Ġ", "▁") and (token[:1].isalnum() or letters(token) != token)
+        if (token.startswith("##") or inner) and not hidden and words and words[-1][1] != "____":
+            words[-1] = (words[-1][0], words[-1][1] + without_marker(token))
         else:
-            words.append((position, "____" if hidden else bare(token)))
-    return words
+            words.append((position, "____" if hidden else without_marker(token)))
+    return [(position, letters(word)) for position, word in words]
 
 
 def draw_words(ax: Axes, step, box: tuple[float, float, float], ink: Ink) -> float:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from ..core import Pair
 from ..data.pairs import collate
-from ..data.tokenizers import bare
+from ..data.tokenizers import bare, token_texts
 from ..masking.statistics import Habit, lab
 from .attribution import heat
 from .base import LOSS_COLOURS, Drawing, Ink, frame, hide_patches, on_grid, theme
@@ -178,5 +178,5 @@ def show_lab_of(
             scores = model.patch_scores(batch)[0]
     habits = lab(model.cfg, model.tokenizer, batch, ratio, draws, scores, (side,))[side]
     ids = batch.input_ids[0, batch.maskable[0]].tolist()
-    tokens = [bare(token) for token in model.tokenizer.convert_ids_to_tokens(ids)]
+    tokens = [bare(token) for token in token_texts(model.tokenizer, ids)]
     return show_lab(habits, side, pair.image, tokens, ratio, dark)

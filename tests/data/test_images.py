@@ -8,11 +8,29 @@ import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageDraw
 from samples import ROOT, drawing, encoded, one_sentence
+from skimage.color import rgb2lab
 
 from mvl_bench.core import UserError
-from mvl_bench.data.images import open_picture, resize
+from mvl_bench.data.images import (
+    PHOTOGRAPHS,
+    edge_colour,
+    eight_bits,
+    fetch,
+    open_picture,
+    photograph,
+    placed,
+    read_bytes,
+    resize,
+    shift_colour,
+    shrunk,
+    to_rgb,
+)
+from mvl_bench.data.pairs import collate
+from mvl_bench.data.scenes import Scenes
+from mvl_bench.data.tokenizers import word_tokenizer
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I", "F", "PA", "La"])
@@ -197,3 +215,155 @@ def test_any_size_from_any_size(img_size, fit, size):
 def test_an_impossible_size_is_told(img_size):
     with pytest.raises(UserError, match="img_size"):
         resize(drawing(), img_size)
+
+
+# ---- sources and pixels
+
+
+@pytest.mark.parametrize("source", ["no/such.png", "..", b""])
+def test_a_source_without_bytes_is_rejected(source):
+    with pytest.raises(UserError):
+        read_bytes(source, repr(source))
+
+
+def test_pixels_take_the_smallest_usual_range_that_holds_them():
+    assert eight_bits(np.array([True, False])).tolist() == [255, 0]
+    assert eight_bits(np.array([0.0, np.nan, np.inf, 200.0])).tolist() == [0, 0, 0, 200]
+    assert eight_bits(np.array([0, 5], np.uint8)).tolist() == [0, 5]
+
+
+def test_sixteen_bit_white_is_white():
+    assert to_rgb(Image.new("I;16", (8, 8), 65535)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def disc(mode="RGB"):
+    "A red disc in the upper left part of an ivory square."
+    image = Image.new(mode, (96, 96), "ivory" if mode == "RGB" else 0)
+    ImageDraw.Draw(image).ellipse([12, 12, 60, 60], "red")
+    return image
+
+
+@pytest.fixture
+def unusual(tmp_path):
+    "A folder with the disc in eight unusual kinds of file."
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held sideways
+    disc().rotate(90).save(tmp_path / "sideways.jpg", exif=exif)
+    disc().quantize(16).save(tmp_path / "palette.png", transparency=0)
+    disc("RGBA").save(tmp_path / "transparent.png")
+    disc().convert("CMYK").save(tmp_path / "cmyk.jpg")
+    disc().convert("1").save(tmp_path / "one-bit.png")
+    deep = np.asarray(disc().convert("L")).astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "16-bit.png")
+    Image.fromarray(deep.astype(np.float32) / 65535).save(tmp_path / "float.tiff")
+    frames = [disc(), disc().rotate(90), disc().rotate(180)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    return tmp_path
+
+
+def test_unusual_files_become_upright_rgb(unusual):
+    pictures = {path.name: open_picture(path, path.name) for path in unusual.iterdir()}
+    assert len(pictures) == 8
+    assert all(p.image.mode == "RGB" and p.image.size == (96, 96) for p in pictures.values())
+    assert pictures["moving.gif"].note == "the first of 3 frames"
+    assert not pictures["cmyk.jpg"].note
+    upright = np.asarray(pictures["sideways.jpg"].image).astype(int)
+    assert abs(upright - np.asarray(disc())).mean() < 3
+
+
+@pytest.mark.parametrize("size", [9_000, 60_000])
+def test_a_header_without_pixels_is_rejected_by_its_size(size):
+    data = png_claiming(size, size)[:33] + b"\0\0\0\0IDAT\x35\xaf\x06\x1e"
+    assert len(data) == 45
+    with pytest.raises(UserError, match="64,000,000"):
+        open_picture(data, "header")
+
+
+def test_arrays_and_tensors_of_either_order_are_pictures():
+    pixels = np.asarray(disc())
+    for same in (pixels / 255, pixels.transpose(2, 0, 1), torch.tensor(pixels).permute(2, 0, 1)):
+        assert (np.asarray(open_picture(same).image) == pixels).all()
+
+
+def test_an_image_of_the_target_size_stays_exact():
+    wide = Image.new("RGB", (192, 96), "ivory")
+    wide.paste(disc(), (0, 0))
+    assert (resize(wide, (96, 192)) == np.asarray(wide)).all()
+
+
+def test_a_web_address_is_never_fetched():
+    with pytest.raises(UserError, match="is on the web"):
+        fetch("https://example.com/a.png")
+
+
+# ---- shrinking
+
+
+@pytest.fixture(scope="module")
+def many():
+    "A batch of 200 scenes with boxes."
+    scenes = Scenes()
+    tokenizer = word_tokenizer(scenes.captions(500))
+    return collate([scenes.pair(i) for i in range(200)], tokenizer, 24)
+
+
+def rows_unchanged(before, after):
+    return (before.images == after.images).flatten(1).all(1)
+
+
+def test_half_of_the_rows_shrink_and_stay_inside_the_frame(many):
+    small = shrunk(many, (0, 0), 0.25)
+    assert 0.4 < rows_unchanged(many, small).double().mean() < 0.6
+    assert small.images.min() >= -1e-5 and small.images.max() <= 1 + 1e-5
+    assert small.boxes.min() >= 0 and small.boxes.max() <= 1 + 1e-6
+    assert (small.boxes.any(2) == many.boxes.any(2)).all()
+
+
+def test_sides_shrink_by_at_most_the_given_fraction(many):
+    def sides(boxes):
+        return boxes[:, 0, 2:] - boxes[:, 0, :2]
+
+    ratio = (sides(shrunk(many, (0, 0), 0.25).boxes) / sides(many.boxes)).mean(1)
+    assert 0.75 <= ratio.min() < 0.77 and ratio.max() == 1
+    assert shrunk(many, (0, 0), 0.0) is many
+
+
+def test_shrinking_depends_on_key_and_sample_alone(many):
+    small = shrunk(many, (0, 0), 0.25)
+    few = shrunk(many.rows([7, 3]), (0, 0), 0.25)
+    assert few.images.equal(small.images[[7, 3]]) and few.boxes.equal(small.boxes[[7, 3]])
+    assert not shrunk(many, (0, 1), 0.25).images.equal(small.images)
+    rows = [many.rows([i]) for i in range(8)]
+    alone = [shrunk(row, (0, 0), 0.25).images.equal(row.images) for row in rows]
+    assert alone == rows_unchanged(many, small)[:8].tolist()
+
+
+def test_an_image_of_one_colour_keeps_it():
+    flat = torch.full((1, 3, 8, 8), 0.3)
+    assert edge_colour(flat).allclose(torch.tensor(0.3))
+    assert placed(flat, torch.tensor([0.7]), torch.zeros(1, 2)).allclose(torch.tensor(0.3))
+
+
+# ---- photographs and colours
+
+
+def test_photographs_are_square():
+    assert all(photograph(name).width == photograph(name).height for name in PHOTOGRAPHS)
+
+
+@pytest.mark.parametrize("target", [(52, 22, -18), (67, 1, 63), (80, -4, 8), (47, 10, -28)])
+def test_a_flower_takes_the_target_colour(target):
+    dahlia = np.asarray(photograph("dahlia").resize((128, 128)))
+    orange = np.median(rgb2lab(dahlia[44:84, 44:84]), (0, 1))
+    shifted, _ = shift_colour(dahlia, orange, np.array(target))
+    painted = np.median(rgb2lab(shifted[44:84, 44:84]), (0, 1))
+    assert np.linalg.norm(painted - target) < 25, painted
+
+
+def test_only_the_middle_of_a_flower_turns_blue():
+    dahlia = np.asarray(photograph("dahlia").resize((128, 128)))
+    orange = np.median(rgb2lab(dahlia[44:84, 44:84]), (0, 1))
+    inner, weight = shift_colour(dahlia, orange, np.array((47, 10, -28)), middle=0.5)
+    assert (inner[:16] == dahlia[:16]).all()
+    assert np.abs(inner[64].astype(int) - dahlia[64]).max() > 60
+    assert weight[50:80, 50:80].mean() > 0.6 > 0.2 > weight[:10].mean()

@@ -4,16 +4,30 @@ import json
 import subprocess
 import sys
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from datasets.packaged_modules.parquet.parquet import Parquet
+from PIL import Image
 from samples import COLOURS, ROOT, SHARED, drawing, encoded, rows_of, write_tar
 
 from mvl_bench.core import Pair, PairSource, UserError
-from mvl_bench.data.loader import batches, sample_ids
-from mvl_bench.data.pairs import StreamedPairs, open_pairs
+from mvl_bench.data.formats import Table
+from mvl_bench.data.loader import (
+    ahead,
+    batches,
+    first_pairs,
+    like_lengths,
+    mismatched,
+    sample_ids,
+    some_pairs,
+    stream_chunks,
+)
+from mvl_bench.data.pairs import Pairs, StreamedPairs, open_pairs
+from mvl_bench.data.scenes import Scenes
 from mvl_bench.data.tokenizers import word_tokenizer
 
 
@@ -258,3 +272,87 @@ def test_each_process_decodes_only_its_own_rows(home, monkeypatch):
     stream.window = 16
     list(islice(batches(stream, word_tokenizer(["a"]), 8, part=(1, 4)), 5))
     assert counted.pictures == 5 * 2
+
+
+# ---- twelve scenes, by number and as a stream of three shards
+
+
+@pytest.fixture
+def toy():
+    "Twelve scenes of one shape each, by number."
+    pairs = [Scenes("shapes", things=(1, 1)).pair(i) for i in range(12)]
+    images = [encoded(Image.fromarray(pair.image)) for pair in pairs]
+    rows = Dataset.from_dict({"image": images, "caption": [pair.caption for pair in pairs]})
+    return Pairs(Table(rows, ("image", "caption"), Path()), "drawings", 48)
+
+
+@pytest.fixture
+def stream(toy):
+    "The same scenes as a stream, with windows of four rows."
+    table = toy.table._replace(rows=toy.table.rows.to_iterable_dataset(3))
+    return StreamedPairs(table, "stream", 48, window=4)
+
+
+def test_the_incomplete_last_batch_of_an_epoch_is_dropped():
+    ids = np.concatenate([sample_ids(step, 5, 12)[0] for step in range(2)])
+    assert len(set(ids.tolist())) == 10 and sample_ids(2, 5, 12)[1] == 1
+    assert sample_ids(3, 4, None)[0].tolist() == [12, 13, 14, 15]
+    with pytest.raises(UserError):
+        sample_ids(0, 20, 12)
+
+
+def test_prefetched_results_come_in_order():
+    assert list(ahead(iter([lambda: 1, lambda: 2, lambda: 3]), 2)) == [1, 2, 3]
+    assert list(ahead(iter([]), 2)) == []
+
+
+def test_batches_of_similar_length_hold_every_caption_in_an_order_of_the_key():
+    captions = ["a" * n for n in (5, 1, 9, 2, 8, 3, 7, 4)]
+    grouped = like_lengths(captions, 2, 0, 1)
+    assert sorted(grouped.flatten()) == list(range(8))
+    assert {tuple(row) for row in like_lengths(captions, 2, 7)} == {(1, 3), (5, 7), (0, 6), (4, 2)}
+    assert any((grouped != like_lengths(captions, 2, 0, k)).any() for k in (2, 3))
+
+
+def test_chunks_of_a_stream_start_at_any_step(stream):
+    chunks = list(islice(stream_chunks(stream, 5), 3))
+    rows, mark = next(stream_chunks(stream, 5, start=2))
+    assert mark["epoch"] == 1 and stream.number(rows[0]) == next(stream.pairs(1)).id
+    assert mark == chunks[2][1] and chunks[1][1]["rows"] == 8  # the third window, with row 9 in it
+
+
+def test_the_first_pairs_are_those_with_the_lowest_numbers(toy, stream):
+    assert [p.id for p in first_pairs(toy, 3)] == [0, 1, 2] and len(first_pairs(toy, 99)) == 12
+    assert len(first_pairs(stream, 5)) == 5
+
+
+def test_some_pairs_are_evenly_spaced_in_a_table(toy, stream):
+    assert [p.id for p in some_pairs(toy, 5)] == [0, 2, 4, 7, 9] and len(some_pairs(toy, 99)) == 12
+    assert [p.id for p in some_pairs(Scenes(), 3)] == [0, 1, 2] and len(
+        some_pairs(stream, 99)
+    ) == 12
+
+
+@pytest.mark.parametrize("kind", ["toy", "stream"])
+def test_threads_change_no_batch(kind, request):
+    source = request.getfixturevalue(kind)
+    tokenizer = word_tokenizer(source.captions())
+    alone, threaded = (
+        list(islice(batches(source, tokenizer, 5, workers=workers), 6)) for workers in (0, 2)
+    )
+    assert [e for _, e in alone] == [e for _, e in threaded] == [0, 0, 1, 1, 2, 2]
+    for (a, _), (b, _) in zip(alone, threaded):
+        assert a.images.equal(b.images) and a.ids.equal(b.ids)
+
+
+def test_a_run_continues_at_any_step(toy):
+    tokenizer = word_tokenizer(toy.captions())
+    whole = list(islice(batches(toy, tokenizer, 5), 6))
+    resumed, epoch = next(batches(toy, tokenizer, 5, start=4))
+    assert resumed.images.equal(whole[4][0].images) and epoch == 2
+
+
+def test_mismatched_pairs_have_the_caption_of_the_row_before(toy):
+    batch, _ = next(batches(toy, word_tokenizer(toy.captions()), 5, start=4))
+    other = mismatched(batch)
+    assert other.images.equal(batch.images) and other.input_ids[1:].equal(batch.input_ids[:-1])

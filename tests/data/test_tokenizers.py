@@ -1,4 +1,4 @@
-"Words read by several people at once."
+"Tokenizers: threads, special tokens, words found as people write them, and the way back to letters."
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +9,17 @@ from mvl_bench.core import UserError
 from mvl_bench.data import tokenizers as text
 from mvl_bench.data.factory import make_tokenizer
 from mvl_bench.data.scenes import Scenes
-from mvl_bench.data.tokenizers import chips, piece_tokenizer, positions_of
+from mvl_bench.data.tokenizers import (
+    bare,
+    chips,
+    cut_off,
+    encode,
+    load_tokenizer,
+    piece_tokenizer,
+    positions_of,
+    word_pieces,
+    word_tokenizer,
+)
 
 CAPTIONS = list(Scenes(seed=0).captions(200))
 
@@ -96,3 +106,61 @@ def test_special_tokens_that_are_typed_are_never_hidden(mark, make):
     assert [chip.text for chip in text.chips(tokenizer, caption, 24)] == ["a", "red", "circle"]
     with pytest.raises(UserError):
         text.positions_of(tokenizer, caption, [mark], 24)
+
+
+TWO = ["a big red circle above a small blue square", "a cat and a green star"]
+
+
+@pytest.fixture(scope="module")
+def words():
+    "A tokenizer whose tokens are the words of two captions."
+    return word_tokenizer(TWO)
+
+
+def test_training_pieces_again_gives_the_same_vocabulary():
+    first = piece_tokenizer(TWO * 10, 60).get_vocab()
+    assert all(piece_tokenizer(TWO * 10, 60).get_vocab() == first for _ in range(4))
+
+
+def test_a_saved_tokenizer_loads_with_its_vocabulary(words, tmp_path):
+    words.save_pretrained(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.get_vocab() == words.get_vocab()
+    assert loaded("a red cat").input_ids == words("a red cat").input_ids
+
+
+def test_an_unknown_name_is_rejected():
+    with pytest.raises(UserError, match="no tokenizer at 'no/such-tokenizer-here'"):
+        load_tokenizer("no/such-tokenizer-here")
+
+
+def test_words_of_the_vocabulary_are_encoded_without_unknown_tokens(words):
+    rows = encode(words, TWO, max_text_len=16)
+    assert rows.maskable.sum(1).tolist() == [9, 6]
+    assert (words.convert_tokens_to_ids("[UNK]") != rows.input_ids).all()
+    assert encode(words, TWO, max_text_len=5).input_ids.shape == (2, 5)
+
+
+def test_pieces_of_words_cover_the_chips_in_order():
+    rare = piece_tokenizer(["a red ball", "a blue ball"], vocab_size=40)
+    groups = word_pieces(rare, "a red bulb", 16)
+    assert [len(word) for word in groups][:2] == [1, 1]
+    assert [place for word in groups for place in word] == [
+        chip.position for chip in chips(rare, "a red bulb", 16)
+    ]
+
+
+def test_what_does_not_fit_is_cut_off_at_the_end(words):
+    assert cut_off(words, TWO[0], 16) == ""
+    assert cut_off(words, TWO[0], 6) == "above a small blue square"
+
+
+def test_a_word_that_the_caption_lacks_is_rejected(words):
+    assert positions_of(words, TWO[0], ["Red"], 16) == [3]
+    with pytest.raises(UserError):
+        positions_of(words, TWO[0], ["dog"], 16)
+
+
+def test_bare_tokens_lose_their_marks_and_nothing_else():
+    assert [bare(token) for token in ("snow", "##man", "Ġa", "▁a")] == ["snow", "man", "a", "a"]
+    assert bare("▁") == "␣" and bare("##") == "##" and bare("[MASK]") == "[MASK]"

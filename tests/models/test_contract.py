@@ -79,6 +79,12 @@ def test_what_is_hidden_changes_nothing(model):
     )
 
 
+@pytest.mark.parametrize("pixel", [1e19, float("nan"), float("inf")])
+def test_masked_pixels_of_any_value_change_nothing(model, pixel):
+    batch = some_batch()
+    check_hidden_is_hidden(model, batch, odd_views(model, batch), pixel)
+
+
 def test_what_is_visible_counts(model):
     check_visible_is_seen(model, some_batch())
 

@@ -20,7 +20,6 @@ from torch import nn
 from mvl_bench.core import StepKey, UserError, hashed_uniform, view
 from mvl_bench.masking.base import without_image, without_text
 from mvl_bench.models import base as saving
-from mvl_bench.models import maskvlm
 from mvl_bench.models import momentum_contrast as contrast
 from mvl_bench.models import registry as checkpoints
 from mvl_bench.models.losses import Vectors, itc

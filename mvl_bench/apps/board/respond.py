@@ -30,6 +30,7 @@ from .events import EVENTS, Posed, bring, examples
 from .experiment_card import card_text
 from .session import Session, board_distance, board_influence, fit_board, session_of
 from ...core import UserError
+from ...data.tokenizers import letters
 from ...inference.reconstruction import Column, Guess, of_whole_words, reconstruct_pair
 from ...models.registry import untrained
 from ...patches import patchify
@@ -133,7 +134,7 @@ def _plain(value: float) -> float | None:
 
 def _guess(guess: Guess) -> dict:
     "Convert the prediction of a word to JSON."
-    return dict(truth=guess.truth, probability=guess.probability, top=[list(t) for t in guess.top])
+    return dict(truth=guess.truth, probability=guess.probability, top=[[letters(t), p] for t, p in guess.top])
 
 
 def _column(column: Column | None, hidden: bool, pieces: Collection[tuple]) -> dict | None:

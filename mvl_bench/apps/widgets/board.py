@@ -127,7 +127,9 @@ class LiveBoard(anywidget.AnyWidget):
 def _known(model, board: Board) -> None:
     "Raise `UserError` for patches and words that do not exist."
     word_positions = {
-        c.position for c in chips(model.tokenizer, board.caption, model.cfg.text.max_text_len)
+        place
+        for chip in chips(model.tokenizer, board.caption, model.cfg.text.max_text_len)
+        for place in chip.pieces
     }
     for name, places, there in (
         ("patches", board.patches, set(range(model.num_patches))),
