@@ -57,13 +57,15 @@ class ContrastConfig:
     proj_dim: int = 64  # width e of the vectors that ITC compares
     queue_size: int = 4096  # earlier pairs that ITC compares with too; a multiple of the batch size
     momentum: float = 0.995  # fraction that the momentum encoders keep of themselves in each step
+    same_item_positives: bool = False  # True = other captions of the same item are ITC's positives, too; else they are left out
+    soft_targets: float = 0.0  # fraction of ITC's target that the momentum encoders predict (ALBEF: 0.4); 0 = hard targets
     random_negative_frac: float = (
         0.0  # fraction of ITM's negatives that are sampled uniformly; the others by similarity
     )
 
     def __post_init__(self):
-        check_numbers(self, dict(proj_dim=1, queue_size=0, momentum=0.0, random_negative_frac=0.0))
-        for name in ("momentum", "random_negative_frac"):
+        check_numbers(self, dict(proj_dim=1, queue_size=0, momentum=0.0, soft_targets=0.0, random_negative_frac=0.0))
+        for name in ("momentum", "soft_targets", "random_negative_frac"):
             if getattr(self, name) > 1:
                 raise UserError(f"{name} {getattr(self, name)} is not between 0 and 1")
 
@@ -195,6 +197,8 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
                 cfg.contrast.proj_dim,
                 cfg.contrast.queue_size,
                 cfg.contrast.momentum,
+                cfg.contrast.same_item_positives,
+                cfg.contrast.soft_targets,
             )
         if "itm" in cfg.losses.weights:
             self.to_match = nn.Sequential(nn.LayerNorm(2 * d), nn.Linear(2 * d, 2))

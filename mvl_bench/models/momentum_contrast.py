@@ -103,8 +103,11 @@ class Contrast(nn.Module):
         proj_dim: int,  # width e of the vectors
         queue_size: int,
         momentum: float,
+        same_item_positives: bool = False,  # as in `itc`
+        soft_targets: float = 0.0,  # as in `itc`
     ):
         super().__init__()
+        self.same_item_positives, self.soft_targets = same_item_positives, soft_targets
         self.to_image, self.to_text = nn.Linear(dim, proj_dim), nn.Linear(dim, proj_dim)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(0.07)))
         self.slow = MomentumCopy([*encoders, self.to_image, self.to_text], momentum)
@@ -150,7 +153,8 @@ class Contrast(nn.Module):
         others, carry = gather(slow, place)
         candidates = join([others, self.queue.filled()])
         counted = is_negative(pairs.item, candidates.item).any(1).sum().item()
-        return itc(pairs, candidates, self.temperature), counted, carry
+        loss = itc(pairs, candidates, self.temperature, self.same_item_positives, self.soft_targets)
+        return loss, counted, carry
 
     @torch.no_grad()
     def after_step(

@@ -1,11 +1,14 @@
 "Losses against values worked by hand; `test_contrast.py` compares ITC and ITM with a second implementation."
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
+from contract import small, some_batch
 
-from mvl_bench.core import UserError, hashed_uniform
+from mvl_bench.core import UserError, hashed_uniform, update
 from mvl_bench.models.losses import (
     Vectors,
     focus,
@@ -24,7 +27,8 @@ from mvl_bench.models.losses import (
     weigh,
     windows_at,
 )
-from mvl_bench.patches import normalize_patches, patchify, unpatchify
+from mvl_bench.models.maskvlm import maskvlm_tiny
+from mvl_bench.patches import patchify, unpatchify
 
 EAST, NORTH, WEST = torch.tensor([[1.0, 0], [0, 1], [-1, 0]])
 E = math.e
@@ -53,11 +57,6 @@ def test_recon_of_each_kind(generator):
     torch.testing.assert_close(recon(predicted, patches), errors.abs().sum() / patches.numel())
     torch.testing.assert_close(recon(predicted, patches, "l2"), errors.square().mean())
     torch.testing.assert_close(recon(predicted, patches, "sse"), pixels.square().sum(1).mean())
-
-
-def test_recon_of_normalized_patches(generator):
-    patches = torch.rand(6, 48, generator=generator)
-    assert recon(normalize_patches(patches), patches, "l2", normalized=True) < 1e-10
 
 
 def test_recon_weighs_each_value(generator):
@@ -288,3 +287,56 @@ def test_itm_of_a_guess_and_of_a_certain_model():
     assert itm(guess, matched).item() == pytest.approx(math.log(3) - 2 / 3 * math.log(2), rel=1e-5)
     certain = torch.tensor([[0.0, 20], [20, 0]])
     assert itm(certain, torch.tensor([1, 0])) < 1e-6 < 19 < itm(certain, torch.tensor([0, 1]))
+
+
+def itc_by_hand(pairs, candidates, slow, temperature, same_item, soft):
+    "ITC row by row, as ALBEF's loss reads: target log-softmax, both ways; pairs of one item left out unless positive."
+    nats = []
+    for i, item in enumerate(pairs.item.tolist()):
+        positive = [
+            j
+            for j, other in enumerate(candidates.item.tolist())
+            if (other == item if same_item else j == i)
+        ]
+        kept = [
+            j for j, other in enumerate(candidates.item.tolist()) if other != item or j in positive
+        ]
+        for query, teacher, keys in (
+            (pairs.image, slow.image, candidates.text),
+            (pairs.text, slow.text, candidates.image),
+        ):
+            scores = torch.stack([query[i] @ keys[j] for j in kept]) / temperature
+            predicted = torch.stack([teacher[i] @ keys[j] for j in kept]) / temperature
+            hard = torch.tensor([float(j in positive) / len(positive) for j in kept])
+            target = soft * predicted.softmax(0) + (1 - soft) * hard
+            nats.append(-(target * scores.log_softmax(0)).sum() / 2)
+    return sum(nats) / len(pairs.item)
+
+
+@pytest.mark.parametrize("same_item, soft", [(False, 0.0), (True, 0.0), (False, 0.4), (True, 0.4)])
+def test_itc_with_positives_of_the_same_item_and_soft_targets(generator, same_item, soft):
+    unit = lambda rows: F.normalize(torch.randn(rows, 8, generator=generator), dim=1)  # noqa: E731
+    item = torch.tensor([0, 1, 0, 2])
+    pairs = Vectors(unit(4), unit(4), item)
+    slow = Vectors(unit(4), unit(4), item)
+    queue = Vectors(unit(5), unit(5), torch.tensor([1, 3, 4, 0, 5]))
+    candidates = join([slow, queue])
+    expected = itc_by_hand(pairs, candidates, slow, 0.1, same_item, soft)
+    torch.testing.assert_close(itc(pairs, candidates, 0.1, same_item, soft), expected)
+
+
+def test_itc_options_train_a_model():
+    batch = some_batch(4)
+    batch = replace(batch, item=torch.tensor([0, 0, 1, 2]))
+    losses = {}
+    for options in (dict(), dict(same_item_positives=True), dict(soft_targets=0.4)):
+        model = small("maskvlm", itc=1.0, queue_size=8, mlm=0.0, recon=0.0, **options)
+        with torch.no_grad():  # the momentum encoders begin as copies: move the trained ones away
+            model.contrast.to_image.weight.add_(0.1)
+        loss = model.losses(batch, (), model.cfg.step_key(0, 0)).parts["itc"]
+        loss.backward()
+        assert loss.isfinite() and model.contrast.to_text.weight.grad.any()
+        losses[str(options)] = loss.item()
+    assert len(set(losses.values())) == 3, losses
+    with pytest.raises(UserError, match="soft_targets 1.5 is not between 0 and 1"):
+        update(maskvlm_tiny(), soft_targets=1.5)
