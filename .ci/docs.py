@@ -121,6 +121,7 @@ def finish(site):
         up = "../" * (len(path.relative_to(site).parts) - 1)
         page = path.read_text(encoding="utf-8").replace(cfg.git_url, git_url)
         page = page.replace(f'href="{base}', f'href="{up}')
+        page = re.sub(r'<a href="[^"]*#_\w+"[^>]*>(.*?)</a>', r"\1", page)  # private names have no entry
         path.write_text(mathml(page), encoding="utf-8")
 
 

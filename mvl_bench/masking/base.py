@@ -56,7 +56,7 @@ def random_squares(
         (torch.arange(side) + shift[:, axis, None]) // square[:, None]
         for axis, side in enumerate(grid)
     )
-    unit = (row[:, :, None] * grid[1] + column[:, None]).flatten(1)  # index of the square that each patch lies in
+    unit = (row[:, :, None] * grid[1] + column[:, None]).flatten(1)  # square of each patch
     drawn = torch.zeros(unit.shape, dtype=torch.bool).scatter(1, unit, True)
     return hide_share(hashed_uniform((*key, "image"), ids, unit.shape[1]), ratio, drawn).gather(
         1, unit
@@ -117,7 +117,7 @@ class MaskingConfig:
     joint_strategy: str = "alternating"  # how much of which modality: alternating (one modality at a time), joint, mam, pooled, dirichlet or alternating_any_ratio
     mam_light_ratio: float = 0.15  # fraction of both modalities that the light mode of `mam` masks
     corruption_ratio: float = (
-        0.0  # fraction of masked words that become a random word or stay as they are, instead of [MASK]; BERT: 0.2
+        0.0  # fraction of masked words shown as a random word or unchanged, not [MASK]; BERT: 0.2
     )
     modality_dropout: float = 0.1  # fraction of rows in which the other modality is absent
     random_ratio_prob: float = 0.0  # fraction of rows with random ratios, squares and places
@@ -140,7 +140,8 @@ class MaskingConfig:
                 raise UserError(f"{name} {value} is not a whole number from {least} up")
 
 # %% ../../nbs/masking/00_base.ipynb #231d3434
-ABSENCE_DRAWS = ("text", "image")  # random numbers: is the caption absent where the image is masked; is the image absent where words are
+# random numbers: is the caption absent where patches are masked, is the image where words are
+ABSENCE_DRAWS = ("text", "image")
 # random numbers: are a row's ratios and squares random; their values; is one box masked instead of squares
 RATIO_DRAWS = (
     "is_random",
@@ -169,7 +170,7 @@ class Masking:
     hide_words: Callable = random_words  # chooses the words
     ratio_sampler: Callable | None = None  # samples the ratios of each row; None = the two above
     corrupt: Callable | None = None  # replaces the tokens of masked words; None = [MASK]
-    scorer: Callable | None = None  # batch -> scores (b n) for `hide_patches`; None = it needs no scores
+    scorer: Callable | None = None  # batch -> scores (b n) for `hide_patches`; None = no scores
 
     def __post_init__(self):
         for name in (
@@ -265,7 +266,7 @@ def without_text(
         masks, has_text=masks.has_text & ~rows, text_mask=masks.text_mask & ~rows[:, None]
     )
 
-# %% ../../nbs/masking/00_base.ipynb #6776880a
+
 def without_image(
     masks: Masks,
     rows: Tensor | None = None,  # (b) bool, True = remove the image; None = in all rows

@@ -191,15 +191,9 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         if cfg.refine_width:
             self.refiner = Refiner(cfg.refine_width, tuple(cfg.image.img_size))
         if "itc" in cfg.losses.weights:
-            self.contrast = Contrast(
-                self.encoders,
-                d,
-                cfg.contrast.proj_dim,
-                cfg.contrast.queue_size,
-                cfg.contrast.momentum,
-                cfg.contrast.same_item_positives,
-                cfg.contrast.soft_targets,
-            )
+            contrast = dict(vars(cfg.contrast))
+            contrast.pop("random_negative_frac")
+            self.contrast = Contrast(self.encoders, d, **contrast)
         if "itm" in cfg.losses.weights:
             self.to_match = nn.Sequential(nn.LayerNorm(2 * d), nn.Linear(2 * d, 2))
 

@@ -1,8 +1,11 @@
 "A frozen network sees a picture once, is its own slow copy, and forgets when it moves."
 
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
 from contract import TOKENIZER, one_thread, some_batch  # noqa: F401
 from torch import nn
@@ -158,6 +161,50 @@ def test_precision_is_part_of_what_is_remembered():
     with torch.autocast("cpu", torch.bfloat16):
         rough = see(net, net, x, True)
     assert rough.dtype == torch.bfloat16 and see(net, net, x, True).equal(exact)
+
+
+@pytest.fixture
+def lite():
+    "A frozen EfficientNet-Lite0, 32 images, and their features with an empty cache."
+    torch.manual_seed(0)
+    net = timm.create_model("tf_efficientnet_lite0").eval().requires_grad_(False)
+    images = torch.rand(32, 3, 64, 64)
+    return SimpleNamespace(net=net, images=images, features=see(net, net, images, True))
+
+
+@torch.no_grad()
+def test_features_are_the_same_bits_alone_in_any_order_and_from_the_cache(lite):
+    net, images, features = lite.net, lite.images, lite.features
+    order = torch.randperm(32)
+    assert see(net, net, images, True).equal(features)
+    assert see(net, net, images, False).equal(features)
+    assert see(net, net, images[order], True).equal(features[order])
+    assert in_chunks(net, images[[5]])[0].equal(features[5])
+    torch.testing.assert_close(net(images), features, rtol=1e-4, atol=1e-4)
+
+
+def test_the_cache_is_faster_than_the_network(lite):
+    seconds = []
+    for again in (False, True):
+        start = time.perf_counter()
+        see(lite.net, lite.net, lite.images, again)
+        seconds.append(time.perf_counter() - start)
+    assert seconds[1] < 0.5 * seconds[0]
+
+
+def test_a_weight_changed_in_place_or_replaced_empties_the_cache(lite):
+    net, images = lite.net, lite.images[:8]
+    with torch.no_grad():
+        net.classifier.bias.add_(1.0)
+    moved = see(net, net, images, True)
+    net.classifier.bias.data = net.classifier.bias.data + 1
+    assert not moved.equal(lite.features[:8]) and not see(net, net, images, True).equal(moved)
+
+
+def test_a_frozen_network_passes_the_gradient_of_its_pixels(lite):
+    pixels = lite.images[:2].clone().requires_grad_()
+    see(lite.net, lite.net, pixels, True).sum().backward()
+    assert pixels.grad.abs().sum() > 0
 
 
 def test_what_counts_as_frozen():

@@ -4,6 +4,7 @@ import json
 import pickle
 import shlex
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,9 @@ from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 from mvl_bench.apps.cli.main import main
 from mvl_bench.core import UserError, update
 from mvl_bench.data.pairs import collate
-from mvl_bench.models.base import load_weights
+from mvl_bench.data.scenes import Scenes
+from mvl_bench.data.tokenizers import encode, piece_tokenizer
+from mvl_bench.models.base import ImageConfig, TextConfig, load_weights
 from mvl_bench.models.maskvlm import MaskVLM, maskvlm_tiny
 from mvl_bench.models.pretrained import (
     GridEncoder,
@@ -25,6 +28,8 @@ from mvl_bench.models.pretrained import (
     NamedViT,
     begin_encoders,
     begin_with,
+    encoders_of,
+    published_weights,
     read_text_config,
     read_weights,
     timm_model,
@@ -164,6 +169,140 @@ def test_what_is_frozen_stays_and_the_rest_learns_gently(frozen, sources):
 def test_words_are_scored_by_what_they_mean(sources):
     model = named(sources, embed_dim=32)
     assert model.to_words[-1].weight.equal(sources.bert.embeddings.word_embeddings.weight)
+
+
+# ---- names of weights
+
+
+def test_weights_of_the_same_shapes_are_renamed_by_order():
+    theirs, ours = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), nn.Module()
+    ours.first, ours.second = nn.Linear(3, 4), nn.BatchNorm1d(4)
+    load_weights(ours, under_names_of(ours, theirs.state_dict()), "theirs")
+    pairs = zip(theirs.state_dict().values(), ours.state_dict().values(), strict=True)
+    assert all(a.equal(b) for a, b in pairs)
+    with pytest.raises(UserError, match="missing: first.bias.*unused: bias, weight"):
+        half = nn.Linear(3, 4).state_dict()
+        load_weights(ours, under_names_of(ours, half), "a file")
+
+
+def test_names_in_common_decide_and_not_the_order():
+    swapped = {"second.weight": torch.ones(2, 2), "first.weight": torch.zeros(2, 2)}
+    pair = nn.Module()
+    pair.first, pair.second = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+    load_weights(pair, under_names_of(pair, swapped), "swapped")
+    assert not pair.first.weight.any() and pair.second.weight.all()
+
+
+# ---- masked patches
+
+
+def two_images():
+    "Two scenes of 64x96 pixels, and other pixels."
+    source = Scenes(img_size=(64, 96))
+    images = torch.stack([torch.tensor(source.pair(i).image) for i in range(2)])
+    images = images.permute(0, 3, 1, 2) / 255
+    return images, torch.rand_like(images)
+
+
+def area_of(mask):
+    "The pixels of masked patches of 16 pixels, 4x6 in an image."
+    grid = mask.view(-1, 1, 4, 6)
+    return grid.repeat_interleave(16, 2).repeat_interleave(16, 3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: NamedViT("test_vit", (64, 96), 48),
+        lambda: GridEncoder("test_efficientnet", (64, 96), 16, 48),
+    ],
+)
+def test_masked_pixels_change_no_token(build):
+    torch.manual_seed(0)
+    encoder, (images, other), hidden = build().eval(), two_images(), torch.rand(2, 24) < 0.4
+    tokens, area = encoder(images, hidden), area_of(hidden)
+    assert tokens.shape == (2, 25, 48) and not tokens[:, 1:][hidden].any()
+    assert encoder(other.where(area, images), hidden).equal(tokens)
+    assert not encoder(images.where(area, other), hidden).equal(tokens)
+    assert torch.allclose(encoder(images[[1]], hidden[[1]])[0], tokens[1], atol=1e-5)
+
+
+@torch.no_grad()
+def test_without_blanking_a_patch_changes_the_tokens_around_it():
+    torch.manual_seed(0)
+    grid, (images, other) = GridEncoder("test_efficientnet", (64, 96), 16, 48).eval(), two_images()
+    spot = (torch.arange(24) == 14).expand(2, 24)
+    moved = (grid(other.where(area_of(spot), images)) - grid(images)).norm(dim=-1)[0, 1:]
+    assert (moved > 0).sum() > 1
+
+
+# ---- from a configuration
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    "A BERT with a tokenizer of word pieces, saved in a folder."
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("pieces")
+    tokenizer = piece_tokenizer(Scenes(img_size=(64, 96)).captions(200), 300)
+    sizes = SIZES | dict(num_hidden_layers=2, max_position_embeddings=40)
+    bert = BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).eval()
+    bert.save_pretrained(folder)
+    return SimpleNamespace(folder=str(folder), bert=bert, tokenizer=tokenizer)
+
+
+def config_of(folder="", **image):
+    "What `encoders_of` needs of a configuration."
+    defaults = dict(img_size=(64, 96), patch_size=16, timm_model="test_vit")
+    text = TextConfig(vocab_size=50)
+    if folder:
+        text = replace(text, hf_model=folder, hf_config=read_text_config(folder))
+    return SimpleNamespace(
+        image=ImageConfig(**defaults | image), text=text, embed_dim=32, num_heads=2, image_depth=1,
+        text_depth=1, frozen="image", mask_token_at="cross",
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def test_published_tokens_go_through_the_width_adapter(published):
+    text = NamedText(read_text_config(published.folder), 24, 48).eval()
+    assert text.begin(published.folder) == ["pooler.dense.bias", "pooler.dense.weight"]
+    ids, real, _ = encode(published.tokenizer, ["a red circle", "two stars on a grey ground"], 24)
+    theirs = published.bert(input_ids=ids, attention_mask=real).last_hidden_state
+    torch.testing.assert_close(text(ids, real)[:, 1:], text.to_width(theirs)[:, 1:])
+
+
+def test_a_frozen_encoder_still_has_a_trainable_adapter():
+    image, text = encoders_of(config_of())
+    assert not any(p.requires_grad for p in image.vit.parameters())
+    assert image.to_width.weight.requires_grad
+    assert all(p.requires_grad for p in text.parameters())
+
+
+@pytest.mark.parametrize(
+    "name, patch_size, message",
+    [
+        ("test_vitt", 16, "'test_vitt' is no model of timm"),
+        ("test_vit", 8, "patch_size 8: timm_model 'test_vit' has 16"),
+        ("test_efficientnet", 7, "are 2, 4, 8, 16, 32 pixels wide"),
+    ],
+)
+def test_sizes_that_a_network_lacks_are_refused(name, patch_size, message):
+    sizes = dict(img_size=(112, 112), timm_model=name, patch_size=patch_size)
+    with pytest.raises(UserError, match=message):
+        encoders_of(config_of(**sizes))
+
+
+def test_the_word_head_starts_with_the_word_embeddings(published):
+    cfg, words = config_of(published.folder), published.bert.get_input_embeddings().weight
+    head = nn.Linear(*words.shape[::-1])
+    model = SimpleNamespace(cfg=cfg, encoders=encoders_of(cfg), to_words=[head])
+    assert begin_encoders(model) == ["pooler.dense.bias", "pooler.dense.weight"]
+    text = model.encoders[1].backbone
+    assert text.get_input_embeddings().weight.equal(words) and head.weight.equal(words)
+    ours = {id(p) for p in published_weights(model)}  # the image encoder's weights are random
+    assert ours == {id(p) for p in text.parameters()}
 
 
 # ---- what is refused

@@ -11,6 +11,8 @@ from datasets.packaged_modules.parquet.parquet import Parquet
 from mvl_bench.core import UserError
 from mvl_bench.storage import newest
 from mvl_bench.training import runner as runs
+from mvl_bench.training.config import DataConfig, RunConfig
+from mvl_bench.training.resume import changed_settings
 
 
 @pytest.mark.parametrize("name", ["maskvlm", "mlim", "stream", "stream by length"])
@@ -117,3 +119,18 @@ def test_a_run_stopped_before_its_first_save_begins_again_and_says_so(tmp_path, 
     runs.run_training(run, resume=True, quiet=True)
     assert "begins again" in capsys.readouterr().err
     assert newest(Path(run.out)).name == "step-00000004"
+
+
+def test_another_spelling_of_a_path_is_the_same_run(tmp_path, monkeypatch):
+    (tmp_path / "pics").mkdir(), (tmp_path / "other").mkdir(), (tmp_path / "sub").mkdir()
+    before = RunConfig("run", "maskvlm", data=DataConfig("pics"))
+
+    def changes(path):
+        return changed_settings(replace(before, data=DataConfig(path)), before)
+
+    monkeypatch.chdir(tmp_path)
+    for path in ("./pics", "pics/", str(tmp_path / "pics"), "other/../pics"):
+        assert not changes(path)
+    assert changes("other").keys() == changes("gone/pics").keys() == {"data.source"}
+    monkeypatch.chdir(tmp_path / "sub")
+    assert not changes("../pics") and changes("pics")
