@@ -18,7 +18,7 @@ from mvl_bench.data.scenes import Scenes
 from mvl_bench.models.maskvlm import MaskVLM
 from mvl_bench.models.momentum_contrast import Contrast
 from mvl_bench.training.config import DataConfig, RunConfig, with_settings
-from mvl_bench.training.doctor import examine
+from mvl_bench.training.doctor import diagnose
 from mvl_bench.training.resume import commit
 from mvl_bench.training.runner import run_training
 
@@ -163,7 +163,7 @@ def shown_to_the_doctor(run: RunConfig, wounds: list, steps: int | None = None) 
                     )
                 )
             run_training(run, quiet=True)
-        found = examine(run.out, 60)[2]
+        found = diagnose(run.out, 60)[2]
     worst = {}
     for one in found:
         if worst.get(one.about, ("well",))[0] != "trouble":

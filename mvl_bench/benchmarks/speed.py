@@ -33,7 +33,7 @@ from mvl_bench.benchmarks.stock_models import (
     without_captions,
     words_only,
 )
-from .timing import fresh, held, interleave, medians, rate, seconds
+from .timing import run_fresh_process, activation_bytes, interleave, medians, calls_per_second, seconds
 from ..core import Batch, update
 from ..data.factory import make_tokenizer
 from ..data.loader import batches
@@ -43,7 +43,7 @@ from ..models.losses import Vectors
 from ..models.maskvlm import MASKVLM_PRESETS, MaskVLM, MaskVLMConfig, maskvlm_tiny
 from ..models.mlim import MLIM, MLIM_PRESETS
 from ..training.loop import train_step
-from ..training.optim import TrainConfig, fastest, make_optimizer
+from ..training.optim import TrainConfig, fastest_precision, make_optimizer
 from ..training.doctor import matmul_speed
 
 # %% ../../nbs/benchmarks/02_speed.ipynb #f1a795e0
@@ -90,7 +90,7 @@ def bench_steps(
     batch_size: int = 32,
 ) -> dict:
     "Time training steps of our model and of the reference, and a matrix product, in turn."
-    cfg, best = four_losses(preset, len(make_tokenizer(Scenes()))), fastest()
+    cfg, best = four_losses(preset, len(make_tokenizer(Scenes()))), fastest_precision()
     passes = some_passes(cfg, batch_size, count=3)
     torch.manual_seed(0)
     ours = MaskVLM(cfg)
@@ -113,7 +113,7 @@ def bench_steps(
     gflop = [sum(counts) / len(passes) / 1e9 for counts in (work, theirs)]
     return figures | dict(
         reference_ms=medians(stock_ms),
-        ceiling_gflops=medians(dict(fp32=[rate / 1e9 for rate in took["top"]])),
+        ceiling_gflops=medians(dict(fp32=[calls_per_second / 1e9 for calls_per_second in took["top"]])),
         flop_ratio=gflop[1] / gflop[0],
         gflop_per_step=gflop[0],
         settings=_settings(cfg, passes, best, len(took["top"])),
@@ -127,7 +127,7 @@ def _beside(took: dict, kind: str, best: str, work: list[float], batch_size: int
     for name, theirs in dict(reference_ratio="fp32", best_ratio=best).items():
         rows[name] = [other / s for other, s in zip(took[f"reference {theirs}"], mine)]
     done = [work[i % len(work)] / s for i, s in enumerate(mine)]
-    rows["utilisation"] = [rate / top for rate, top in zip(done, took["top"])]
+    rows["utilisation"] = [calls_per_second / top for calls_per_second, top in zip(done, took["top"])]
     return medians(rows)
 
 
@@ -204,9 +204,9 @@ def bench_growth(
         model = MaskVLM(update(cfg, embed_dim=at["width"], num_heads=at["width"] // 32 or 1))
         batch = plain_batch(model.cfg, at["batch"], at["words"])
         single_pass = batch, model.cfg.build_masking()(batch, (0, 0))
-        works[name, value] = trainer(model, fastest(), [single_pass])
+        works[name, value] = trainer(model, fastest_precision(), [single_pass])
         learning = sum(p.nbytes for p in model.parameters() if p.requires_grad)
-        sizes[name, value] = (held(on_contract(model, *single_pass).loss) + 3 * learning) / 1e6
+        sizes[name, value] = (activation_bytes(on_contract(model, *single_pass).loss) + 3 * learning) / 1e6
     took = interleave(works, rounds, limit)
     result = {name: {} for name in GROWTH}
     for name, value in works:
@@ -281,11 +281,11 @@ def bench_data(
     worlds = {name: Scenes(name) for name in WORLDS}
     loader = batches(worlds["all"], make_tokenizer(worlds["all"]), batch_size, workers=1)
     works = {
-        name: lambda i, s=s: rate(lambda j: s.pair(50_000 + j), share) for name, s in worlds.items()
+        name: lambda i, s=s: calls_per_second(lambda j: s.pair(50_000 + j), share) for name, s in worlds.items()
     }
-    works["loader"] = lambda i: batch_size * rate(lambda _: next(loader), share)
+    works["loader"] = lambda i: batch_size * calls_per_second(lambda _: next(loader), share)
     for source in worlds.values():
-        rate(source.pair, 3 * share)  # sprites are rendered once and cached
+        calls_per_second(source.pair, 3 * share)  # sprites are rendered once and cached
     result = medians(interleave(works, rounds))
     loader.close()
     return dict(result, what="scenes a second, by world; loader: pairs a second")
@@ -336,9 +336,9 @@ def bench_starts(rounds: int = 3) -> dict:
         arguments = ["reconstruct", "--checkpoint", "maskvlm-tiny", "--image", str(picture)]
         arguments += ["--caption", pair.caption, "--hide-image", "0.6", "--out", str(out)]
         works = dict(
-            import_mvl_bench=lambda i: float(fresh(IMPORT).output),
-            help=lambda i: fresh(COMMAND.format(["--help"])).seconds,
-            reconstruct=lambda i: fresh(COMMAND.format(arguments)).seconds,
+            import_mvl_bench=lambda i: float(run_fresh_process(IMPORT).output),
+            help=lambda i: run_fresh_process(COMMAND.format(["--help"])).seconds,
+            reconstruct=lambda i: run_fresh_process(COMMAND.format(arguments)).seconds,
         )
         return medians(interleave(works, rounds))
 
@@ -352,4 +352,4 @@ def train_memory(
         arguments = ["train", "--model", "maskvlm", "--preset", "tiny", "--data", "scenes"]
         arguments += ["--steps", str(steps), "--out", str(Path(folder, "run")), "--set"]
         arguments += [f"batch_size={batch_size}", *ALL]
-        return fresh(COMMAND.format(arguments)).peak_mb
+        return run_fresh_process(COMMAND.format(arguments)).peak_mb

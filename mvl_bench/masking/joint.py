@@ -134,7 +134,7 @@ def dirichlet(
         hashed_uniform((*key, "dirichlet"), ids, len(concentration)),
         concentration.double(),
     )
-    low, high = torch.full_like(mass, -80.0), torch.full_like(mass, 8.0)  # bounds of the logarithm of each gamma variable
+    low, high = torch.full_like(mass, -80.0), torch.full_like(mass, 8.0)  # bounds of the log
     for _ in range(50):  # bisection
         middle = (low + high) / 2
         under = torch.special.gammainc(shape.expand_as(mass), middle.exp()) < mass

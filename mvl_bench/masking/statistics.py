@@ -104,7 +104,7 @@ def lab(
     batch: Batch,  # one row
     ratio: float = 0.5,  # fraction of the image and of the caption to mask
     draws: int = 1000,
-    scores: Tensor | None = None,  # (n) of patches, for the strategy `score`; None = leave that strategy out
+    scores: Tensor | None = None,  # (n) of patches, for the strategy `score`; None = leave it out
     sides: Sequence[str] = ("patches", "words", "joint"),
 ) -> dict[str, dict[str, Habit]]:  # patches, words and joint -> strategy -> its statistics
     "Sample the masks of every strategy on one pair at one ratio."

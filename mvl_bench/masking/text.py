@@ -24,12 +24,12 @@ FUNCTION_WORDS = frozenset(  # English function words, which `content_words` mas
     "was were be been being am has have had do does did can could will would may might must very also just only "
     "other another one s".split()
 )
-KINDS_OF_TOKEN = dict(special="s", function="f", piece="p")  # any other token is "w", a content word
+KINDS_OF_TOKEN = dict(special="s", function="f", piece="p")  # any other is "w", a content word
 
 
 def token_kinds(
     tokenizer,  # any tokenizer of transformers
-) -> str:  # one letter per token: s special, f function word, p piece that continues a word, w other
+) -> str:  # one letter per token: s special, f function word, p word continuation, w other
     "Return the kind of every token of a vocabulary, in the order of its ids."
     vocab = tokenizer.get_vocab()
     special, kinds = set(tokenizer.all_special_ids), ["w"] * (max(vocab.values()) + 1)
@@ -95,7 +95,7 @@ def _lengths(count: Tensor, words: Tensor, lots: Tensor) -> Tensor:  # (b), (b),
     ends = ends.where(span < (words - count)[:, None], count[:, None])
     return ends.diff(dim=1, prepend=torch.zeros(len(lots), 1, dtype=ends.dtype))
 
-# %% ../../nbs/masking/02_text.ipynb #218a3837
+# %% ../../nbs/masking/02_text.ipynb #7a5d4c7e
 def spans(
     batch: Batch,
     ratio: float | Tensor,  # fraction of the tokens to mask, 0..1: one for all rows, or (b)
@@ -107,7 +107,7 @@ def spans(
     count = units_to_hide(words, ratio)
     length = _lengths(count, words, hashed_uniform((*key, "length"), batch.ids, t))
     lots = hashed_uniform((*key, "order"), batch.ids, t).masked_fill(length == 0, 2.0)
-    length = length.gather(1, lots.argsort(1))  # shuffled, so that the span that was cut may stand anywhere
+    length = length.gather(1, lots.argsort(1))  # shuffled: the cut span may stand anywhere
     # a span goes into one of the slots before, between and after the visible tokens
     free = torch.arange(t + 1) <= (words - count)[:, None]
     slots = (
@@ -144,7 +144,7 @@ def corrupt_tokens(
     key: tuple,  # e.g. (seed, epoch)
     mask_id: int,  # the tokenizer's [MASK]
     special: Tensor | None,  # (v) bool, True = a special token, never used as a replacement
-    share: float = 0.2,  # fraction of the masked words: half of them random words, half the words themselves
+    share: float = 0.2,  # fraction of masked words not replaced by [MASK]: half random, half unchanged
 ) -> Tensor:  # (b t) token ids
     "Return the token ids with masked words replaced by `[MASK]`, by a random word or by themselves (1810.04805)."
     words = (~known(special, "special")).nonzero().flatten()

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RECON_KINDS', 'LOSS_NAMES', 'MOMENTUM', 'check_numbers', 'ImageConfig', 'TextConfig', 'LossConfig', 'ModelConfig',
-           'save', 'card', 'read_config', 'check_finite', 'load_weights', 'fit_some', 'read_about', 'Saved']
+           'save', 'card', 'read_config', 'check_finite', 'load_weights', 'load_matching_weights', 'read_about',
+           'Saved']
 
 # %% ../../nbs/models/00_base.ipynb #0bfc022c
 import json
@@ -337,7 +338,7 @@ def load_weights(
     model.load_state_dict(weights)
 
 
-def fit_some(
+def load_matching_weights(
     model: nn.Module,
     weights: dict[str, torch.Tensor],
     source: str | Path,  # named in the message

@@ -212,8 +212,8 @@ def contrast_target(
     soft_targets: float,
 ) -> tuple[Tensor, Tensor]:  # (b m) rows sum to 1, (b m) bool candidates that count
     "Return the target distribution of each query: its own pair or all of its item, mixed with the momentum encoders' softmax."
-    own = torch.eye(*negative.shape, dtype=torch.bool, device=negative.device)
-    positive = ~negative if same_item_positives else own
+    itself = torch.eye(*negative.shape, dtype=torch.bool, device=negative.device)
+    positive = ~negative if same_item_positives else itself
     allowed = negative | positive
     hard = positive / positive.sum(1, keepdim=True)
     teacher = likeness.masked_fill(~allowed, -torch.inf).softmax(1)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FROM_TOKENIZER', 'PAIR_LOSSES', 'DataConfig', 'RunConfig', 'model_config', 'image_size', 'parse', 'settings_of_run',
-           'with_settings', 'meanings', 'list_settings', 'command', 'for_retrieval']
+           'with_settings', 'setting_meanings', 'list_settings', 'command', 'for_retrieval']
 
 # %% ../../nbs/training/02_config.ipynb #01147e73
 import ast
@@ -186,7 +186,7 @@ def with_settings(
     return run
 
 # %% ../../nbs/training/02_config.ipynb #3de609fd
-def meanings(
+def setting_meanings(
     config: type,  # a configuration class
     prefix: str = "",
 ) -> dict[str, str]:  # full name -> meaning
@@ -198,9 +198,9 @@ def meanings(
     result = {}
     for part in fields(config):
         if is_dataclass(part.default):
-            result |= meanings(type(part.default), f"{prefix}{part.name}.")
+            result |= setting_meanings(type(part.default), f"{prefix}{part.name}.")
         elif part.name == "training":
-            result |= meanings(TrainConfig, f"{prefix}training.")
+            result |= setting_meanings(TrainConfig, f"{prefix}training.")
         else:
             result[prefix + part.name] = comments.get(part.name, "")
     return result
@@ -221,7 +221,7 @@ def _comments(cls: type) -> dict[str, str]:
 def list_settings(run: RunConfig) -> list[tuple[str, str, str]]:  # full name, default, meaning
     "List every setting that `--set` can change with its value and meaning, grouped by part."
     config = type(model_config(run.model, run.preset))
-    texts = meanings(type(run)) | meanings(config)
+    texts = setting_meanings(type(run)) | setting_meanings(config)
     return [(name, _as_text(value), texts[name]) for name, value in settings_of_run(run).items()]
 
 # %% ../../nbs/training/02_config.ipynb #1eb5e667

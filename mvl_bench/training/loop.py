@@ -21,10 +21,10 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..core import Batch, Losses, StepKey, UserError, seed_torch, settings_of
-from ..distributed import over_processes, processes, share_gradients
+from ..distributed import all_reduce_named, processes, all_reduce_gradients
 from ..masking.joint import with_scores
 from ..models.losses import weigh
-from .optim import Together, TrainConfig, learning_rate, make_optimizer
+from .optim import OptimizerGroup, TrainConfig, learning_rate, make_optimizer
 
 # %% ../../nbs/training/01_loop.ipynb #05bc9c34
 @contextmanager
@@ -106,21 +106,21 @@ def shares_of(
     count: int,  # passes in the update
 ) -> dict[str, float]:  # by loss: weight of this pass's mean in the mean of the whole update
     "Return the weight of this pass's mean losses in the whole update, over all passes and processes."
-    pairs = over_processes({n: float(losses.counts.get(n, 0)) for n in PAIRS})
+    pairs = all_reduce_named({n: float(losses.counts.get(n, 0)) for n in PAIRS})
     whole = {name: n * count for name, n in pairs.items()} | units
     return {name: n / whole[name] if n else 0.0 for name, n in losses.counts.items()}
 
 # %% ../../nbs/training/01_loop.ipynb #loop0030
 def train_step(
     model: nn.Module,  # a `MaskedVLModel`
-    optimizer: Together,
+    optimizer: OptimizerGroup,
     passes: list[tuple[Batch, tuple]],  # batch and views of each pass
     cfg: TrainConfig,
     key: StepKey,  # seed, step, and the loss weights at this step
 ) -> tuple[dict[str, float], float]:  # losses by name, norm of the gradient
     "Update the model once over one or several passes; raise `NotFinite` for a loss or gradient that is not finite."
     device, weights = next(model.parameters()).device, key.losses.weights
-    units = over_processes(units_of(passes, weights))
+    units = all_reduce_named(units_of(passes, weights))
     totals, fractions, carries = dict.fromkeys(weights, 0.0), dict.fromkeys(weights, 0.0), []
     for i, (batch, views) in enumerate(passes):
         seed_torch(key.seed, key.step, processes()[0], i)
@@ -135,9 +135,9 @@ def train_step(
         if total is not None:
             total.backward()
         carries.append(losses.carry)
-    totals, fractions = over_processes(totals), over_processes(fractions)
+    totals, fractions = all_reduce_named(totals), all_reduce_named(fractions)
     means = {name: total / fractions[name] for name, total in totals.items() if fractions[name]}
-    share_gradients(model)
+    all_reduce_gradients(model)
     norm = nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip).item()
     values = {f"loss {name}": value for name, value in means.items()} | {"the gradient": norm}
     for name, value in values.items():
@@ -166,7 +166,7 @@ def train_steps(
     model: nn.Module,  # a `MaskedVLModel`
     batches: Iterable[tuple[Batch, int]],  # batch and epoch, starting at step `start`
     cfg: TrainConfig,
-    optimizer: Together | None = None,  # None = a new one
+    optimizer: OptimizerGroup | None = None,  # None = a new one
     start: int = 0,  # number of earlier updates
 ) -> Iterator[TrainingStep]:
     "Train `model`, yielding after each update so that the caller can plot, save or stop."

@@ -22,12 +22,12 @@ from safetensors.torch import load_file, save_file
 import mvl_bench
 from ..core import UserError, data_path, settings_of
 from ..data.loader import some_pairs
-from ..distributed import from_all
+from ..distributed import all_gather_objects
 from ..models.base import save
 from ..storage import remove_folder, write_file
 from .config import DataConfig, RunConfig
 from .monitor import best_step
-from .optim import Together, TrainConfig
+from .optim import OptimizerGroup, TrainConfig
 
 # %% ../../nbs/training/05_resume.ipynb #e875c235
 STATE = "optimizer.safetensors"
@@ -37,7 +37,7 @@ MARK = "position.json"  # stream position to resume from
 def save_state(
     model,
     tokenizer,
-    optimizer: Together,
+    optimizer: OptimizerGroup,
     run: RunConfig,
     step: int,
     facts: dict,
@@ -69,7 +69,7 @@ def read_mark(path: Path) -> dict | None:
     return json.loads((path / MARK).read_text()) if (path / MARK).is_file() else None
 
 
-def load_state(path: Path, optimizer: Together) -> None:
+def load_state(path: Path, optimizer: OptimizerGroup) -> None:
     "Load the saved state of an optimizer; raise `UserError` for that of another one."
     try:
         optimizer.load_state(load_file(path / STATE))
@@ -187,7 +187,7 @@ BAD = "bad_rows.txt"  # in the run's folder, one row a line
 
 def share_bad(source) -> None:
     "Share the unreadable rows of each process with all processes."
-    source.note(row for rows in from_all(list(source.bad)) for row in rows)
+    source.note(row for rows in all_gather_objects(list(source.bad)) for row in rows)
 
 
 def write_bad(source, out: Path) -> Path:  # the file

@@ -29,10 +29,10 @@ from ..data.images import shrunk
 from ..data.loader import batches, mismatched, some_pairs
 from ..data.pairs import Pairs, collate
 from ..data.tokenizers import load_tokenizer
-from ..distributed import check_alike, over_processes, processes, together
+from ..distributed import check_same_weights, all_reduce_named, processes, peer_failure_guard
 from ..evaluation.baselines import baselines_of
 from ..masking.joint import with_kinds
-from ..models.base import fit_some
+from ..models.base import load_matching_weights
 from ..models.pretrained import read_text_config
 from ..models.registry import MODELS, load
 from ..storage import lock_folder, newest, write_file
@@ -41,7 +41,7 @@ from .logger import Log
 from .loop import NotFinite, train_steps
 from .monitor import LOOKS, look, probes_of, write_look
 from .nan_debug import keep_failure
-from .optim import Together, fastest, make_optimizer
+from .optim import OptimizerGroup, fastest_precision, make_optimizer
 from mvl_bench.training.resume import (
     check_same,
     code_fingerprint,
@@ -75,7 +75,7 @@ def stops() -> Iterator[Callable[[], int]]:  # the signal that asks to stop, 0 =
         heard.append(number)
 
     def asked() -> int:
-        highest = over_processes(dict(signal=float(max(heard, default=0))), largest=True)
+        highest = all_reduce_named(dict(signal=float(max(heard, default=0))), largest=True)
         return int(highest["signal"])
 
     if threading.current_thread() is not threading.main_thread():
@@ -139,7 +139,7 @@ def _from_checkpoint(run: RunConfig, cls: type):
         raise UserError(f"init_from {run.init_from!r} is another model than {run.model}")
     seed_torch(run.training.seed)
     model = cls(with_kinds(update(start.cfg, **run.model_overrides), start.tokenizer))
-    fresh = _learning(model, fit_some(model, start.state_dict(), run.init_from))
+    fresh = _learning(model, load_matching_weights(model, start.state_dict(), run.init_from))
     model.start_momentum()
     model.facts = dict(began_from=start.facts)
     if fresh:
@@ -195,7 +195,7 @@ class RunContext:
     source: PairSource
     model: nn.Module  # a `MaskedVLModel`
     tokenizer: Any
-    optimizer: Together
+    optimizer: OptimizerGroup
     held_out: PairSource  # validation scenes or pictures; those of training where none are held out
     notes: list[str]  # what was read, skipped and held out
     start: int = 0  # updates that were done before
@@ -293,7 +293,7 @@ class RunRecorder:
         self.context, run, start = context, context.run, context.start
         self.run, self.source, self.model = run, context.source, context.model
         cfg, source = run.training, self.source
-        if cfg.precision == "bf16" != fastest():
+        if cfg.precision == "bf16" != fastest_precision():
             _tell(
                 "this machine has no bf16 in hardware, so precision=fp32 is many times as fast here"
             )
@@ -370,12 +370,12 @@ def _run(run: RunConfig, resume: bool, quiet: bool, changed: bool, part: tuple[i
     "Train in a folder that no other run writes to; as `run_training`."
     context = setup_run(run, resume, changed)
     model, step = context.model, context.start
-    check_alike(model)  # and nobody writes before all have looked
+    check_same_weights(model)  # and nobody writes before all have looked
     stream = _batches_of(context, part)
     first, recorder = next(stream), None  # a mistake in the data shows before anything is written
     try:
         recorder = None if part[0] else RunRecorder(context, quiet)
-        with stops() as stop, together():
+        with stops() as stop, peer_failure_guard():
             for done in train_steps(
                 model, chain([first], stream), run.training, context.optimizer, step
             ):

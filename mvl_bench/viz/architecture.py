@@ -138,11 +138,11 @@ def _maskvlm_blocks(cfg: MaskVLMConfig) -> dict[str, Block]:
         if cfg.text.hf_model
         else f"{ARCHS.get(cfg.text.arch, cfg.text.arch)}, {count(cfg.text_depth)}"
     )
-    seen = "visible patches only" if cfg.mask_token_at == "cross" else f"{patches} patches"
+    patches_read = "visible patches only" if cfg.mask_token_at == "cross" else f"{patches} patches"
     cross, depth = ("self-attention, then", "attention to the"), count(cfg.cross_depth)
     decoder = (f"{count(cfg.decoder_depth)},", "attention to the text", "then RGB")
     places = dict(
-        image=Block(140, 40, 112, 74, "Image encoder", (image, f"width {d}", seen), IMAGE),
+        image=Block(140, 40, 112, 74, "Image encoder", (image, f"width {d}", patches_read), IMAGE),
         text=Block(140, 256, 112, 74, "Text encoder", (text, f"width {d}", f"≤ {words} tokens"), TEXT),
         image_cross=Block(326, 40, 118, 74, "Image cross-\nmodality encoder", (f"{depth}:", *cross[:1], f"{cross[1]} text"), IMAGE),
         text_cross=Block(326, 256, 118, 74, "Text cross-\nmodality encoder", (f"{depth}:", *cross[:1], f"{cross[1]} image"), TEXT),

@@ -22,7 +22,7 @@ from mvl_bench.masking.base import without_image, without_text
 from mvl_bench.models.registry import IDEALS, load
 from mvl_bench.patches import patchify
 from mvl_bench.training.config import DataConfig, RunConfig, with_settings
-from mvl_bench.training.doctor import examine
+from mvl_bench.training.doctor import diagnose
 from mvl_bench.training.runner import new_model, open_source, run_training
 
 
@@ -132,7 +132,7 @@ def test_a_run_on_a_known_world_knows_its_floor(tmp_path):
     lines = json.loads((out / "baselines.json").read_text())
     assert 0 <= lines["mlm floor"] < lines["mlm unigram"]
     assert 0 <= lines["recon floor"] < min(lines["recon median"], lines["recon background"])
-    _, _, findings = examine(out, 24)
+    _, _, findings = diagnose(out, 24)
     told = {one.about: one.text for one in findings}
     assert "no model of this world comes under" in told["mlm floor"]
     assert set(KNOWN) == set(IDEALS.values())

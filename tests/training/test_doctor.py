@@ -15,11 +15,11 @@ from mvl_bench.training import doctor
 from mvl_bench.training.config import DataConfig, RunConfig, with_settings
 from mvl_bench.training.doctor import (
     comparable,
-    examine,
-    last_of,
-    look_at_data,
-    look_at_losses,
-    look_for_leaks,
+    diagnose,
+    recent_mean,
+    check_data,
+    check_loss_curves,
+    check_leaks,
 )
 from mvl_bench.training.runner import run_training
 
@@ -49,8 +49,8 @@ HEALTHY = dict(mlm=(5.0, 1.2), recon=(0.3, 0.05), itc=(3.5, 1.0), itm=(0.7, 0.3)
 
 
 def test_a_healthy_log_is_not_accused():
-    assert set(verdicts(look_at_losses(log_of(**HEALTHY), LINES, 400)).values()) == {"well"}
-    assert len(look_at_losses(log_of(**HEALTHY), LINES, 400)) == 4
+    assert set(verdicts(check_loss_curves(log_of(**HEALTHY), LINES, 400)).values()) == {"well"}
+    assert len(check_loss_curves(log_of(**HEALTHY), LINES, 400)) == 4
 
 
 @pytest.mark.parametrize(
@@ -65,16 +65,16 @@ def test_a_healthy_log_is_not_accused():
     ],
 )
 def test_a_loss_on_its_baseline_is_named(name, path, words):
-    found = look_at_losses(log_of(**HEALTHY | {name: path}), LINES, 400)
+    found = check_loss_curves(log_of(**HEALTHY | {name: path}), LINES, 400)
     told = {one.about: one for one in found}
     assert told[name].verdict == "trouble" and words in told[name].text
     assert {v for about, v in verdicts(found).items() if about != name} == {"well"}
-    early = look_at_losses(log_of(**HEALTHY | {name: path}), LINES, 40)
+    early = check_loss_curves(log_of(**HEALTHY | {name: path}), LINES, 40)
     assert verdicts(early)[name] == "note"
     falling = log_of(**HEALTHY | {name: path})
     for i, row in enumerate(falling):
         row[name] = path[1] * (1 + 0.02 * (19 - i))
-    (told,) = (one for one in look_at_losses(falling, LINES, 400) if one.about == name)
+    (told,) = (one for one in check_loss_curves(falling, LINES, 400) if one.about == name)
     assert told.verdict == "note" and "still falling" in told.text
 
 
@@ -82,13 +82,13 @@ def test_a_loss_that_rises_again_is_named():
     log = log_of(**HEALTHY)
     for i, row in enumerate(log[10:]):
         row["mlm"] = 1.5 + 0.2 * i
-    (found,) = (one for one in look_at_losses(log, LINES, 400) if "rose again" in one.text)
+    (found,) = (one for one in check_loss_curves(log, LINES, 400) if "rose again" in one.text)
     assert found.about == "mlm" and found.verdict == "trouble" and "too high" in found.text
 
 
 def test_a_run_without_baselines_or_with_a_loss_of_its_own():
-    assert look_at_losses(log_of(mlm=(5.0, 1.0)), {}, 400) == []
-    assert last_of([dict(step=1, mlm=4.0), dict(step=2), dict(step=3, mlm=2.0)], "mlm") == 2.0
+    assert check_loss_curves(log_of(mlm=(5.0, 1.0)), {}, 400) == []
+    assert recent_mean([dict(step=1, mlm=4.0), dict(step=2), dict(step=3, mlm=2.0)], "mlm") == 2.0
 
 
 class Leaky(MaskVLM):
@@ -103,19 +103,19 @@ def test_a_leak_is_found():
     batch = some_batch()
     for model, verdict in ((small("maskvlm"), "well"), (small("maskvlm", Leaky), "trouble")):
         masks = model.cfg.build_masking().plain()(batch, (0, 0))
-        assert {look_for_leaks(model, batch, masks=one).verdict for one in masks} >= {verdict}
+        assert {check_leaks(model, batch, masks=one).verdict for one in masks} >= {verdict}
 
 
 def test_data_that_is_all_alike_and_false_negatives():
     batch = some_batch()
-    assert verdicts(look_at_data(batch, True)) == dict(negatives="well")
+    assert verdicts(check_data(batch, True)) == dict(negatives="well")
     grey = replace(batch, images=torch.full_like(batch.images, 0.5))
-    assert verdicts(look_at_data(grey, False)) == dict(pictures="trouble")
+    assert verdicts(check_data(grey, False)) == dict(pictures="trouble")
     same = replace(batch, input_ids=batch.input_ids[:1].expand_as(batch.input_ids))
-    assert verdicts(look_at_data(same, True)) == dict(captions="trouble", negatives="trouble")
-    assert "30 of 30" in look_at_data(same, True)[1].text
+    assert verdicts(check_data(same, True)) == dict(captions="trouble", negatives="trouble")
+    assert "30 of 30" in check_data(same, True)[1].text
     item = replace(same, item=torch.zeros_like(batch.item))  # the same thing: no negatives
-    assert "0 of 0" in look_at_data(item, True)[1].text
+    assert "0 of 0" in check_data(item, True)[1].text
 
 
 SMALL = "embed_dim=16 num_heads=2 img_size=32 mask_size=8 batch_size=8 full_mask_steps=0 log_every=1 precision=fp32 steps=3"
@@ -160,12 +160,12 @@ def test_a_picture_that_is_used_is_seen(monkeypatch):
     from mvl_bench.models.registry import load
 
     model, source = load("maskvlm-tiny"), Scenes(split="val")
-    assert verdicts(doctor.look_at_gaps(model, source, 1000, 30)) == {
+    assert verdicts(doctor.check_generalization_gap(model, source, 1000, 30)) == {
         "mlm gap": "well",
         "recon gap": "well",
     }
     monkeypatch.setattr(model, "fuse_text", lambda image, text, weights=None: text[0])
-    assert verdicts(doctor.look_at_gaps(model, source, 1000, 30))["mlm gap"] == "trouble"
+    assert verdicts(doctor.check_generalization_gap(model, source, 1000, 30))["mlm gap"] == "trouble"
 
 
 def test_a_control_and_a_run_without_checkpoint_are_said_to_be_so(run, tmp_path):
@@ -177,7 +177,7 @@ def test_a_control_and_a_run_without_checkpoint_are_said_to_be_so(run, tmp_path)
     (other / "run.json").write_text(
         json.dumps(asked | dict(data=asked["data"] | dict(mismatched_captions=True)))
     )
-    found = verdicts(examine(other)[2])
+    found = verdicts(diagnose(other)[2])
     assert found["control"] == found["checkpoint"] == "note" and "leak" not in found
 
 
@@ -191,7 +191,7 @@ def test_what_is_no_run(run, tmp_path, capfd):
     assert len(err) == 3 and all(line.startswith("mvl-bench doctor: ") for line in err)
     assert "nothing was trained yet" in err[2]
     with pytest.raises(UserError, match="no run folder"):
-        examine(tmp_path / "nothing")
+        diagnose(tmp_path / "nothing")
 
 
 def test_the_machine(capfd, tmp_path, monkeypatch):
@@ -208,7 +208,7 @@ def test_squared_errors_of_the_masked_phase_are_no_rise():
     log = [dict(step=i, recon=0.05 if i <= 100 else 0.15, mlm=1.0) for i in range(10, 201, 10)]
     run = RunConfig("out", preset="photo", model_overrides={"masking.full_mask_steps": 100})
     lines = {"recon neighbour": 0.3, "mlm unigram": 3.0}
-    assert "rose" in str(look_at_losses(log, lines, 200))
-    assert "rose" not in str(look_at_losses(comparable(log, run), lines, 200))
+    assert "rose" in str(check_loss_curves(log, lines, 200))
+    assert "rose" not in str(check_loss_curves(comparable(log, run), lines, 200))
     assert comparable(log[:10], run) == log[:10]
     assert [row["mlm"] for row in comparable(log, run)] == [1.0] * 20

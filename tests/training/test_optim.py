@@ -10,7 +10,7 @@ from mvl_bench.core import MaskedVLModel, UserError
 from mvl_bench.training.optim import (
     MUON_SCALE,
     Muon,
-    Together,
+    OptimizerGroup,
     TrainConfig,
     learning_rate,
     make_optimizer,
@@ -99,7 +99,7 @@ def test_a_restored_state_makes_the_same_update():
 
     def build():
         weights = [nn.Parameter(vector.clone()), nn.Parameter(matrix.clone())]
-        return Together(torch.optim.AdamW(weights[:1], lr=0.1), Muon(weights[1:], lr=0.1)), weights
+        return OptimizerGroup(torch.optim.AdamW(weights[:1], lr=0.1), Muon(weights[1:], lr=0.1)), weights
 
     (first, ours), (second, theirs) = build(), build()
     for weight in ours:

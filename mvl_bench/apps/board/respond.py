@@ -26,7 +26,7 @@ from mvl_bench.apps.board.codec import (
     to_url,
     unpack,
 )
-from .events import EVENTS, Posed, bring, examples
+from .events import EVENTS, BoardUpdate, open_uploaded, examples
 from .experiment_card import card_text
 from .session import Session, board_distance, board_influence, fit_board, session_of
 from ...core import UserError
@@ -285,23 +285,23 @@ def settle(
     return fit_board(board, models[name], name), messages
 
 # %% ../../../nbs/apps/board/05_respond.ipynb #06882626
-def _bring(models: Mapping, model, board: Board, picture="", caption="", name="brought") -> Posed:
+def _bring(models: Mapping, model, board: Board, picture="", caption="", name="brought") -> BoardUpdate:
     "Put a user's pair on the board of the model that fits it best; `model`, which answered so far, has no say."
     texts = (read_text(value, key) for key, value in dict(caption=caption, name=name).items())
     caption, name = texts
-    return bring(models, board, picture, caption, name[:80])
+    return open_uploaded(models, board, picture, caption, name[:80])
 
 
-def _event(kind, arguments, board: Board, models: Mapping) -> Posed:
+def _event(kind, arguments, board: Board, models: Mapping) -> BoardUpdate:
     "Apply an event and return the next board; raise `UserError` for an unknown event or argument."
     taken(isinstance(kind, str) and isinstance(arguments, dict), "an event has a name and a dict")
     model = models[board.model]
     if kind == "model":
         name = arguments.get("name")
         taken(isinstance(name, str) and name in models, f"models are {', '.join(models)}")
-        return Posed(fit_board(board, models[name], name, model), "")
+        return BoardUpdate(fit_board(board, models[name], name, model), "")
     if kind == "card":
-        return Posed(board, "")
+        return BoardUpdate(board, "")
     if kind == "example":
         offered = examples(models)
         return offered[read_number(arguments.get("number", 0), "example", 0, len(offered) - 1)]()
@@ -312,7 +312,7 @@ def _event(kind, arguments, board: Board, models: Mapping) -> Posed:
     except TypeError as error:
         raise UserError(f"this is no board: {kind} was asked with other things: {error}") from error
     result = events[kind](model, board, **arguments)
-    return result if isinstance(result, Posed) else Posed(result, "")
+    return result if isinstance(result, BoardUpdate) else BoardUpdate(result, "")
 
 
 def react(
@@ -345,7 +345,7 @@ def react(
 
 def opening(
     models: Mapping,  # name -> model; the first is the default
-    posed: Posed | None = None,  # None = the first example
+    posed: BoardUpdate | None = None,  # None = the first example
 ) -> dict:
     "Return the board's first answer as JSON; raise `UserError` for input that the model cannot take."
     posed = posed or examples(models)[0]()

@@ -131,15 +131,15 @@ def _note(text: str) -> None:
 
 def do_doctor(args) -> None:
     "Print what is wrong with a run; without one, print what the machine has."
-    from mvl_bench.training.doctor import examine, machine, report
+    from mvl_bench.training.doctor import diagnose, machine_info, format_findings
 
     if args.run is None:
-        results = machine()
+        results = machine_info()
         print("\n".join(f"{name:16}{value}" for name, value in results.items()))
         _write_json(args.json, results)
         return
-    run, steps, results = examine(args.run)
-    print(report(run, steps, results))
+    run, steps, results = diagnose(args.run)
+    print(format_findings(run, steps, results))
     findings = [finding._asdict() for finding in results]
     _write_json(args.json, dict(task="doctor", run=args.run, steps=steps, findings=findings))
 

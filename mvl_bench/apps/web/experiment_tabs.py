@@ -20,7 +20,7 @@ from ...core import UserError
 from ...evaluation.item_matching import SHOWN, PairScores
 from ...masking.joint import TOLD
 from ...training.race import SECONDS, SEEDS, SIDES, STOPPED, Lap, outcome, progress, race
-from ...viz.tasks import clicked, show_bench
+from ...viz.tasks import pair_at_click, show_bench
 from ...viz.training import show_race
 
 # %% ../../../nbs/apps/web/02_experiment_tabs.ipynb #205ba871
@@ -196,7 +196,7 @@ def select_item(
     scores: PairScores, x: float, y: float, threshold: float, condition: str
 ) -> tuple[int, float]:
     "Return the selected pair and the threshold after a click."
-    at, cut = clicked(scores, float(x), float(y), condition)
+    at, cut = pair_at_click(scores, float(x), float(y), condition)
     return at, threshold if cut is None else round(cut, 3)
 
 

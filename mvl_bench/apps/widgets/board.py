@@ -22,7 +22,7 @@ import traitlets
 from PIL import Image
 
 from ..board.codec import Board, from_link, to_link, unpack
-from ..board.events import Posed, bring, examples, write
+from ..board.events import BoardUpdate, open_uploaded, examples, set_caption
 from ..board.experiment_card import experiment_card, fill_in
 from ..board.respond import as_python, describe, opening, react, settle
 from ...core import UserError
@@ -75,7 +75,7 @@ class LiveBoard(anywidget.AnyWidget):
     words = traitlets.List(traitlets.Int())  # hidden token positions
     caption, edit = traitlets.Unicode(), traitlets.Unicode()
 
-    def __init__(self, models: Mapping, posed: Posed):
+    def __init__(self, models: Mapping, posed: BoardUpdate):
         super().__init__(options=dict(base=APP))
         self.models = models
         self._show(opening(models, posed))
@@ -113,7 +113,7 @@ class LiveBoard(anywidget.AnyWidget):
             if name == "state":
                 board = unpack(value, model.cfg.image.img_size)
             elif name == "caption":
-                board = write(model, self.board, value).board
+                board = set_caption(model, self.board, value).board
             else:
                 board = replace(self.board, **{name: value if name == "edit" else tuple(value)})
                 _known(model, board)
@@ -142,20 +142,20 @@ def _known(model, board: Board) -> None:
             )
 
 # %% ../../../nbs/apps/widgets/01_board.ipynb #089483eb
-def _begin(models: Mapping, image, caption: str | None, board: Board | None) -> Posed:
+def _begin(models: Mapping, image, caption: str | None, board: Board | None) -> BoardUpdate:
     "Return the board to open with; raise `UserError` for an image without a caption."
     if board is not None:
-        return Posed(board, "Hide patches and words, and change the edit.")
+        return BoardUpdate(board, "Hide patches and words, and change the edit.")
     first = examples(models)[0]()
     if image is None:
         model = models.get(first.board.model) or next(iter(models.values()))
-        return first if caption is None else write(model, first.board, caption)
+        return first if caption is None else set_caption(model, first.board, caption)
     if caption is None:
         raise UserError("a picture was given without its caption: give both")
     if isinstance(image, bytes):
-        return bring(models, first.board, image, caption)
+        return open_uploaded(models, first.board, image, caption)
     picture = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
-    return bring(models, first.board, _file(picture), caption)
+    return open_uploaded(models, first.board, _file(picture), caption)
 
 
 def _file(picture: Image.Image) -> bytes:

@@ -19,7 +19,7 @@ from ...evaluation.item_matching import SHOWN, PairScores
 from ...models.registry import load
 from ...training.race import SECONDS, SEEDS, SIDES, STOPPED, Lap, outcome, progress, race
 from ...viz.base import Drawing
-from ...viz.tasks import clicked, show_bench
+from ...viz.tasks import pair_at_click, show_bench
 from ...viz.training import show_race
 
 # %% ../../../nbs/apps/widgets/02_experiments.ipynb #d020b6a9
@@ -192,7 +192,7 @@ class PairBench(widgets.VBox):
             self.show()
 
     def _clicked(self, change) -> None:
-        at, cut = clicked(self.scores, *change["new"], self.condition)
+        at, cut = pair_at_click(self.scores, *change["new"], self.condition)
         with self.hold_trait_notifications():
             self.at, self.threshold = at, self.threshold if cut is None else cut
 

@@ -6,7 +6,7 @@ from boards import BOARD, answered, shipped, untrained, url
 from chromium import needs_chromium, tab
 
 from mvl_bench.apps.board import session as told
-from mvl_bench.apps.board.events import EXAMPLES, pose
+from mvl_bench.apps.board.events import EXAMPLES, example_board
 from mvl_bench.apps.board.respond import opening, react
 from mvl_bench.apps.board.session import MOST_PATCHES, board_influence
 from mvl_bench.apps.board.codec import unpack
@@ -25,7 +25,7 @@ def tints(page, what):
 
 def test_the_tables_are_those_of_influence_and_do_not_depend_on_what_is_hidden():
     model = untrained()
-    board = pose(model, *EXAMPLES[0]).board
+    board = example_board(model, *EXAMPLES[0]).board
     tables, _ = board_influence(model, board)
     found = influence(model, Pair(board.image, board.caption, 0, 0))
     for name, effect in (("patches", found.to_patches), ("words", found.to_words)):
@@ -90,7 +90,7 @@ def test_by_mouse_and_keyboard_in_the_app(browser, url):
 @needs_chromium
 def test_on_a_page_without_a_server(browser, tmp_path, monkeypatch):
     for model, name in ((shipped(), "board"), (untrained(), "without")):
-        export_board(model, pose(model, *EXAMPLES[0]).board, tmp_path / f"{name}.html", "a model")
+        export_board(model, example_board(model, *EXAMPLES[0]).board, tmp_path / f"{name}.html", "a model")
         monkeypatch.setattr(
             told, "MOST_PATCHES", 16
         )  # of the second there is no influence to store

@@ -8,7 +8,7 @@ from PIL import Image
 
 import mvl_bench as mvl
 from mvl_bench.apps.board.codec import Board
-from mvl_bench.apps.board.events import bring
+from mvl_bench.apps.board.events import open_uploaded
 from mvl_bench.apps.board.session import session_of
 from mvl_bench.data.images import photograph
 
@@ -22,7 +22,7 @@ def brought(model, caption):
     file = io.BytesIO()
     Image.fromarray(np.asarray(photograph("dahlia"))).save(file, "PNG")
     first = Board(np.zeros((96, 96, 3), np.uint8), "a flower")
-    return bring({"maskvlm-flowers": model}, first, file.getvalue(), caption)
+    return open_uploaded({"maskvlm-flowers": model}, first, file.getvalue(), caption)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from boards import BOARD, untrained, url
 from chromium import needs_chromium, tab
 from nbclient import NotebookClient
 
-from mvl_bench.apps.board.events import EXAMPLES, pose
+from mvl_bench.apps.board.events import EXAMPLES, example_board
 from mvl_bench.apps.board.experiment_card import card_text, experiment_card
 from mvl_bench.apps.board.respond import react
 from mvl_bench.apps.board.codec import pack
@@ -65,7 +65,7 @@ def test_a_card_repeats_its_board_until_the_weights_are_others(saved, tmp_path):
 
 def test_the_untrained_twin_and_a_picture_that_was_brought(saved, tmp_path):
     model, folder = saved
-    posed = replace(pose(model, *EXAMPLES[4]).board, model=str(folder))
+    posed = replace(example_board(model, *EXAMPLES[4]).board, model=str(folder))
     for number, board in enumerate(
         (replace(posed, view=("untrained",)), replace(posed, scene=None))
     ):
@@ -77,7 +77,7 @@ def test_the_untrained_twin_and_a_picture_that_was_brought(saved, tmp_path):
 def test_what_cannot_be_repeated_is_refused_and_nothing_is_written(saved, tmp_path):
     model, folder = saved
     state, path = (
-        pack(replace(pose(model, *EXAMPLES[0]).board, model="mine")),
+        pack(replace(example_board(model, *EXAMPLES[0]).board, model="mine")),
         tmp_path / "card.ipynb",
     )
     with pytest.raises(UserError, match="no checkpoint 'mine'"):

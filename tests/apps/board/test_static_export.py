@@ -9,9 +9,9 @@ from boards import BOARD, answered, drag, hidden, pixels, shipped
 from chromium import needs_chromium, tab
 
 from mvl_bench.apps.board import codec as compact
-from mvl_bench.apps.board.events import EXAMPLES, pose
+from mvl_bench.apps.board.events import EXAMPLES, example_board
 from mvl_bench.apps.board.codec import pack
-from mvl_bench.apps.board.static_export import export_board, to_store
+from mvl_bench.apps.board.static_export import export_board, boards_to_store
 from mvl_bench.apps.widgets.board import MaskBoard
 
 pytestmark = needs_chromium
@@ -21,14 +21,14 @@ pytestmark = needs_chromium
 def made(tmp_path_factory):
     "Model, board and the address of its page."
     model = shipped()
-    board = replace(pose(model, *EXAMPLES[0]).board, model="maskvlm-tiny")
+    board = replace(example_board(model, *EXAMPLES[0]).board, model="maskvlm-tiny")
     path = export_board(model, board, tmp_path_factory.mktemp("page") / "board.html")
     return model, board, path.as_uri()
 
 
 def test_the_page_answers_without_a_server(browser, made):
     model, board, url = made
-    stored = to_store(model, board)
+    stored = boards_to_store(model, board)
     with tab(browser) as page:
         page.goto(url)
         page.locator(BOARD).wait_for()
@@ -71,7 +71,7 @@ def test_links_made_elsewhere(browser, made):
     model, board, url = made
     widget = MaskBoard({"maskvlm-tiny": model}, board=board)
     widget.patches = [*board.patches][1:]  # nearly the circle
-    other = compact.to_link(pack(pose(model, *EXAMPLES[1]).board))
+    other = compact.to_link(pack(example_board(model, *EXAMPLES[1]).board))
     for link, told in (
         (widget.link[len("http://127.0.0.1:7860/") :], "nearest stored answer"),
         (other, "another pair"),

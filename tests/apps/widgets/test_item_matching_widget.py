@@ -8,7 +8,7 @@ from chromium import needs_chromium
 
 from mvl_bench.apps.widgets.experiments import PairBench
 from mvl_bench.evaluation.item_matching import PairScores
-from mvl_bench.viz.tasks import DOTS, lanes, spots
+from mvl_bench.viz.tasks import DOTS, score_rows, jittered_points
 
 __all__ = ["url"]  # a fixture
 BENCH = ".mb-bench img"
@@ -26,10 +26,10 @@ def test_open_drag_and_click(browser, url):
             page.screenshot(path=f"{shot}-light.png")
         first = page.locator(BENCH).get_attribute("src")
         i = next(k for k, kind in enumerate(scores.kinds) if kind == "differs in colour")
-        x, y = spots(scores, "words alone")[i]
+        x, y = jittered_points(scores, "words alone")[i]
         place = (
             DOTS[0] + (x + 0.02) / 1.04 * DOTS[2],
-            DOTS[1] + (y + 0.5) / len(lanes(scores)) * DOTS[3],
+            DOTS[1] + (y + 0.5) / len(score_rows(scores)) * DOTS[3],
         )
         box = page.locator(BENCH).bounding_box()
         page.mouse.click(
@@ -64,11 +64,11 @@ def test_the_widget_follows_python_and_clicks():
     assert (cut.value, number.value) == (0.9, 9)
     number.value = 30  # and the controls set Python
     assert bench.at == 30 and f"pair {bench.at}:" in bench.picture.alt_text
-    x, y = spots(bench.scores, "pictures alone")[77]
-    y = DOTS[1] + (y + 0.5) / len(lanes(bench.scores)) * DOTS[3]
+    x, y = jittered_points(bench.scores, "pictures alone")[77]
+    y = DOTS[1] + (y + 0.5) / len(score_rows(bench.scores)) * DOTS[3]
     bench.picture.place = [float(DOTS[0] + (x + 0.02) / 1.04 * DOTS[2]), float(1 - y)]
     assert np.allclose(
-        spots(bench.scores, "pictures alone")[bench.at],
-        spots(bench.scores, "pictures alone")[77],
+        jittered_points(bench.scores, "pictures alone")[bench.at],
+        jittered_points(bench.scores, "pictures alone")[77],
         atol=0.05,
     )

@@ -1,0 +1,143 @@
+"Statistics of sampled masks: holes, runs, frequencies and fractions, of every strategy."
+
+import json
+
+import pytest
+import torch
+
+from mvl_bench.core import UserError
+from mvl_bench.data.pairs import collate
+from mvl_bench.data.scenes import Scenes
+from mvl_bench.masking.base import Masking
+from mvl_bench.masking.joint import JOINT, PATCHES, WORDS
+from mvl_bench.masking.statistics import (
+    Habit,
+    draw_many,
+    hole_sizes,
+    lab,
+    mask_statistics,
+    run_lengths,
+)
+from mvl_bench.models.registry import load
+
+MASK = torch.tensor([[1, 1, 0, 0], [0, 1, 0, 1], [0, 0, 1, 1]]).bool()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load("maskvlm-tiny")
+
+
+@pytest.fixture(scope="module")
+def batch(model):
+    "One pair whose caption has twelve words."
+    pair = next(
+        p for p in map(Scenes("all", "val").pair, range(50)) if len(p.caption.split()) == 12
+    )
+    return collate([pair], model.tokenizer, 24)
+
+
+@pytest.fixture(scope="module")
+def statistics(model, batch):
+    "The statistics of every strategy at a ratio of one half."
+    with torch.inference_mode():
+        scores = model.patch_scores(batch)[0]
+    return lab(model.cfg, model.tokenizer, batch, 0.5, 500, scores)
+
+
+def test_sizes_of_two_holes_that_touch_at_a_corner():
+    sizes = hole_sizes(MASK.flatten()[None], (3, 4)).reshape(3, 4)
+    assert sizes.tolist() == [[3, 3, 0, 0], [0, 3, 0, 3], [0, 0, 3, 3]]
+
+
+def test_lengths_of_runs():
+    assert run_lengths(MASK).tolist() == [[2, 2, 0, 0], [0, 1, 0, 1], [0, 0, 2, 2]]
+
+
+def test_holes_cover_the_mask_and_do_not_depend_on_direction():
+    masks = torch.rand(50, 48, generator=torch.Generator().manual_seed(0)) < 0.6
+    sizes = hole_sizes(masks, (6, 8))
+    assert (sizes > 0).equal(masks) and sizes.flip(1).equal(hole_sizes(masks.flip(1), (6, 8)))
+    assert hole_sizes(torch.ones(1, 48).bool(), (6, 8)).eq(48).all()
+
+
+def test_a_block_is_one_hole_and_scattered_patches_are_small_ones():
+    scattered = torch.rand(1, 256, generator=torch.Generator().manual_seed(0)) < 0.4
+    block = torch.zeros(1, 256, dtype=torch.bool)
+    block.unflatten(1, (16, 16))[:, 3:13, 3:13] = True
+    assert hole_sizes(block, (16, 16))[block].double().mean() == 100
+    assert hole_sizes(scattered, (16, 16))[scattered].double().mean() < 20
+
+
+def test_scattered_patches_join_into_one_hole_between_40_and_70_percent():
+    noise = torch.rand(200, 256, generator=torch.Generator().manual_seed(0))
+    reach = [
+        hole_sizes(masks, (16, 16))[masks].double().mean() / 256
+        for masks in (noise < 0.4, noise < 0.7)
+    ]
+    assert reach[0] < 0.06 and reach[1] > 0.5
+
+
+def test_statistics_of_two_masks_by_hand():
+    patches = torch.tensor([[1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 1]]).bool()
+    habit = Habit(patches, torch.tensor([[1, 1, 0], [0, 1, 0]]).bool(), (2, 3))
+    assert habit.patch_chance.tolist() == [1, 0.5, 0, 0, 0, 0.5]
+    assert habit.word_chance.tolist() == [0.5, 1, 0]
+    assert habit.patch_shares.allclose(torch.tensor(1 / 3).double())
+    assert habit.word_shares.allclose(torch.tensor([2 / 3, 1 / 3]).double())
+    assert habit.holes.tolist() == [2, 2, 1, 1] and habit.runs.tolist() == [2, 2, 1]
+
+
+def test_random_patches_are_masked_alike_and_blocks_spare_the_corners(batch):
+    habits = [
+        draw_many(Masking((8, 8), 1, 0.5, hide_patches=PATCHES[name]), batch)
+        for name in ("random", "block")
+    ]
+    assert all((habit.patch_shares == 0.5).all() for habit in habits)  # exact in every sample
+    single, blocks = (habit.patch_chance for habit in habits)
+    assert (single - 0.5).abs().max() < 0.08
+    assert blocks[0] < 0.3 and blocks.reshape(8, 8)[3:5, 3:5].min() > 0.6
+
+
+def test_masks_of_two_pairs_are_refused(batch):
+    with pytest.raises(UserError, match="draws on 1 pair, not on 2"):
+        draw_many(Masking((8, 8)), batch.rows([0, 0]))
+
+
+def test_the_lab_samples_every_strategy(statistics):
+    assert {**statistics}.keys() == {"patches", "words", "joint"}
+    for name, table in dict(patches=PATCHES, words=WORDS, joint=JOINT).items():
+        assert list(statistics[name]) == list(table)
+
+
+def test_the_masked_fraction_is_exact_where_it_is_fixed(statistics):
+    for habit in statistics["patches"].values():  # half of 16 squares of 2 x 2
+        assert (habit.patch_shares == 0.5).all()
+        assert abs(habit.patch_chance.mean() - 0.5) < 1e-9
+    assert (statistics["words"]["random"].word_shares == 0.5).all()
+    assert statistics["joint"]["dirichlet"].patch_shares.std() > 0.1
+    assert statistics["joint"]["joint"].patch_shares.std() == 0
+
+
+def test_a_grid_has_the_smallest_holes_and_blocks_the_largest(statistics):
+    means = {name: habit.holes.double().mean() for name, habit in statistics["patches"].items()}
+    assert means["grid"] < means["random"] < means["block"]
+
+
+def test_spans_have_longer_runs_than_random_words(statistics):
+    spans, random = (statistics["words"][name].runs.double().mean() for name in ("span", "random"))
+    assert spans > random
+
+
+def test_the_lab_leaves_out_what_it_cannot_or_need_not_sample(model, batch):
+    assert "score" not in lab(model.cfg, model.tokenizer, batch, 0.5, 10)["patches"]
+    words = lab(model.cfg, model.tokenizer, batch, 0.5, 10, sides=("words",))
+    assert [*words] == ["words"]
+
+
+def test_statistics_as_json(statistics, batch):
+    data = mask_statistics(statistics["patches"]["block"])
+    assert abs(sum(data["hole"].values()) - 1) < 1e-3 and data["share"]["patch"] == {"0.5": 1.0}
+    assert data["draws"] == 500 and len(data["chance"]["patch"]) == 64
+    assert len(data["chance"]["word"]) == batch.maskable.sum()
+    assert json.loads(json.dumps(data)) == data
