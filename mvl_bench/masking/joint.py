@@ -100,7 +100,7 @@ def drop_modalities(
 ) -> Masks:
     "Return the view with one modality of some rows absent (MDO of 2109.12178); a row's only modality is never removed."
     if text_only < 0 or image_only < 0 or not text_only + image_only <= 1:
-        raise UserError(f"text_only {text_only} and image_only {image_only} are not shares of one")
+        raise UserError(f"text_only {text_only} and image_only {image_only} are not fractions that sum to at most 1")
     lots = hashed_uniform((*key, "dropout"), ids, 1)[:, 0].to(ids.device)
     no_image = lots < text_only
     no_text = ~no_image & (lots < text_only + image_only)
@@ -194,24 +194,24 @@ JOINT = dict(
 # %% ../../nbs/masking/03_joint.ipynb #92336f79
 TOLD = dict(  # descriptions of the strategies, for users of the app
     patches=dict(
-        random="each block by lot",
-        block="large rectangles, so that neighbours do not tell what is hidden",
-        grid="blocks spread evenly, in a regular pattern",
-        score="the blocks that the model itself attends to most, and the rest by lot",
+        random="random blocks",
+        block="large rectangles, so that neighbours do not reveal what is masked",
+        grid="evenly spread blocks in a regular pattern",
+        score="the blocks that the model attends to most, and random ones",
     ),
     words=dict(
-        random="each word by lot",
+        random="random words",
         whole_word="a word with all of its pieces",
         span="several words in a row",
         content="words that carry meaning first; small ones such as “a” and “on” last",
     ),
     joint=dict(
-        alternating="hide in the picture and, in another turn, in the caption",
-        joint="hide in both",
-        mam="by lot: in the picture, in the caption, or lightly in both",
-        pooled="blocks and words in one lot, each as likely",
-        dirichlet="a fixed amount, divided by lot between picture and caption",
-        alternating_any_ratio="any amount of the picture and, in another turn, any amount of the caption",
+        alternating="mask the image in one view and the caption in another",
+        joint="mask both at once",
+        mam="at random: most of the image, most of the caption, or a little of both",
+        pooled="sample from blocks and words together, each equally likely",
+        dirichlet="a fixed amount, divided at random between image and caption",
+        alternating_any_ratio="any amount of the image in one view, any amount of the caption in another",
     ),
 )
 

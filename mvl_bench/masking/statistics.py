@@ -90,7 +90,7 @@ def draw_many(
 ) -> Habit:
     "Sample many masks of one pair; raise `UserError` for more than one pair."
     if len(batch) != 1:
-        raise UserError(f"the masking lab draws on 1 pair, not on {len(batch)}")
+        raise UserError(f"mask statistics need 1 pair, not {len(batch)}")
     rows = replace(batch.rows(torch.zeros(draws, dtype=torch.long)), ids=torch.arange(draws))
     views = masking(rows, (0, "lab"))
     patches = torch.stack([v.image_mask for v in views]).any(0)

@@ -63,7 +63,7 @@ def known(
     "Return the table unchanged; raise `UserError` if it is None."
     if table is None:
         raise UserError(
-            f"this masking must know each {kind} token, and token_kinds is empty: fill it in by `strategies.with_kinds`"
+            f"this masking must know each {kind} token, and token_kinds is empty: fill it in with `masking.joint.with_kinds`"
         )
     return table
 

@@ -172,7 +172,7 @@ def test_modality_dropout_depends_on_the_sample_and_never_removes_the_only_modal
 
 @pytest.mark.parametrize("fractions", ((0.7, 0.7), (-0.1, 0.5), (float("nan"), 0.1)))
 def test_impossible_fractions_of_modality_dropout_are_refused(shapes, fractions):
-    with pytest.raises(UserError, match="are not shares of one"):
+    with pytest.raises(UserError, match="are not fractions that sum to at most 1"):
         drop_modalities(view(shapes, 64), shapes.ids, (0, 0), *fractions)
 
 

@@ -100,7 +100,7 @@ def test_random_patches_are_masked_alike_and_blocks_spare_the_corners(batch):
 
 
 def test_masks_of_two_pairs_are_refused(batch):
-    with pytest.raises(UserError, match="draws on 1 pair, not on 2"):
+    with pytest.raises(UserError, match="need 1 pair, not 2"):
         draw_many(Masking((8, 8)), batch.rows([0, 0]))
 
 

@@ -1,11 +1,13 @@
 "Networks of timm by name: one forward and one training step, or one line why not."
 
+import json
+
 import pytest
 import torch
 from contract import word_tokenizer
 from samples import one_sentence
 
-from mvl_bench.core import UserError, update
+from mvl_bench.core import UserError, data_path, update
 from mvl_bench.data.pairs import collate
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.masking.joint import build_masking
@@ -19,22 +21,8 @@ SIZES = dict(
     img_size=(64, 64), max_text_len=24, vocab_size=len(TOKENIZER), embed_dim=32, num_heads=2, text_depth=1,
     cross_depth=1, decoder_depth=1,
 )  # fmt: skip
-WORKS = [
-    ("test_vit", 16, "input"), ("deit3_small_patch16_224", 16, "input"), ("flexivit_small", 16, "input"),
-    ("deit3_small_patch16_224", 16, "cross"), ("vit_small_patch16_18x2_224", 16, "cross"),
-    ("vit_small_r26_s32_224", 32, "cross"), ("test_vit2", 16, "cross"), ("swin_tiny_patch4_window7_224", 16, "cross"),
-    ("xcit_nano_12_p16_224", 16, "cross"), ("cait_xxs24_224", 16, "cross"), ("mvitv2_tiny", 16, "cross"),
-    ("test_resnet", 16, "cross"), ("efficientnet_lite0", 8, "cross"), ("convnext_atto", 16, "cross"),
-    ("mobilevit_xxs", 16, "cross"), ("levit_128s", 16, "cross"), ("naflexvit_base_patch16_gap", 16, "cross"),
-]  # fmt: skip
-REFUSED = [
-    ("hiera_tiny_224", 16, "cross", "cannot be used as a grid"),
-    ("vit_tiny_r_s16_p8_224", 8, "cross", ""),
-    ("test_vit2", 16, "input", "takes no [MASK] vectors"),
-    ("inception_v3", 16, "cross", "grid"),
-    ("test_vit", 8, "cross", "patch_size 8"),
-    ("test_vot", 16, "cross", "no model of timm"),
-]
+TESTED = json.loads(data_path("results", "encoders.json").read_text())["image"]  # the docs show this list
+WORKS, REFUSED = TESTED["works"], TESTED["refused"]
 
 
 def built(name, patch_size, way):

@@ -6,16 +6,14 @@ import pytest
 import torch
 from samples import one_sentence
 
-from mvl_bench.core import UserError
+from mvl_bench.core import UserError, data_path
 from mvl_bench.models.encoders import TextEncoder
 from mvl_bench.models.pretrained import NamedText
 
 LONGEST, WORDS = 24, 60
-BY_NAME = """bert roberta albert mpnet big_bird longformer rembert ibert megatron-bert luke xlm-roberta camembert data2vec-text
-    ernie roberta-prelayernorm esm roc_bert markuplm mobilebert""".split()
-BY_CONFIG = [*BY_NAME, *"distilbert electra deberta deberta-v2 roformer squeezebert layoutlm modernbert".split()]  # fmt: skip
-REFUSED = "convbert fnet canine xmod bros lilt funnel xlnet gpt2 t5 reformer perceiver nothing".split()
-FP32_ONLY = ("deberta",)
+TESTED = json.loads(data_path("results", "encoders.json").read_text())["text"]  # the docs show this list
+BY_NAME, BY_CONFIG, REFUSED = TESTED["by_arch"], TESTED["by_hf_model"], TESTED["refused"]
+FP32_ONLY = TESTED["fp32_only"]
 SIZES = dict(
     vocab_size=WORDS, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
     max_position_embeddings=40, pad_token_id=1, type_vocab_size=1,

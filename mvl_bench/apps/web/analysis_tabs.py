@@ -145,7 +145,7 @@ def _step_tab(tab: gr.Tab, models: Mapping, board, dark) -> None:
 def _ways_tab(tab: gr.Tab, models: Mapping, board, dark) -> None:
     "Build the tab that shows what each masking strategy hides."
     gr.Markdown(
-        "Training hides parts of a pair by lot, in one of several ways. Here each way hides this pair "
+        "Training masks random parts of a pair, by one of several strategies. Here each strategy masks this pair "
         "two hundred times."
     )
     line = gr.HTML(elem_classes="mb-pair")

@@ -157,7 +157,7 @@ def test_a_race_goes_on_until_it_is_stopped(browser, url):
         begin(page, url)
         page.get_by_role("tab", name="Race").click()
         page.get_by_text(
-            "alternating: hide in the picture and, in another turn, in the caption; joint: hide in both"
+            "alternating: mask the image in one view and the caption in another; joint: mask both at once"
         ).wait_for()
         page.get_by_label("patches", exact=True).locator("visible=true").check()
         second = page.get_by_label("Second way")
