@@ -110,7 +110,7 @@ class MaskingConfig:
     "Configure what training masks; a part of the configuration of every model."
 
     mask_size: int = 16  # side of a masked square, in pixels; a multiple of the patch size
-    image_ratio: float = 0.6  # fraction of the image to mask
+    image_ratio: float = 0.6  # fraction of the squares to mask; a square that the edge cuts counts as one
     text_ratio: float = 0.3  # fraction of the words to mask
     image_strategy: str = "random"  # which patches: random, block, grid or score
     text_strategy: str = "random"  # which words: random, whole_word, span or content
@@ -119,10 +119,10 @@ class MaskingConfig:
     corruption_ratio: float = (
         0.0  # fraction of masked words shown as a random word or unchanged, not [MASK]; BERT: 0.2
     )
-    modality_dropout: float = 0.1  # fraction of rows in which the other modality is absent
+    modality_dropout: float = 0.1  # fraction of rows in which the modality that is not masked is absent
     random_ratio_prob: float = 0.0  # fraction of rows with random ratios, squares and places
     object_mask_prob: float = (
-        0.0  # fraction of rows in which one object's box is masked, no squares
+        0.0  # fraction of rows in which one object's box is masked instead of squares
     )
     full_mask_steps: int = 0  # number of first training steps in which the whole image is masked
 
@@ -163,7 +163,7 @@ class Masking:
     image_ratio: float = 0.6  # fraction of the squares to mask
     text_ratio: float = 0.3  # fraction of the words to mask
     joint: bool = False  # False = one modality at a time (two views), True = both (one view)
-    modality_dropout: float = 0.1  # fraction of rows in which the other modality is absent
+    modality_dropout: float = 0.1  # fraction of rows in which the modality that is not masked is absent
     random_ratio_prob: float = 0.0  # fraction of rows whose ratios and squares are random
     object_mask_prob: float = 0.0  # fraction of rows in which one box is masked instead of squares
     hide_patches: Callable = random_squares  # chooses the patches

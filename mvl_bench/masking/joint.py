@@ -290,16 +290,20 @@ def hides(
     hidden = dict(mlm=masking.text_ratio > 0, recon=masking.image_ratio > 0)
     light = masking.joint_strategy == "mam" and masking.mam_light_ratio
     pooled = masking.joint_strategy == "pooled" and any(hidden.values())
-    return dict.fromkeys(hidden, True) if masking.random_ratio_prob or light or pooled else hidden
+    any_ratio = masking.joint_strategy == "alternating_any_ratio"  # it samples its ratios itself
+    both = masking.random_ratio_prob or light or pooled or any_ratio
+    return dict.fromkeys(hidden, True) if both else hidden
 
 # %% ../../nbs/masking/03_joint.ipynb #56a14cc9
 def full_mask(
     masking: MaskingConfig,
 ) -> MaskingConfig:
-    "Return the settings with the whole image masked wherever a part of it would be."
-    shared = by_name(masking, "joint_strategy", JOINT).ratio_sampler is not None
+    "Return the settings with the whole image masked wherever a part of it would be; strategies that sample ratios get fixed ones."
+    name = masking.joint_strategy
+    sampled = by_name(masking, "joint_strategy", JOINT).ratio_sampler is not None
+    fixed = "alternating" if name == "alternating_any_ratio" else "joint" if sampled else name
     return replace(
-        masking, image_strategy="random", joint_strategy="joint" if shared else masking.joint_strategy,
+        masking, image_strategy="random", joint_strategy=fixed,
         image_ratio=1.0, random_ratio_prob=0.0, object_mask_prob=0.0, full_mask_steps=0,
     )  # fmt: skip
 

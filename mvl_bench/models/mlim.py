@@ -87,7 +87,7 @@ def published_config(hf_config: str, **changes) -> PretrainedConfig:  # JSON of 
 # %% ../../nbs/models/07_mlim.ipynb #479eb431
 def mlim_tiny() -> MLIMConfig:
     "Return the preset of 64 px, 1.4 million parameters: synthetic scenes and small photographs on two cores."
-    # synthetic scenes as in maskvlm_tiny: any ratio may be masked by hand, and colours are learnt from the caption first
+    # as in maskvlm_tiny: random ratios, since users may mask any fraction by hand; whole images first, so that colours are read from the caption
     return update(MLIMConfig(), recon=10.0, random_ratio_prob=0.5, full_mask_steps=1000)
 
 
@@ -218,7 +218,7 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
         x, keys = self.sequence(batch, masks)
         keys = None if keys.all() else keys.long()
         inputs = dict(inputs_embeds=x, attention_mask=keys, position_ids=self._places(x.shape[1]))
-        # the fused attention keeps no weights
+        # SDPA returns no attention weights; in bf16 on a CPU the plain attention is faster
         plain = weights is not None or in_bf16(x.device)
         self.bert.config._attn_implementation = "eager" if plain else "sdpa"
         output = self.bert(**inputs, output_attentions=weights is not None)

@@ -148,7 +148,7 @@ def _maskvlm_blocks(cfg: MaskVLMConfig) -> dict[str, Block]:
         text_cross=Block(326, 256, 118, 74, "Text cross-\nmodality encoder", (f"{depth}:", *cross[:1], f"{cross[1]} image"), TEXT),
         decoder=Block(504, 40, 112, 74, "Image decoder", decoder, IMAGE),
         classifier=Block(504, 256, 112, 74, "Text classifier", ("two layers,", f"{cfg.text.vocab_size:,} scores", "per token"), TEXT),
-        recon=Block(660, 49, 92, 56, "RECON", (ERRORS[cfg.losses.recon_kind], "masked patches"), IMAGE),
+        recon=Block(660, 49, 92, 56, "RECON (MIM)", (ERRORS[cfg.losses.recon_kind], "masked patches"), IMAGE),
         mlm=Block(660, 265, 92, 56, "MLM", ("cross-entropy over", "masked tokens"), TEXT),
     )  # fmt: skip
     if cfg.losses.itc:
@@ -207,6 +207,7 @@ def _draw_cross_attention(ax: Axes, blocks: dict[str, Block], ink: Ink) -> None:
     to_image = blocks["image_cross"].x, blocks["image_cross"].left[1] + 22
     to_text = blocks["text_cross"].x, blocks["text_cross"].left[1] - 22
     start = lane_from_text, text.right[1]
+    ax.plot(*start, "o", color=TEXT, markersize=3.5)
     draw_arrow(ax, [start, (lane_from_text, to_image[1]), to_image], ink, TEXT, True)
     below, beside, above = 346, 474, decoder.bottom[1] + 21
     bus = [
@@ -219,6 +220,7 @@ def _draw_cross_attention(ax: Axes, blocks: dict[str, Block], ink: Ink) -> None:
     ]
     draw_arrow(ax, bus, ink, TEXT, True)
     start = lane_from_image, image.right[1]
+    ax.plot(*start, "o", color=IMAGE, markersize=3.5)
     draw_arrow(ax, [start, (lane_from_image, to_text[1]), to_text], ink, IMAGE, True)
 
 
@@ -230,11 +232,9 @@ def _draw_key(ax: Axes, blocks: dict[str, Block], ink: Ink) -> None:
     draw_note(ax, 38, y, "tokens", ink, "left")
     draw_arrow(ax, [(84, y), (108, y)], ink, TEXT, True)
     draw_arrow(ax, [(114, y), (138, y)], ink, IMAGE, True)
-    draw_note(
-        ax, 142, y, "keys and values of cross-attention, from text and from image", ink, "left"
-    )
+    draw_note(ax, 142, y, "keys and values, from text and from image", ink, "left")
     if pairs:
-        text = f"{' and '.join(pairs)} use class tokens of the unmasked pair"
+        text = f"one modality is masked at a time; {' and '.join(pairs)} use class tokens of the unmasked pair"
         draw_note(ax, 752, y, text, ink, "right")
 
 # %% ../../nbs/viz/09_architecture.ipynb #a4c10011

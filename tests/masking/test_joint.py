@@ -10,7 +10,7 @@ from mvl_bench.core import MaskedVLModel, UserError, update, view
 from mvl_bench.data.pairs import collate
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.data.tokenizers import word_tokenizer
-from mvl_bench.masking.base import Masking
+from mvl_bench.masking.base import Masking, MaskingConfig
 from mvl_bench.masking.image import hide_by_score
 from mvl_bench.masking.joint import (
     JOINT,
@@ -315,3 +315,10 @@ def test_a_model_without_scores_is_refused():
     by_score = Masking((8, 8), hide_patches=hide_by_score)
     with pytest.raises(UserError, match="image_strategy 'score' needs scores of patches"):
         with_scores(by_score, MaskedVLModel)
+
+
+def test_any_ratio_masks_both_modalities_whatever_the_ratios_and_alternates_while_images_are_whole():
+    cfg = MaskingConfig(image_ratio=0.0, text_ratio=0.0, joint_strategy="alternating_any_ratio")
+    assert hides(cfg) == dict(mlm=True, recon=True)
+    assert full_mask(cfg).joint_strategy == "alternating"
+    assert full_mask(MaskingConfig(joint_strategy="pooled")).joint_strategy == "joint"
