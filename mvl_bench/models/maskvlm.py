@@ -57,7 +57,7 @@ class ContrastConfig:
     proj_dim: int = 64  # width e of the vectors that ITC compares
     queue_size: int = 4096  # earlier pairs that ITC compares with too; a multiple of the batch size
     momentum: float = 0.995  # fraction that the momentum encoders keep of themselves in each step
-    same_item_positives: bool = False  # True = other captions of the same item are ITC's positives, too; else they are left out
+    same_item_positives: bool = False  # True = other captions of the same item are ITC's positives, too; else they are neither positives nor negatives
     soft_targets: float = 0.0  # fraction of ITC's target that the momentum encoders predict (ALBEF: 0.4); 0 = hard targets
     random_negative_frac: float = (
         0.0  # fraction of ITM's negatives that are sampled uniformly; the others by similarity
@@ -120,9 +120,9 @@ class MaskVLMConfig(ModelConfig):
 # %% ../../nbs/models/06_maskvlm.ipynb #0387cdd7
 def maskvlm_tiny() -> MaskVLMConfig:
     "Return the preset of 64 px, 1.5 million parameters: synthetic scenes and small photographs on two cores."
-    # synthetic scenes have plain backgrounds, where L1 is slow to use the caption (see `losses`); users may mask any fraction by hand;
+    # synthetic scenes have plain backgrounds, where L1 is slow to use the caption (see "Whole-image masking first"); users may mask any fraction by hand;
     # a patch has 192 values: one linear layer from 96 cannot produce every shape in every colour;
-    # from random weights, a queue and negatives that are all hard slow training down (see `contrast`)
+    # from random weights, a queue and negatives that are all hard slow training down (see "What makes matching learn")
     return update(
         MaskVLMConfig(), pixel_head_dim=384, recon=10.0, random_ratio_prob=0.8, object_mask_prob=0.5, full_mask_steps=1000,
         queue_size=0, momentum=0.9, random_negative_frac=0.5,

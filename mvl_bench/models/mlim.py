@@ -304,7 +304,7 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
         return self.decoder(image[rows], self.cfg.image.grid)[area[rows]], truth[area[rows]]
 
     def features(self, batch: Batch) -> Features:
-        "Return the features of unmasked pairs, alone and fused; the image's first token is at the caption's first place."
+        "Return the features of unmasked pairs, alone and fused; the first token of an image alone is that of the absent caption, in place of a class token."
         nothing = view(batch, self.num_patches)
         none = torch.zeros_like(nothing.has_text)
         image, first = self.fuse(batch, replace(nothing, has_text=none))

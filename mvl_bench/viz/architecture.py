@@ -189,8 +189,8 @@ def _draw_inputs(ax: Axes, cfg: MaskVLMConfig, ink: Ink) -> None:
     "Draw the pair on the left, and where the [MASK] vectors of the image join."
     draw_picture(ax, (10, 33, 88), ink)
     draw_caption(ax, (10, 262, 92), ink)
-    draw_note(ax, 54, 20, "image: patches masked", ink)
-    draw_note(ax, 54, 320, "caption: words masked", ink)
+    draw_note(ax, 54, 20, "patches masked, or whole", ink)
+    draw_note(ax, 54, 320, "words masked, or whole", ink)
     draw_arrow(ax, [(102, 77), (140, 77)], ink)
     draw_arrow(ax, [(102, 293), (140, 293)], ink)
     if cfg.mask_token_at == "cross":
@@ -245,7 +245,7 @@ def _mlim_blocks(cfg: MLIMConfig) -> dict[str, Block]:
     area = "masked patches" if cfg.losses.recon_area == "hidden" else "all patches"
     words = f"≤ {cfg.text.max_text_len} tokens, {cfg.text.vocab_size:,} words"
     places = dict(
-        embedder=Block(120, 34, 176, 54, "Patch embedder", ("CNN, kernel = stride = 2", f"{patches} patches of {p} px"), IMAGE),
+        embedder=Block(120, 34, 176, 54, "Patch embedder", ("whole image in; 2 x 2 convolutions", f"down to {patches} patches of {p} px"), IMAGE),
         words=Block(474, 34, 150, 54, "Word embeddings", (words,), TEXT),
         bert=Block(20, 196, 606, 46, f"One transformer ({ARCHS[cfg.text.arch]})", (block + "; every token attends to all patches and all words",)),
         decoder=Block(120, 284, 176, 46, "Deconvolution decoder", ("on the 2-D grid, then sigmoid",), IMAGE),

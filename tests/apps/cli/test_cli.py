@@ -368,7 +368,7 @@ def test_photographs_are_cut_anew_in_each_epoch_where_asked(home):
 
 
 def test_bf16_where_there_is_none_in_hardware_is_said(home, capfd, monkeypatch):
-    monkeypatch.setattr("mvl_bench.training.runner.fastest", lambda: "fp32")
+    monkeypatch.setattr("mvl_bench.training.runner.fastest_precision", lambda: "fp32")
     assert main(changed(TRAIN, ["--out=slow", "--steps=1", "precision=bf16"])) == 0
     assert "note: this machine has no bf16 in hardware" in capfd.readouterr().err
     assert main(changed(TRAIN, ["--out=quick", "--steps=1", "precision=fp32"])) == 0

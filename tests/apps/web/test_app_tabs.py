@@ -69,7 +69,7 @@ def test_a_tab_follows_the_board_and_computes_once(browser, url, monkeypatch):
     with tab(browser) as page:
         begin(page, url)
         first = opened(page, "Masking").get_attribute("src")
-        expect(page.get_by_text("score: the blocks that the model itself attends")).to_be_visible()
+        expect(page.get_by_text("score: the blocks that the model attends")).to_be_visible()
         page.get_by_label("words", exact=True).locator("visible=true").check()
         expect(page.get_by_text("span: several words in a row")).to_be_visible()
         second = page.locator(".mb-view img:visible").get_attribute("src")
@@ -164,7 +164,7 @@ def test_a_race_goes_on_until_it_is_stopped(browser, url):
         expect(second).to_have_value("block")  # the menus are those of patches
         second.click()
         page.get_by_role("option", name="grid").click()
-        page.get_by_text("grid: blocks spread evenly").locator("visible=true").wait_for()
+        page.get_by_text("grid: evenly spread blocks").locator("visible=true").wait_for()
         start, stop = (
             page.get_by_role("button", name=n, exact=True) for n in ("Race for a minute", "Stop")
         )
