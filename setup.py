@@ -41,7 +41,7 @@ setup(
     classifiers=["Programming Language :: Python :: 3"],
     python_requires=">=" + settings["min_python"],
     packages=find_packages(include=[settings["lib_name"], settings["lib_name"] + ".*"]),
-    package_data={settings["lib_name"]: ["apps/board/static/**"]},
+    package_data={settings["lib_name"]: ["apps/board/static/**", "apps/panels/static/**"]},
     install_requires=words("requirements"),
     extras_require={"dev": words("dev_requirements"), "easy-vqa": words("easy_vqa_requirements")},
     long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",

@@ -224,7 +224,7 @@ class Losses(NamedTuple):
     "Hold the named parts of the training loss, each the mean over as many units as `counts` gives."
 
     parts: dict[str, Tensor]  # name -> scalar
-    counts: dict[str, int]  # name -> units of that mean: hidden patches, hidden words, rows, pairs
+    counts: dict[str, int]  # name -> units of that mean: scored patches, hidden words, rows, pairs
     carry: object = None  # what `model.after_step` needs
 
 

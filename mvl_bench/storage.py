@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -138,14 +138,19 @@ def whole_version(target: Path, patience: float = 1.0) -> Path:  # seconds to wa
     return target
 
 
-def check_folder(path: Path) -> None:
-    "Check a folder against its manifest; raise `UserError` that names a missing or changed file."
+def check_folder(
+    path: Path,
+    needed: Collection[str] = (),  # files that the manifest must list
+) -> None:
+    "Check a folder against its manifest; raise `UserError` that names a missing, unlisted or changed file."
     try:
         hashes = json.loads((path / MANIFEST).read_text())
         if not isinstance(hashes, dict) or not hashes:
             raise ValueError("no table of files")
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"checkpoint {path} is not whole: its {MANIFEST} cannot be read") from error
+    if unlisted := [name for name in needed if name not in hashes]:
+        raise UserError(f"checkpoint {path} is not whole: its {MANIFEST} does not list {', '.join(unlisted)}")
     for name, expected in hashes.items():
         if not (path / name).is_file():
             raise UserError(f"checkpoint {path} is not whole: {name} is missing")

@@ -16,7 +16,7 @@ from chromium import CHROMIUM, FLAGS, tab
 from jupyter import serving
 from playwright.sync_api import sync_playwright
 
-from mvl_bench.apps.web import app
+from mvl_bench.apps.web import app, server
 from mvl_bench.models.registry import load
 
 CLICK = """place => new Promise(done => {
@@ -43,7 +43,7 @@ def in_app(chromium) -> dict:
     "In the page of `mvl-bench demo`."
     torch.set_num_threads(1)
     with tab(chromium) as page:
-        page.goto(app.open_page(app.build({"maskvlm-tiny": load("maskvlm-tiny")})))
+        page.goto(server.open_page(app.build({"maskvlm-tiny": load("maskvlm-tiny")})))
         page.locator(".mb[data-answered]").wait_for()
         return clicks(page)
 

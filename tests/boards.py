@@ -37,13 +37,13 @@ def shipped(name="maskvlm-tiny"):
 @pytest.fixture(scope="module")
 def url():
     "Address of the page."
-    from mvl_bench.apps.web import app
+    from mvl_bench.apps.web import app, server
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     fine = untrained(img_size=(96, 96), patch_size=4, mask_size=8)  # 24 x 24 patches
     blocks = app.build({"maskvlm-tiny": shipped(), "random": untrained(), "fine": fine})
-    yield app.open_page(blocks)
+    yield server.open_page(blocks)
     blocks.close(verbose=False)
     torch.set_num_threads(threads)
 

@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -124,7 +125,7 @@ def kill_and_go_on(run: RunConfig, kills: int, lots: random.Random, workers=(0,)
 
 
 def unlike(one: RunConfig, other: RunConfig) -> list[str]:
-    "What differs between the ends of two runs: tensors of model and optimiser, and every logged number."
+    "What differs between the ends of two runs: tensors, every other file of the checkpoint, every logged number."
     found, folders = [], []
     for run in (one, other):
         folders.append(sorted((Path(run.out) / "checkpoints").glob("step-*"))[-1])
@@ -134,11 +135,29 @@ def unlike(one: RunConfig, other: RunConfig) -> list[str]:
         a, b = (load_file(folder / name) for folder in folders)
         same = {k for k in a.keys() & b.keys() if bytes_of(a[k]) == bytes_of(b[k])}
         found += sorted((a.keys() | b.keys()) - same)
+    texts = [texts_of(folder, run) for folder, run in zip(folders, (one, other))]
+    both = texts[0].keys() | texts[1].keys()
+    found += sorted(name for name in both if texts[0].get(name) != texts[1].get(name))
     logs = [
         {row["step"]: {k: v for k, v in row.items() if k not in RATES} for row in rows(run)}
         for run in (one, other)
     ]
     return found + [f"log, step {step}" for step in logs[0] if logs[0][step] != logs[1].get(step)]
+
+
+def texts_of(folder: Path, run: RunConfig) -> dict[str, str]:
+    "The files of a checkpoint without tensors, by name; times, the version of the code and the run's own folders are left out."
+    texts = {}
+    for path in folder.iterdir():
+        if path.suffix == ".safetensors":
+            continue
+        text = path.read_text()
+        if path.name == "manifest.json":  # hashes of files that hold times
+            text = "\n".join(json.loads(text))
+        for own in (run.out, str(run.data.source)):
+            text = text.replace(own, "")
+        texts[path.name] = re.sub(r".*\b(minutes|code_fingerprint|commit)\b.*\n", "", text)
+    return texts
 
 
 def rows(run: RunConfig) -> list[dict]:

@@ -9,15 +9,13 @@ __all__ = ['MAX_HELD_OUT', 'HELD_OUT', 'TRAINING', 'OTHER', 'is_drawn', 'open_da
 # %% ../../nbs/data/10_factory.ipynb #cf31ea39
 import hashlib
 from collections.abc import Mapping
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
 from ..core import UserError
 from .finite_worlds import KNOWN, KnownWorld
+from .images import open_header
 from .pairs import Pairs, open_pairs
 from .scenes import Scenes
 from .tokenizers import piece_tokenizer, word_tokenizer
@@ -104,15 +102,11 @@ def _count(number: int, unit: str) -> str:
 
 
 def picture_digest(pairs: Pairs, row: dict, name: str) -> bytes:
-    "Return a hash of a row's encoded image; raise `UserError` if there is no image or no caption."
+    "Return a hash of a row's encoded image; raise `UserError` if there is no readable image or no caption."
     data, name = pairs.encoded(row, name)
     if not pairs.captions_of(row):
         raise UserError(f"{name} has no caption")
-    try:
-        with Image.open(BytesIO(data)):  # reads the head only
-            pass
-    except Exception as error:  # damaged files raise many kinds
-        raise UserError(f"{name} is not a readable picture") from error
+    open_header(data, name)
     return hashlib.blake2b(data, digest_size=8).digest()
 
 

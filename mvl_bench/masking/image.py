@@ -40,7 +40,7 @@ def over_squares(
 
 # %% ../../nbs/masking/01_image.ipynb #c8dadfb5
 def _sizes(left: Tensor, lots: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:  # (b) each
-    "Return a block's height and width: at least 16/196 of the grid if so much is left, never more than is left."
+    "Return a block's height and width: at least about 16/196 of the grid if so much is left, never more than is left."
     least = max(1, round(grid[0] * grid[1] * 16 / 196))
     area_draw, aspect_draw = lots.unbind(1)
     area = least + area_draw * (left - least).clamp_min(0)

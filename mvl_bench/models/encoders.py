@@ -154,7 +154,7 @@ class TextEncoder(nn.Module):
         plain |= dict(initializer_range=0.02 * (768 / dim) ** 0.5)  # 0.02 is meant for BERT's width
         try:
             config = AutoConfig.for_model(arch, **sizes, **room, **plain)
-            self.model = AutoModel.from_config(config, add_pooling_layer=False)
+            self.model = AutoModel.from_config(config, trust_remote_code=False, add_pooling_layer=False)
         except (ValueError, KeyError, TypeError, NotImplementedError, AttributeError) as error:
             raise UserError(
                 f"arch {arch!r} is no text encoder of transformers; try bert or roberta"

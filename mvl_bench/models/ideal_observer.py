@@ -138,7 +138,7 @@ class IdealObserver(nn.Module, MaskedVLModel):
         return [
             f"The ideal observer knows pictures of {things} only, in the middle of their places;"
             f" {this} none of them: it goes by what contradicts the fewest visible parts."
-            " “Another pair” shows one that it knows."
+            " “Next scene” shows one that it knows."
         ]
 
     def by_picture(self, chances: Tensor) -> Tensor:  # (b k) of pairs -> (b m) of pictures

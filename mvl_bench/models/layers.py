@@ -267,12 +267,12 @@ class CrossEncoder(nn.ModuleList):
         context_keys: Tensor,  # (b k) bool
         weights: list
         | None = None,  # list to fill with each block's cross-attention (b heads q k)
-        requested: tuple | None = None,  # from `pieces`: the tokens to return; None = all
+        segments: tuple | None = None,  # from `pieces`: the tokens to return; None = all
     ) -> Tensor:  # (b q d), or (r s d)
         "Run all blocks; drop attention masks that exclude nothing, which is faster."
         keys = None if keys.all() else keys
         context_keys = None if context_keys.all() else context_keys
-        places, rows = requested or (None, None)
+        places, rows = segments or (None, None)
         for i, block in enumerate(self):
             last = places is not None and i == len(self) - 1
             x = block.within(x, keys, take(x, places) if last else None, rows if last else None)
@@ -414,7 +414,8 @@ class Refiner(nn.Module):
     ):
         super().__init__()
         high, wide = img_size
-        noise = hashed_uniform(("refiner",), torch.arange(2), high * wide).float() - 0.5
+        ids = torch.arange(2, device="cpu")  # also where a model is built without memory
+        noise = hashed_uniform(("refiner",), ids, high * wide).float() - 0.5
         self.register_buffer("noise", noise.view(1, 2, high, wide), persistent=False)
         self.begin = nn.Conv2d(6, width, 3, padding=1)
         self.blocks = nn.ModuleList(

@@ -35,6 +35,7 @@ from ..distributed import gather_rows, processes
 from .base import LossConfig, ModelConfig, Saved, check_numbers
 from .layers import CrossEncoder, DecoderBlock, Refiner, kept, or_absent, pieces
 from mvl_bench.models.losses import (
+    WINDOW,
     focus,
     itm,
     match_pairs,
@@ -88,7 +89,9 @@ class MaskVLMConfig(ModelConfig):
     )
     frozen: str = ""  # encoders that keep their weights: image, text or image,text
 
+    # a setting of all models that has no effect here; any value but the default is refused
     unused: ClassVar[str] = "losses.recon_area"
+    # smallest value of each
     least: ClassVar[dict] = dict(
         image_depth=1, text_depth=1, cross_depth=0, decoder_depth=0, pixel_head_dim=0, refine_width=0
     )
@@ -110,7 +113,7 @@ class MaskVLMConfig(ModelConfig):
             )
 
     def at_step(self, step: int) -> "MaskVLMConfig":
-        "Return the configuration at a training step: while the whole image is masked, pixel errors are squared."
+        "Return the configuration at a training step: while whole images are masked, pixel errors are squared, with a weight of their own."
         if step >= self.masking.full_mask_steps or not self.losses.recon:
             return self
         weight = self.losses.full_mask_recon_weight
@@ -130,7 +133,7 @@ def maskvlm_tiny() -> MaskVLMConfig:
 
 
 def maskvlm_mini() -> MaskVLMConfig:
-    "Return the preset of 64 px and one block per encoder: learns synthetic shapes in minutes."
+    "Return the preset of 64 px, one block per image and text encoder: learns synthetic shapes in minutes."
     sizes = dict(image_depth=1, text_depth=1)
     learns = dict(full_mask_steps=0, recon=30.0, recon_saliency_weight=4.0)
     return update(maskvlm_tiny(), **sizes, **learns, object_mask_prob=1.0)
@@ -166,7 +169,8 @@ MASKVLM_PRESETS = dict(
 )
 
 # %% ../../nbs/models/06_maskvlm.ipynb #5c7bba83
-TEXTURE_PATCHES, TEXTURE_OFFSETS, TEXTURE_FILTERS = 48, 12, 24  # of an image, within a patch, and of each window
+# sampled masked patches of an image, sampled pixels within each, and random filters of the windows around these
+TEXTURE_PATCHES, TEXTURE_OFFSETS, TEXTURE_FILTERS = 48, 12, 24
 
 
 class MaskVLM(nn.Module, Saved, MaskedVLModel):
@@ -255,8 +259,8 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         )
 
     def fuse_image(
-        self, masks: Masks, image, text, weights: list | None = None, requested: tuple | None = None
-    ) -> Tensor:  # (b 1+n d), or what is asked
+        self, masks: Masks, image, text, weights: list | None = None, segments: tuple | None = None
+    ) -> Tensor:  # (b 1+n d), or (r s d) of segments from `pieces`
         "Fuse the image with the caption: insert [MASK] vectors with positions, then run the cross blocks."
         x, _ = image
         if self.cfg.mask_token_at == "cross":
@@ -265,13 +269,13 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
             x = torch.cat([x[:, :1], rest], 1)
         # of an absent image only the one learnt token may be attended to
         keys = masks.has_image[:, None] | (torch.arange(x.shape[1], device=x.device) == 0)
-        return self.image_cross(x, keys, *text, weights, requested)
+        return self.image_cross(x, keys, *text, weights, segments)
 
     def fuse_text(
-        self, image, text, weights: list | None = None, requested: tuple | None = None
-    ) -> Tensor:  # (b t d), or what is asked
+        self, image, text, weights: list | None = None, segments: tuple | None = None
+    ) -> Tensor:  # (b t d), or (r s d) of segments from `pieces`
         "Fuse the caption with the image: run the cross blocks."
-        return self.text_cross(*text, *image, weights, requested)
+        return self.text_cross(*text, *image, weights, segments)
 
     def decode_image(self, x: Tensor, text) -> Tensor:  # (b k d) -> (b k p*p*c)
         "Decode tokens to pixels: cross-attention to the caption, then the pixel head; 0.5 is grey."
@@ -283,20 +287,20 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         self, batch: Batch, masks: Masks, attention: bool = False, requested: dict | None = None
     ) -> Output:
         "Predict every patch and the scores of every word of one view, or only of the requested rows."
-        sides = self.encode_image(batch, masks), self.encode_text(batch, masks)
-        looks = dict(image_to_text=[], text_to_image=[]) if attention else {}
+        encoded = self.encode_image(batch, masks), self.encode_text(batch, masks)
+        weights = dict(image_to_text=[], text_to_image=[]) if attention else {}
         requested, pixels, logits = BOTH if requested is None else requested, None, None
         if "pixels" in requested:
-            image, text = ([part[requested["pixels"]] for part in side] for side in sides)
+            image, text = ([part[requested["pixels"]] for part in modality] for modality in encoded)
             row_masks = masks.rows(requested["pixels"])
-            fused = self.fuse_image(row_masks, image, text, looks.get("image_to_text"))[:, 1:]
+            fused = self.fuse_image(row_masks, image, text, weights.get("image_to_text"))[:, 1:]
             pixels = self.decode_image(fused, text)
             if self.refiner:
                 pixels = self._refine(batch.images[requested["pixels"]], row_masks.image_mask, pixels)
         if "words" in requested:
-            image, text = ([part[requested["words"]] for part in side] for side in sides)
-            logits = self.to_words(self.fuse_text(image, text, looks.get("text_to_image")))
-        attentions = {f"{name}_{i}": w for name, ws in looks.items() for i, w in enumerate(ws)}
+            image, text = ([part[requested["words"]] for part in modality] for modality in encoded)
+            logits = self.to_words(self.fuse_text(image, text, weights.get("text_to_image")))
+        attentions = {f"{name}_{i}": w for name, blocks in weights.items() for i, w in enumerate(blocks)}
         return Output(pixels, logits, attentions if attention else None)
 
     def match(self, image, text, rows: Tensor, others: Tensor) -> Tensor:  # (r), (r) -> (r 2)
@@ -310,29 +314,29 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         "Return attention to each patch: of the momentum encoder's class token with ITC, else of the caption's words."
         if self.contrast and self.contrast.slow[0].class_attention is not None:
             return self.contrast.slow[0].class_attention(batch.images)
-        whole, weights = view(batch, self.num_patches), []
-        self.fuse_text(self.encode_image(batch, whole), self.encode_text(batch, whole), weights)
-        looks = torch.stack(weights).mean((0, 2))[..., 1:]  # the class token stands first
-        return (looks * batch.maskable[..., None]).sum(1)
+        unmasked, weights = view(batch, self.num_patches), []
+        self.fuse_text(self.encode_image(batch, unmasked), self.encode_text(batch, unmasked), weights)
+        attention = torch.stack(weights).mean((0, 2))[..., 1:]  # the class token stands first
+        return (attention * batch.maskable[..., None]).sum(1)
 
     def losses(self, batch: Batch, views: tuple[Masks, ...], key: StepKey = StepKey()) -> Losses:
         "Compute the mean losses over hidden units of all views and over unmasked pairs, at a step; change no state."
         cfg = key.losses or self.cfg.losses
         outputs = {name: [] for name in ("mlm", "recon") if name in cfg.weights}
         textures: list[tuple[Tensor, int]] = []
-        whole: dict = {}  # the pass over an unhidden modality is shared: between views, and with pairs
+        unmasked: dict = {}  # encoding of each unmasked modality, shared between views and with ITC and ITM
         for masks in views:
-            wants = dict(recon=masks.image_mask.any(), mlm=masks.text_mask.any())
-            if not any(wants[name] for name in outputs):
+            is_masked = dict(recon=masks.image_mask.any(), mlm=masks.text_mask.any())
+            if not any(is_masked[name] for name in outputs):
                 continue
-            image, text = self._encode_once(batch, masks, whole)
-            if "recon" in outputs and wants["recon"]:
+            image, text = self._encode_once(batch, masks, unmasked)
+            if "recon" in outputs and is_masked["recon"]:
                 outputs["recon"].append(
                     self._recon(batch, masks, image, text, cfg.recon_saliency_weight)
                 )
                 if cfg.texture:
                     textures.append(self._texture(batch, masks, outputs["recon"][-1][0], key))
-            if "mlm" in outputs and wants["mlm"]:
+            if "mlm" in outputs and is_masked["mlm"]:
                 outputs["mlm"].append(self._mlm(batch, masks, image, text))
         joined = {
             name: [torch.cat(part) for part in zip(*pairs)]
@@ -345,46 +349,47 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         if textures:
             counts["texture"] = sum(rows for _, rows in textures)
             parts["texture"] = sum(t * rows for t, rows in textures) / counts["texture"]
-        pairs = self._pair_losses(batch, whole, key)
+        pairs = self._pair_losses(batch, unmasked, key)
         return Losses(parts | pairs.parts, counts | pairs.counts, pairs.carry)
 
-    def _pair_losses(self, batch: Batch, whole: dict, key: StepKey) -> Losses:
+    def _pair_losses(self, batch: Batch, unmasked: dict, key: StepKey) -> Losses:
         "Compute ITC and ITM on the unmasked images and captions of the rows that have both."
         parts, counts, carry, both = {}, {}, None, batch.has_image & batch.has_text
         if not self.offers & {"embed", "match"}:
             return Losses(parts, counts)
-        image, text = self._encode_once(batch, view(batch, self.num_patches), whole)
+        image, text = self._encode_once(batch, view(batch, self.num_patches), unmasked)
         rows = both.nonzero()[:, 0]
-        sides, vectors = [part[rows] for part in (*image, *text)], ()
+        encoded, vectors = [part[rows] for part in (*image, *text)], ()
         if self.contrast:
-            vectors = self.contrast.vectors(sides[0], sides[2], batch.item[rows])
+            vectors = self.contrast.vectors(encoded[0], encoded[2], batch.item[rows])
             slow = self.contrast.slow_vectors(batch, both)
             parts["itc"], counts["itc"], carry = self.contrast(vectors, slow, rows)
         if self.to_match:
-            parts["itm"], counts["itm"] = self._match(batch, rows, sides, vectors[:2], key)
+            parts["itm"], counts["itm"] = self._match(batch, rows, encoded, vectors[:2], key)
         named = [name for name, count in counts.items() if count or processes()[1] > 1]
         return Losses({n: parts[n] for n in named}, {n: counts[n] for n in named}, carry)
 
     def _match(
-        self, batch: Batch, rows: Tensor, sides, vectors, key: StepKey
+        self, batch: Batch, rows: Tensor, encoded, vectors, key: StepKey
     ) -> tuple[Tensor, int]:
         "Compute ITM of this process's pairs with hard negatives from all; return it and its number of pairs."
-        columns = [*sides, batch.item[rows], *(part.detach() for part in vectors)]
-        (x, see, y, read, item, *alike), mine = gather_rows(columns, rows)
-        logits = torch.zeros(len(item), len(item), device=item.device)
-        if alike:  # without ITC all pairs are
-            logits = similarity(*alike, self.contrast.temperature).detach()
-        lots = hashed_uniform((*key.numbers, "negatives"), batch.ids[rows], 2).to(item.device)
-        pairs, others, matched = match_pairs(
-            logits, item, lots, self.cfg.contrast.random_negative_frac, mine
+        columns = [*encoded, batch.item[rows], *(part.detach() for part in vectors)]
+        (image, image_keys, text, text_keys, item, *vectors), mine = gather_rows(columns, rows)
+        logits = torch.zeros(len(item), len(item), device=item.device)  # without ITC: all equal
+        if vectors:
+            logits = similarity(*vectors, self.contrast.temperature).detach()
+        draws = hashed_uniform((*key.numbers, "negatives"), batch.ids[rows], 2).to(item.device)
+        images, texts, matched = match_pairs(
+            logits, item, draws, self.cfg.contrast.random_negative_frac, mine
         )
         if not len(matched):
-            return 0 * (x.sum() + y.sum()), 0  # other processes wait for the way back
-        return itm(self.match((x, see), (y, read), pairs, others), matched), len(matched)
+            return 0 * (image.sum() + text.sum()), 0  # other processes wait for the way back
+        scores = self.match((image, image_keys), (text, text_keys), images, texts)
+        return itm(scores, matched), len(matched)
 
-    def _encode_once(self, batch: Batch, masks: Masks, whole: dict):
+    def _encode_once(self, batch: Batch, masks: Masks, unmasked: dict):
         "Encode both modalities of a view; a modality with nothing hidden is encoded once per step and reused."
-        sides = dict(
+        encoders = dict(
             image=(self.encode_image, masks.has_image, self.absent_image),
             text=(self.encode_text, masks.has_text, self.absent_text),
         )
@@ -392,17 +397,17 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
             image=masks.image_mask.any(), text=masks.text_mask.any() or masks.text_ids is not None
         )
         encoded = []
-        for name, (encode, present, absent) in sides.items():
+        for name, (encode, present, absent) in encoders.items():
             if changed[name]:
                 encoded.append(encode(batch, masks))
                 continue
-            if name not in whole:
+            if name not in unmasked:
                 everywhere = torch.ones_like(masks.has_image)
                 nothing = view(batch, self.num_patches)
-                whole[name] = encode(
+                unmasked[name] = encode(
                     batch, replace(nothing, has_image=everywhere, has_text=everywhere)
                 )
-            encoded.append(or_absent(*whole[name], present, absent))
+            encoded.append(or_absent(*unmasked[name], present, absent))
         return encoded
 
     def _refine(self, images: Tensor, hidden: Tensor, pixels: Tensor) -> Tensor:
@@ -418,11 +423,11 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         p, grid, rows = self.cfg.image.patch_size, self.cfg.image.grid, masks.image_mask.any(1)
         hidden, truth = masks.image_mask[rows], batch.images[rows]
         patches = patchify(truth, p).masked_scatter(hidden[..., None], rebuilt)
-        lots = hashed_uniform((*key.numbers, "texture"), batch.ids[rows], TEXTURE_PATCHES)
-        numbers = hashed_uniform((*key.numbers, "filters"), torch.arange(TEXTURE_FILTERS), 75)
+        draws = hashed_uniform((*key.numbers, "texture"), batch.ids[rows], TEXTURE_PATCHES)
+        numbers = hashed_uniform((*key.numbers, "filters"), torch.arange(TEXTURE_FILTERS), 3 * WINDOW**2)
         order = hashed_uniform((*key.numbers, "offsets"), torch.zeros(1).long(), p * p)[0].argsort()
         offsets = order[:TEXTURE_OFFSETS].to(truth.device)
-        places = texture_places(hidden, grid, p, lots.to(truth.device), offsets)
+        places = texture_places(hidden, grid, p, draws.to(truth.device), offsets)
         filters = texture_filters(numbers).to(truth.device)
         return texture(unpatchify(patches, grid), truth, places, filters), len(truth)
 
@@ -430,10 +435,11 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         self, batch: Batch, masks: Masks, image, text, saliency: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         "Return predicted and true pixels of the hidden patches, and the weight of each value."
-        places, rows = requested = pieces(F.pad(masks.image_mask, (1, 0)))
-        x = self.fuse_image(masks, image, text, None, requested)
-        beside = text if rows is None else [part.index_select(0, rows) for part in text]
-        rebuilt = kept(self.decode_image(x, beside), places)
+        # positions of the masked tokens in segments, and the row of the batch of each segment
+        places, rows = segments = pieces(F.pad(masks.image_mask, (1, 0)))  # class token first
+        x = self.fuse_image(masks, image, text, None, segments)
+        context = text if rows is None else [part.index_select(0, rows) for part in text]
+        rebuilt = kept(self.decode_image(x, context), places)
         truth, hidden = patchify(batch.images, self.cfg.image.patch_size), masks.image_mask
         if self.refiner:
             pixels = truth.masked_scatter(hidden[..., None], rebuilt)
@@ -446,8 +452,8 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
 
     def _mlm(self, batch: Batch, masks: Masks, image, text) -> tuple[Tensor, Tensor]:
         "Return the scores at the hidden words, and the true words."
-        requested = pieces(masks.text_mask)
-        fused = kept(self.fuse_text(image, text, None, requested), requested[0])
+        places, _ = segments = pieces(masks.text_mask)
+        fused = kept(self.fuse_text(image, text, None, segments), places)
         return self.to_words(fused), batch.input_ids[masks.text_mask]
 
     def after_step(self, *carries) -> None:
@@ -460,7 +466,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         nothing = view(batch, self.num_patches)
         image, text = self.encode_image(batch, nothing), self.encode_text(batch, nothing)
         fused = self.fuse_image(nothing, image, text), self.fuse_text(image, text)
-        both = torch.cat([side[:, 0] for side in fused], -1)
+        both = torch.cat([tokens[:, 0] for tokens in fused], -1)
         vectors = self.contrast.vectors(image[0], text[0], batch.item)[:2] if self.contrast else ()
         match = self.to_match(both).float().diff(dim=1)[:, 0] if self.to_match else None
         return Features(image[0], text[0], *fused, *(vectors or (None, None)), match, both)
@@ -477,7 +483,7 @@ class ReaderConfig(MaskVLMConfig):
     "Configure a MaskVLM that classifies patches as prototypes of a known world."
 
     losses: LossConfig = LossConfig(recon_kind="nats")  # cross-entropy over the world's prototypes
-    world: str = "one"  # one or two
+    world: str = "one"  # the finite world whose patches are the prototypes: one or two
 
     unused: ClassVar[str] = (
         f"{MaskVLMConfig.unused} masking.full_mask_steps losses.recon_saliency_weight losses.recon_kind losses.texture refine_width"
@@ -565,7 +571,7 @@ class PatchReader(MaskVLM):
 
 # %% ../../nbs/models/06_maskvlm.ipynb #0c9f05f0
 def reader_mini() -> ReaderConfig:
-    "Return the preset of 48 px and one block per encoder: learns a known world in minutes."
+    "Return the preset of 48 px, one block per image and text encoder: learns a known world in minutes."
     return _reader(maskvlm_mini())
 
 

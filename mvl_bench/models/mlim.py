@@ -46,7 +46,7 @@ class MLIMConfig(ModelConfig):
 
     masking: MaskingConfig = MaskingConfig(
         mask_size=8, image_ratio=0.8, text_ratio=0.8, joint_strategy="mam"
-    )  # the ratios are those of the heavy modes
+    )  # mask_size: side of a masked square, in pixels; the ratios are those of the heavy modes
     losses: LossConfig = LossConfig(recon_kind="sse")
     embed_dim: int = 128  # width d of every token
     num_heads: int = 4  # attention heads of each block
@@ -54,9 +54,10 @@ class MLIMConfig(ModelConfig):
     embedder_dim: int = 64  # channels of the image's CNN after its last downsampling
     decoder_dim: int = 64  # channels of the decoder after its first upsampling
 
+    # settings of all models that have no effect here; any value but the default is refused
     unused: ClassVar[str] = """image.timm_model image.timm_weights
         losses.itc losses.texture losses.recon_saliency_weight losses.full_mask_recon_weight"""
-    least: ClassVar[dict] = dict(depth=1)
+    least: ClassVar[dict] = dict(depth=1)  # smallest value of each
 
     def __post_init__(self):
         super().__post_init__()
@@ -87,7 +88,7 @@ def published_config(hf_config: str, **changes) -> PretrainedConfig:  # JSON of 
 # %% ../../nbs/models/07_mlim.ipynb #479eb431
 def mlim_tiny() -> MLIMConfig:
     "Return the preset of 64 px, 1.4 million parameters: synthetic scenes and small photographs on two cores."
-    # as in maskvlm_tiny: random ratios, since users may mask any fraction by hand; whole images first, so that colours are read from the caption
+    # as in maskvlm_tiny: random ratios, since users may mask any fraction by hand; whole images masked in the first 1,000 steps, so that colours are read from the caption
     return update(MLIMConfig(), recon=10.0, random_ratio_prob=0.5, full_mask_steps=1000)
 
 
@@ -108,7 +109,7 @@ def mlim_base() -> MLIMConfig:
 
 
 def mlim_paper() -> MLIMConfig:
-    "Return the paper's size: BERT-large-uncased, 384 px, the whole image scored (2109.12178); patch 32 is our reading."
+    "Return the paper's size: BERT-large-uncased, 384 px, all patches scored (2109.12178); patches of 32 px are our choice."
     return update(
         mlim_base(), img_size=(384, 384), patch_size=32, mask_size=32, embed_dim=1024, num_heads=16, depth=24,
         recon_area="whole",
@@ -149,8 +150,8 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
         "Return the embedding of every word, `[MASK]` included: tied between the input and the word scores."
         return self.bert.embeddings.word_embeddings.weight
 
-    def _begin_positions(self, table: Tensor) -> None:  # (s d) whose scale to take
-        "Initialise the positions of the patches with sines and cosines at the scale of a table."
+    def _begin_positions(self, table: Tensor) -> None:  # (s d)
+        "Initialise the positions of the patches with sines and cosines, scaled to the root mean square of a table."
         waves = sincos_positions(self.cfg.image.grid, self.cfg.embed_dim).to(table)
         positions = self.bert.embeddings.position_embeddings.weight.data
         positions[self._places(self.num_patches)[0]] = waves * (2 * table.square().mean()).sqrt()
@@ -161,13 +162,13 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
         source = self.cfg.text.hf_model
         if not source:
             return []
-        whole, missing, unused = read_published(AutoModelForMaskedLM, source)
-        headless = any(not name.startswith(whole.base_model_prefix) for name in missing)
+        published, missing, unused = read_published(AutoModelForMaskedLM, source)
+        headless = any(not name.startswith(published.base_model_prefix) for name in missing)
         before = self.words.std()
-        self._load_transformer(whole.base_model)
+        self._load_transformer(published.base_model)
         self.embedder[-1].weight.mul_(self.words.std() / before)  # tokens as large as its words
         if not headless:
-            transform, norm, bias = _word_head(whole)
+            transform, norm, bias = _word_head(published)
             self.to_words[0].load_state_dict(transform.state_dict())
             self.to_words[2].load_state_dict(norm.state_dict())
             self.word_bias.copy_(bias)
@@ -193,7 +194,7 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
         return [*self.bert.parameters(), *self.to_words.parameters(), self.word_bias]
 
     def _places(self, count: int) -> Tensor:  # (1 s)
-        "Return the position ids: patches first, then words, from pad_id + 1 (RoBERTa's first rows are for padding)."
+        "Return the position ids, patches first, then words; they start at pad_id + 1 (RoBERTa's first rows are for padding)."
         return torch.arange(count, device=self.word_bias.device)[None] + self.cfg.text.pad_id + 1
 
     def sequence(self, batch: Batch, masks: Masks) -> tuple[Tensor, Tensor]:  # (b n+t d), (b n+t)
@@ -229,7 +230,7 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
 
     @torch.no_grad()
     def patch_scores(self, batch: Batch) -> Tensor:  # (b n)
-        "Return the words' attention to each patch of the whole image: a sum over words, a mean over heads and blocks."
+        "Return the words' attention to each patch of the unmasked image: a sum over words, a mean over heads and blocks."
         weights: list = []
         self.fuse(batch, view(batch, self.num_patches), weights)
         n = self.num_patches
@@ -255,15 +256,15 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
         return Output(pixels, logits, attentions)
 
     def losses(self, batch: Batch, views: tuple[Masks, ...], key: StepKey = StepKey()) -> Losses:
-        "Compute the mean losses of all views, with `recon_area` whole over every patch, and ITM; change no state."
+        "Compute the mean losses of all views, RECON over the scored patches, and ITM; change no state."
         outputs = {name: [] for name in ("mlm", "recon") if name in self.cfg.losses.weights}
         counts: dict[str, int] = {}
         for masks in views:
-            hidden = dict(mlm=masks.text_mask, recon=masks.image_mask)
-            active = [name for name in outputs if hidden[name].any()]
+            scored = dict(mlm=masks.text_mask, recon=self.cfg.losses.scored_patches(masks))
+            active = [name for name in outputs if scored[name].any()]
             image, text = self.fuse(batch, masks) if active else (None, None)
             for name in active:
-                counts[name] = counts.get(name, 0) + int(hidden[name].sum())
+                counts[name] = counts.get(name, 0) + int(scored[name].sum())
                 fill_in, tokens = dict(mlm=(self._mlm, text), recon=(self._recon, image))[name]
                 outputs[name].append(fill_in(batch, masks, tokens))
         score = dict(mlm=mlm, recon=lambda *pair: recon(*pair, self.cfg.losses.recon_kind))
@@ -285,11 +286,11 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
         chosen = (batch.has_image & batch.has_text).nonzero()[:, 0]
         *columns, _ = vars(replace(batch, boxes=None).rows(chosen)).values()
         columns, mine = gather_rows(columns, chosen)
-        whole = Batch(*columns)
-        lots = hashed_uniform((*key.numbers, "negatives"), whole.ids[mine], 2).to(whole.item.device)
-        alike = torch.zeros(len(whole), len(whole), device=whole.item.device)
-        rows, others, matched = match_pairs(alike, whole.item, lots, mine=mine)
-        return replace(whole.rows(others), images=whole.images[rows]), matched
+        gathered = Batch(*columns)
+        lots = hashed_uniform((*key.numbers, "negatives"), gathered.ids[mine], 2).to(gathered.item.device)
+        logits = torch.zeros(len(gathered), len(gathered), device=gathered.item.device)
+        rows, others, matched = match_pairs(logits, gathered.item, lots, mine=mine)
+        return replace(gathered.rows(others), images=gathered.images[rows]), matched
 
     def _mlm(self, batch: Batch, masks: Masks, text: Tensor) -> tuple[Tensor, Tensor]:
         "Return the scores at the hidden words alone, and the true words."
@@ -297,11 +298,10 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
 
     def _recon(self, batch: Batch, masks: Masks, image: Tensor) -> tuple[Tensor, Tensor]:
         "Return predicted and true pixels of the scored patches; images without any are not decoded."
-        whole = self.cfg.losses.recon_area == "whole"
-        area = masks.has_image[:, None].expand_as(masks.image_mask) if whole else masks.image_mask
-        rows = area.any(1)
+        scored = self.cfg.losses.scored_patches(masks)
+        rows = scored.any(1)
         truth = patchify(batch.images[rows], self.cfg.image.patch_size)
-        return self.decoder(image[rows], self.cfg.image.grid)[area[rows]], truth[area[rows]]
+        return self.decoder(image[rows], self.cfg.image.grid)[scored[rows]], truth[scored[rows]]
 
     def features(self, batch: Batch) -> Features:
         "Return the features of unmasked pairs, alone and fused; the first token of an image alone is that of the absent caption, in place of a class token."
@@ -313,8 +313,8 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
         fused = torch.cat([fused_text[:, :1], fused_image], 1)
         vector = fused_text[:, 0]
         match = self.to_match(vector).float().diff(dim=1)[:, 0] if self.to_match else None
-        whole = torch.cat([first[:, :1], image], 1)
-        return Features(whole, text, fused, fused_text, match=match, fused_vector=vector)
+        tokens = torch.cat([first[:, :1], image], 1)
+        return Features(tokens, text, fused, fused_text, match=match, fused_vector=vector)
 
 
 def _transformer(cfg: MLIMConfig, length: int) -> nn.Module:
@@ -327,12 +327,12 @@ def _transformer(cfg: MLIMConfig, length: int) -> nn.Module:
     config = published_config(text.hf_config, max_position_embeddings=room, **plain)
     if text.vocab_size > config.vocab_size:
         raise UserError(f"vocab_size {text.vocab_size} is over the {config.vocab_size} words of hf_model")
-    return AutoModel.from_config(config, add_pooling_layer=False)
+    return AutoModel.from_config(config, trust_remote_code=False, add_pooling_layer=False)
 
 
-def _word_head(whole: nn.Module) -> tuple[nn.Linear, nn.LayerNorm, Tensor]:
+def _word_head(published: nn.Module) -> tuple[nn.Linear, nn.LayerNorm, Tensor]:
     "Return the parts of the word head of a published BERT or RoBERTa: transform, norm and bias."
-    if whole.config.model_type == "roberta":
-        return whole.lm_head.dense, whole.lm_head.layer_norm, whole.lm_head.bias
-    head = whole.cls.predictions
+    if published.config.model_type == "roberta":
+        return published.lm_head.dense, published.lm_head.layer_norm, published.lm_head.bias
+    head = published.cls.predictions
     return head.transform.dense, head.transform.LayerNorm, head.bias

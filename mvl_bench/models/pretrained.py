@@ -26,6 +26,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
 from ..core import UserError
+from ..data.tokenizers import refuse_own_code
 from .base import load_weights
 from .encoders import ImageEncoder, TextEncoder, try_text_encoder
 from ..patches import sincos_positions
@@ -303,9 +304,10 @@ def read_text_config(
     source: str,  # a folder or Hub id
 ) -> str:  # JSON
     "Read the configuration of a text encoder; raise `UserError` for a source that has none."
+    refuse_own_code(source)
     try:
-        return AutoConfig.from_pretrained(source).to_json_string(use_diff=True)
-    except (OSError, ValueError, KeyError) as error:
+        return AutoConfig.from_pretrained(source, trust_remote_code=False).to_json_string(use_diff=True)
+    except Exception as error:  # files from anybody raise many kinds
         raise UserError(
             f"hf_model {source!r} is neither a folder with an encoder nor a Hub id that can be reached"
         ) from error
@@ -326,7 +328,7 @@ def read_published(
     logging.set_verbosity_error()  # the caller reports what is not used
     logging.disable_progress_bar()
     try:
-        whole, info = _text_model(make.from_pretrained, source, output_loading_info=True)
+        whole, info = _text_model(make.from_pretrained, source, output_loading_info=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"hf_model {source!r} has no weights that can be read") from error
     finally:
@@ -357,7 +359,7 @@ class NamedText(TextEncoder):
             raise UserError(
                 f"max_text_len {max_text_len} is over the {room} that hf_model can read"
             )
-        self.model = _text_model(AutoModel.from_config, config)
+        self.model = _text_model(AutoModel.from_config, config, trust_remote_code=False)
         same = config.hidden_size == dim
         self.to_width = nn.Identity() if same else nn.Linear(config.hidden_size, dim)
         pad_id = getattr(config, "pad_token_id", None) or 0

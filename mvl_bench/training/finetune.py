@@ -45,7 +45,7 @@ from .config import DataConfig, RunConfig, model_config
 from .loop import precision
 from .optim import OptimizerGroup, TrainConfig, learning_rate, make_optimizer
 from .resume import commit
-from .runner import Stopped, new_model, stops
+from .runner import Stopped, memory_guard, new_model, stops
 
 # %% ../../nbs/training/08_finetune.ipynb #14a61fb2
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ def run_finetuning(
     quiet: bool = False,  # no progress bar
 ) -> Path:  # the checkpoint
     "Fine-tune and return the checkpoint of the best held-out score; raise `UserError` for impossible settings or data."
-    with lock_folder(run.out):
+    with lock_folder(run.out), memory_guard(run.out, run.training.batch_size):
         return _finetune(run, quiet)
 
 

@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..core import Batch, Losses, StepKey, UserError, seed_torch, settings_of
 from ..distributed import all_reduce_named, processes, all_reduce_gradients
 from ..masking.joint import with_scores
+from ..models.base import LossConfig
 from ..models.losses import weigh
 from .optim import OptimizerGroup, TrainConfig, learning_rate, make_optimizer
 
@@ -77,16 +78,16 @@ PAIRS = ("itc", "itm")  # losses over pairs
 
 def units_of(
     passes: list[tuple[Batch, tuple]],  # batch and views of each pass
-    weights: dict[str, float],  # of the losses
+    losses: LossConfig,  # in force at this step
 ) -> dict[str, int]:
-    "Count the masked words, the masked patches and the images that the losses of one update average over."
+    "Count the masked words, the scored patches and the images that the losses of one update average over."
     views = [view for _, pass_views in passes for view in pass_views]
-    masks = dict(mlm=[v.text_mask for v in views], recon=[v.image_mask for v in views])
+    masks = dict(mlm=[v.text_mask for v in views], recon=[losses.scored_patches(v) for v in views])
     units = {
-        name: sum(mask.sum().item() for mask in masks[name]) for name in HIDE if name in weights
+        name: sum(mask.sum().item() for mask in masks[name]) for name in HIDE if name in losses.weights
     }
-    if "texture" in weights:
-        units["texture"] = sum(mask.any(1).sum().item() for mask in masks["recon"])
+    if "texture" in losses.weights:
+        units["texture"] = sum(v.image_mask.any(1).sum().item() for v in views)
     return units
 
 # %% ../../nbs/training/01_loop.ipynb #loop0024
@@ -120,7 +121,7 @@ def train_step(
 ) -> tuple[dict[str, float], float]:  # losses by name, norm of the gradient
     "Update the model once over one or several passes; raise `NotFinite` for a loss or gradient that is not finite."
     device, weights = next(model.parameters()).device, key.losses.weights
-    units = all_reduce_named(units_of(passes, weights))
+    units = all_reduce_named(units_of(passes, key.losses))
     totals, fractions, carries = dict.fromkeys(weights, 0.0), dict.fromkeys(weights, 0.0), []
     for i, (batch, views) in enumerate(passes):
         seed_torch(key.seed, key.step, processes()[0], i)

@@ -1,22 +1,28 @@
 "Tokenizers: threads, special tokens, words found as people write them, and the way back to letters."
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from samples import one_sentence
+from tokenizers import Regex, normalizers, pre_tokenizers
 
 from mvl_bench.core import UserError
 from mvl_bench.data import tokenizers as text
 from mvl_bench.data.factory import make_tokenizer
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.data.tokenizers import (
+    WORD,
     bare,
+    check_patterns,
     chips,
     cut_off,
     encode,
     load_tokenizer,
     piece_tokenizer,
     positions_of,
+    save_tokenizer,
     word_pieces,
     word_tokenizer,
 )
@@ -164,3 +170,64 @@ def test_a_word_that_the_caption_lacks_is_rejected(words):
 def test_bare_tokens_lose_their_marks_and_nothing_else():
     assert [bare(token) for token in ("snow", "##man", "Ġa", "▁a")] == ["snow", "man", "a", "a"]
     assert bare("▁") == "␣" and bare("##") == "##" and bare("[MASK]") == "[MASK]"
+
+
+# ---- tokenizers from anybody
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r"(a+)+$", r"(?:\w+\s?)*", r"^(a|a)*$", r"(x{1,9}){1,9}", r"\w+{30}", r"(?<a>x\g<a>?)", r"(a)\k<1>", r"[(](b)+"],
+)  # fmt: skip
+def test_a_pattern_that_may_never_end_is_refused(words, pattern):
+    hostile = copy.deepcopy(words)
+    for place, step in (
+        ("pre_tokenizer", pre_tokenizers.Split(Regex(pattern), "isolated")),
+        ("normalizer", normalizers.Sequence([normalizers.Replace(Regex(pattern), "")])),
+    ):
+        setattr(hostile.backend_tokenizer, place, step)
+        with pytest.raises(UserError, match="may never end") as caught:
+            check_patterns(hostile, "hostile")
+        one_sentence(caught, "hostile", pattern)
+        setattr(hostile.backend_tokenizer, place, getattr(words.backend_tokenizer, place))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        WORD,
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+",
+        r"<\|startoftext\|>|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+|\(+|[)]+",
+    ],
+)  # fmt: skip
+def test_the_patterns_of_published_tokenizers_are_taken(words, pattern):
+    usual = copy.deepcopy(words)
+    usual.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
+    check_patterns(usual, "usual")
+
+
+def test_a_normalizer_that_makes_texts_long_is_refused(words):
+    hostile = copy.deepcopy(words)
+    steps = [normalizers.Replace("a", "aa") for _ in range(40)]
+    hostile.backend_tokenizer.normalizer = normalizers.Sequence(steps)
+    with pytest.raises(UserError, match="1.1e.12 times as long"):
+        check_patterns(hostile, "hostile")
+
+
+def test_an_empty_tokenizer_is_refused(tmp_path):
+    word_tokenizer([]).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="special tokens only"):
+        load_tokenizer(tmp_path)
+
+
+def test_saving_leaves_out_the_last_call_and_the_origin(words, tmp_path):
+    save_tokenizer(words, tmp_path / "a")
+    again = load_tokenizer(tmp_path / "a")
+    encode(again, ["a red circle"], 7)
+    save_tokenizer(again, tmp_path / "b")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert encode(again, ["a red circle"], 7).input_ids.equal(
+        encode(words, ["a red circle"], 7).input_ids
+    )

@@ -26,7 +26,7 @@ from mvl_bench.inference.decoding import (
 from mvl_bench.inference.reconstruction import reconstruct_pair
 from mvl_bench.inference.uncertainty import spread
 from mvl_bench.masking.joint import build_masking
-from mvl_bench.masking.statistics import draw_many, hole_sizes, lab, run_lengths
+from mvl_bench.masking.statistics import draw_many, hole_sizes, run_lengths, sample_strategies
 from mvl_bench.models.registry import load
 
 WORLD = Scenes("shapes", "val")
@@ -215,26 +215,28 @@ def test_holes_are_what_walking_finds():
     assert run_lengths(torch.tensor([[0, 1, 1, 1, 0, 1]]).bool()).tolist() == [[0, 3, 3, 3, 0, 1]]
 
 
-def test_the_lab_counts_what_the_strategies_draw():
+def test_statistics_count_what_the_strategies_sample():
     cfg, batch = update(config(), token_kinds=KINDS), pieces_batch(1)
-    found = lab(
+    found = sample_strategies(
         cfg, PIECES, batch, 0.4, 400, torch.rand(64, generator=torch.Generator().manual_seed(0))
     )
     words = int(batch.maskable.sum())
-    for side, habits in found.items():
-        for name, habit in habits.items():
-            assert habit.patches.shape == (400, 64) and habit.words.shape == (400, words), (
-                side,
+    for modality, by_strategy in found.items():
+        for name, samples in by_strategy.items():
+            assert samples.patches.shape == (400, 64) and samples.words.shape == (400, words), (
+                modality,
                 name,
             )
             for kind in ("patch", "word"):
-                chance, shares = getattr(habit, f"{kind}_chance"), getattr(habit, f"{kind}_shares")
-                assert abs(chance.mean() - shares.mean()) < 1e-9
-            assert len(habit.holes) == habit.patches.sum() and len(habit.runs) == habit.words.sum()
+                chance = getattr(samples, f"{kind}_chance")
+                ratios = getattr(samples, f"{kind}_ratios")
+                assert abs(chance.mean() - ratios.mean()) < 1e-9
+            assert len(samples.holes) == samples.patches.sum()
+            assert len(samples.runs) == samples.words.sum()
     alone = draw_many(build_masking(update(cfg, image_ratio=0.4, text_ratio=0.4)), batch, 400)
     assert found["joint"]["alternating"].patches.equal(alone.patches)
-    share = found["words"]["random"].word_shares
-    assert (share == round(0.4 * words) / words).all()
+    ratio = found["words"]["random"].word_ratios
+    assert (ratio == round(0.4 * words) / words).all()
     sigma = (0.4 * 0.6 / 400) ** 0.5
     squares = round(0.4 * 16) / 16
     assert (found["patches"]["random"].patch_chance - squares).abs().max() < 5 * sigma

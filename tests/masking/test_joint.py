@@ -15,7 +15,7 @@ from mvl_bench.masking.image import hide_by_score
 from mvl_bench.masking.joint import (
     JOINT,
     PATCHES,
-    TOLD,
+    STRATEGY_HELP,
     WORDS,
     ModalityAware,
     any_shares,
@@ -234,7 +234,7 @@ def test_presets_build_their_masking(cfg):
 
 def test_every_strategy_has_a_description():
     for name, table in dict(patches=PATCHES, words=WORDS, joint=JOINT).items():
-        assert [*TOLD[name]] == [*table]
+        assert [*STRATEGY_HELP[name]] == [*table]
 
 
 @pytest.mark.parametrize("image, text", list(product(PATCHES, WORDS)))

@@ -5,18 +5,18 @@ import json
 import pytest
 import torch
 
-from mvl_bench.core import UserError
+from mvl_bench.core import UserError, update
 from mvl_bench.data.pairs import collate
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.masking.base import Masking
-from mvl_bench.masking.joint import JOINT, PATCHES, WORDS
+from mvl_bench.masking.joint import JOINT, PATCHES, WORDS, build_masking
 from mvl_bench.masking.statistics import (
-    Habit,
+    MaskSamples,
     draw_many,
     hole_sizes,
-    lab,
     mask_statistics,
     run_lengths,
+    sample_strategies,
 )
 from mvl_bench.models.registry import load
 
@@ -42,7 +42,7 @@ def statistics(model, batch):
     "The statistics of every strategy at a ratio of one half."
     with torch.inference_mode():
         scores = model.patch_scores(batch)[0]
-    return lab(model.cfg, model.tokenizer, batch, 0.5, 500, scores)
+    return sample_strategies(model.cfg, model.tokenizer, batch, 0.5, 500, scores)
 
 
 def test_sizes_of_two_holes_that_touch_at_a_corner():
@@ -80,21 +80,23 @@ def test_scattered_patches_join_into_one_hole_between_40_and_70_percent():
 
 def test_statistics_of_two_masks_by_hand():
     patches = torch.tensor([[1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 1]]).bool()
-    habit = Habit(patches, torch.tensor([[1, 1, 0], [0, 1, 0]]).bool(), (2, 3))
-    assert habit.patch_chance.tolist() == [1, 0.5, 0, 0, 0, 0.5]
-    assert habit.word_chance.tolist() == [0.5, 1, 0]
-    assert habit.patch_shares.allclose(torch.tensor(1 / 3).double())
-    assert habit.word_shares.allclose(torch.tensor([2 / 3, 1 / 3]).double())
-    assert habit.holes.tolist() == [2, 2, 1, 1] and habit.runs.tolist() == [2, 2, 1]
+    samples = MaskSamples(patches, torch.tensor([[1, 1, 0], [0, 1, 0]]).bool(), (2, 3))
+    assert samples.patch_chance.tolist() == [1, 0.5, 0, 0, 0, 0.5]
+    assert samples.word_chance.tolist() == [0.5, 1, 0]
+    assert samples.patch_ratios.allclose(torch.tensor(1 / 3).double())
+    assert samples.word_ratios.allclose(torch.tensor([2 / 3, 1 / 3]).double())
+    assert samples.holes.tolist() == [2, 2, 1, 1] and samples.runs.tolist() == [2, 2, 1]
 
 
 def test_random_patches_are_masked_alike_and_blocks_spare_the_corners(batch):
-    habits = [
+    by_strategy = [
         draw_many(Masking((8, 8), 1, 0.5, hide_patches=PATCHES[name]), batch)
         for name in ("random", "block")
     ]
-    assert all((habit.patch_shares == 0.5).all() for habit in habits)  # exact in every sample
-    single, blocks = (habit.patch_chance for habit in habits)
+    assert all(
+        (samples.patch_ratios == 0.5).all() for samples in by_strategy
+    )  # exact in every sample
+    single, blocks = (samples.patch_chance for samples in by_strategy)
     assert (single - 0.5).abs().max() < 0.08
     assert blocks[0] < 0.3 and blocks.reshape(8, 8)[3:5, 3:5].min() > 0.6
 
@@ -104,23 +106,23 @@ def test_masks_of_two_pairs_are_refused(batch):
         draw_many(Masking((8, 8)), batch.rows([0, 0]))
 
 
-def test_the_lab_samples_every_strategy(statistics):
+def test_every_strategy_is_sampled(statistics):
     assert {**statistics}.keys() == {"patches", "words", "joint"}
     for name, table in dict(patches=PATCHES, words=WORDS, joint=JOINT).items():
         assert list(statistics[name]) == list(table)
 
 
 def test_the_masked_fraction_is_exact_where_it_is_fixed(statistics):
-    for habit in statistics["patches"].values():  # half of 16 squares of 2 x 2
-        assert (habit.patch_shares == 0.5).all()
-        assert abs(habit.patch_chance.mean() - 0.5) < 1e-9
-    assert (statistics["words"]["random"].word_shares == 0.5).all()
-    assert statistics["joint"]["dirichlet"].patch_shares.std() > 0.1
-    assert statistics["joint"]["joint"].patch_shares.std() == 0
+    for samples in statistics["patches"].values():  # half of 16 squares of 2 x 2
+        assert (samples.patch_ratios == 0.5).all()
+        assert abs(samples.patch_chance.mean() - 0.5) < 1e-9
+    assert (statistics["words"]["random"].word_ratios == 0.5).all()
+    assert statistics["joint"]["dirichlet"].patch_ratios.std() > 0.1
+    assert statistics["joint"]["joint"].patch_ratios.std() == 0
 
 
 def test_a_grid_has_the_smallest_holes_and_blocks_the_largest(statistics):
-    means = {name: habit.holes.double().mean() for name, habit in statistics["patches"].items()}
+    means = {name: samples.holes.double().mean() for name, samples in statistics["patches"].items()}
     assert means["grid"] < means["random"] < means["block"]
 
 
@@ -129,10 +131,20 @@ def test_spans_have_longer_runs_than_random_words(statistics):
     assert spans > random
 
 
-def test_the_lab_leaves_out_what_it_cannot_or_need_not_sample(model, batch):
-    assert "score" not in lab(model.cfg, model.tokenizer, batch, 0.5, 10)["patches"]
-    words = lab(model.cfg, model.tokenizer, batch, 0.5, 10, sides=("words",))
+def test_what_cannot_or_need_not_be_sampled_is_left_out(model, batch):
+    assert "score" not in sample_strategies(model.cfg, model.tokenizer, batch, 0.5, 10)["patches"]
+    words = sample_strategies(model.cfg, model.tokenizer, batch, 0.5, 10, modalities=("words",))
     assert [*words] == ["words"]
+
+
+def test_mam_samples_its_modes_equally_often_in_the_long_run(model, batch):
+    cfg = update(model.cfg, joint_strategy="mam", image_ratio=0.5, mam_light_ratio=0.15)
+    cfg = update(cfg, random_ratio_prob=0.0, object_mask_prob=0.0, modality_dropout=0.0)
+    samples = draw_many(build_masking(cfg), batch, 20000)
+    ratios, counts = samples.patch_ratios.unique(return_counts=True)
+    assert ratios.tolist() == [0, 2 / 16, 0.5]  # heavy text, light, heavy image
+    assert (counts / 20000 - 1 / 3).abs().max() < 0.0167  # five standard deviations
+    assert (samples.patch_chance - (0.5 + 0.125) / 3).abs().max() < 0.0167
 
 
 def test_statistics_as_json(statistics, batch):

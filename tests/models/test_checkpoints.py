@@ -141,6 +141,130 @@ def test_weights_that_do_not_fit_are_named(folder, tmp_path):
     refused(folder, str(folder))
 
 
+# ---- hostile: whole folders that somebody made to hurt
+
+
+def with_config(folder, **changes):
+    "Change fields of the config of a checkpoint."
+    about = json.loads((folder / "config.json").read_text())
+    about["config"] |= changes
+    rewrite(folder, "config.json", json.dumps(about).encode())
+
+
+def with_json(folder, name, change):
+    "Change a JSON file of a checkpoint by a function."
+    values = json.loads((folder / name).read_text())
+    rewrite(folder, name, json.dumps(change(values) or values).encode())
+
+
+HUGE = [
+    dict(embed_dim=10**9, num_heads=1),
+    dict(embed_dim=40_000, num_heads=2),
+    dict(embed_dim=float("inf")),
+    dict(image_depth=10**9),
+    dict(text_depth=10**9),
+    dict(text=dict(vocab_size=10**12, pad_id=0, mask_id=4)),
+    dict(image=dict(img_size=[2**20, 2**20], patch_size=8)),
+    dict(refine_width=8, image=dict(img_size=[65_536, 65_536], patch_size=8)),
+    dict(text=dict(hf_config=json.dumps(dict(model_type="bert", num_hidden_layers=10**9)))),
+    dict(text=dict(hf_config=json.dumps(dict(model_type="bert", hidden_size=10**9)))),
+]
+
+
+def test_configs_that_ask_for_the_whole_memory_are_refused_at_once(folder, tmp_path):
+    for number, changes in enumerate(HUGE):
+        with_config(shutil.copytree(folder, tmp_path / f"huge-{number}"), **changes)
+    code = f"""
+import resource, time
+from pathlib import Path
+from mvl_bench.core import UserError
+from mvl_bench.models.registry import load
+load({str(folder)!r})
+for path in sorted(Path({str(tmp_path)!r}).glob("huge-*")):
+    begun, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        print("loaded", end=" ")
+        load(path)
+    except UserError as error:
+        print("refused:", str(error).count(chr(10)), len(str(error)), end=" ")
+    megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    print(round(time.process_time() - begun, 1), round(megabytes))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(HUGE)
+    for line, changes in zip(lines, HUGE):
+        assert line.startswith("loaded refused: 0"), (line, changes)
+        length, seconds, megabytes = map(float, line.split()[3:])
+        assert length < 600 and seconds < 10 and megabytes < 200, (line, changes)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", [b"[" * 99_999, b'{"a":' * 99_999, b"", b"[]", b"{}", b"\xff"])
+def test_nested_and_empty_files_are_refused_with_one_line(folder, name, content):
+    if name == "tokenizer_config.json" and content == b"{}":
+        pytest.skip("a tokenizer whose config says nothing")
+    rewrite(folder, name, content)
+    refused(folder)
+
+
+def test_a_nested_manifest_and_nested_weights_are_refused(folder):
+    header = b'{"a":' * 50_000
+    rewrite(folder, "model.safetensors", len(header).to_bytes(8, "little") + header)
+    refused(folder, str(folder))
+    (folder / MANIFEST).write_bytes(b"[" * 99_999)
+    refused(folder, MANIFEST)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"]
+)
+def test_a_manifest_that_leaves_a_file_out_is_refused(folder, name):
+    hashes = json.loads((folder / MANIFEST).read_text())
+    del hashes[name]
+    (folder / MANIFEST).write_text(json.dumps(hashes))
+    refused(folder, "does not list", name)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "config.json"])
+def test_code_of_a_checkpoint_is_never_run(folder, name, monkeypatch):
+    code = folder / "evil.py"
+    code.write_text(f"open({str(folder / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    auto = dict(AutoTokenizer=["evil.Evil", "evil.Evil"], AutoConfig="evil.Evil")
+    with_json(folder, name, lambda values: values | dict(auto_map=auto, tokenizer_class="Evil"))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
+    refused(folder, "auto_map", name, "never run")
+    assert not (folder / "ran").exists()
+
+
+def test_a_tokenizer_with_other_ids_than_the_model_is_refused(folder):
+    def more(values):
+        values["model"]["vocab"]["zebra"] = 99_999
+
+    def swap(values):
+        vocab = values["model"]["vocab"]
+        vocab["[MASK]"], vocab["[SEP]"] = vocab["[SEP]"], vocab["[MASK]"]
+        for token in values["added_tokens"]:
+            token["id"] = vocab[token["content"]]
+
+    before = (folder / "tokenizer.json").read_bytes()
+    with_json(folder, "tokenizer.json", more)
+    refused(folder, "99999", "vocab_size")
+    rewrite(folder, "tokenizer.json", before)
+    with_json(folder, "tokenizer.json", swap)
+    refused(folder, "mask id")
+
+
+def test_a_hostile_tokenizer_of_a_checkpoint_is_refused(folder):
+    def bomb(values):
+        values["pre_tokenizer"]["pattern"]["Regex"] = r"(\w+\s?)+$"
+
+    with_json(folder, "tokenizer.json", bomb)
+    refused(folder, "may never end")
+
+
 # ---- unknown
 
 

@@ -57,7 +57,7 @@ def test_the_refinement_sees_nothing_hidden_and_changes_nothing_visible():
 
 def _hide(model, image, masks):
     "Return an image with other pixels in its hidden patches."
-    side, (rows, columns) = model.cfg.image.patch_size, model.cfg.image.grid
+    side, columns = model.cfg.image.patch_size, model.cfg.image.grid[1]
     changed = image.copy()
     for patch in masks.image_mask[0].nonzero().flatten().tolist():
         y, x = patch // columns * side, patch % columns * side

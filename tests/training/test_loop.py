@@ -15,6 +15,7 @@ from mvl_bench.data.tokenizers import word_tokenizer
 from mvl_bench.evaluation.baselines import baselines_of
 from mvl_bench.masking.joint import with_scores
 from mvl_bench.models.maskvlm import MaskVLM, maskvlm_mini, maskvlm_tiny
+from mvl_bench.models.mlim import MLIM, mlim_tiny
 from mvl_bench.training.loop import (
     NotFinite,
     check_queue,
@@ -128,13 +129,31 @@ def test_the_weights_of_the_passes_add_up_to_one_and_follow_the_masked_units(dat
     model = small_model(full_mask_steps=0, modality_dropout=0.0)
     halves = [data.pairs.rows(slice(4)), data.pairs.rows(slice(4, 8))]
     passes = [(half, model.cfg.build_masking()(half, (0, 0))) for half in halves]
-    units = units_of(passes, model.cfg.losses.weights)
+    units = units_of(passes, model.cfg.losses)
     key = StepKey(losses=model.cfg.losses)
     shares = [shares_of(model.losses(*each, key), units, len(passes)) for each in passes]
     masked_words = [views[1].text_mask.sum().item() for _, views in passes]
     assert masked_words[0] != masked_words[1] and sum(masked_words) == units["mlm"]
     assert [share["mlm"] * units["mlm"] for share in shares] == pytest.approx(masked_words)
     assert sum(share["recon"] for share in shares) == pytest.approx(1)
+
+
+def test_passes_of_whole_images_are_weighed_by_their_scored_patches(data):
+    "With `recon_area` whole, the mean over two passes is that of one pass, however many patches each masks."
+    torch.manual_seed(0)
+    ids = dict(pad_id=data.tokenizer.pad_token_id, mask_id=data.tokenizer.mask_token_id)
+    sizes = dict(embed_dim=32, num_heads=2, depth=1, vocab_size=len(data.tokenizer))
+    model, n = MLIM(update(mlim_tiny(), recon_area="whole", mlm=0.0, **sizes, **ids)), 64
+    masked = torch.arange(n)[None] < torch.tensor([1, 0, 0, 1, 60, 60, 60, 60])[:, None]
+    batches_and_masks = [(data.pairs, masked)]
+    batches_and_masks += [(data.pairs.rows(part), masked[part]) for part in (slice(4), slice(4, 8))]
+    (one, *two) = [(batch, (view(batch, n, mask),)) for batch, mask in batches_and_masks]
+    units, key = units_of(two, model.cfg.losses), StepKey(losses=model.cfg.losses)
+    losses = [model.losses(*each, key) for each in two]
+    shares = [shares_of(each, units, 2)["recon"] for each in losses]
+    assert units["recon"] == 8 * n and shares == [0.5, 0.5]
+    mean = sum(each.parts["recon"] * share for each, share in zip(losses, shares))
+    torch.testing.assert_close(mean, model.losses(*one, key).parts["recon"])
 
 
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(data, two_updates):

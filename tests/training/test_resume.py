@@ -5,8 +5,10 @@ from pathlib import Path
 
 import certificate
 import pytest
+import torch
 from contract import one_thread  # noqa: F401  a fixture
 from datasets.packaged_modules.parquet.parquet import Parquet
+from samples import one_sentence
 
 from mvl_bench.core import UserError
 from mvl_bench.storage import newest
@@ -134,3 +136,41 @@ def test_another_spelling_of_a_path_is_the_same_run(tmp_path, monkeypatch):
     assert changes("other").keys() == changes("gone/pics").keys() == {"data.source"}
     monkeypatch.chdir(tmp_path / "sub")
     assert not changes("../pics")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nSee docs"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 4 bytes."),
+        MemoryError(),
+    ],
+    ids=lambda error: f"{type(error).__name__} {str(error)[:20]}",
+)  # fmt: skip
+def test_missing_memory_is_one_line_and_keeps_what_was_saved(
+    tmp_path, one_thread, monkeypatch, error
+):  # noqa: F811
+    run = certificate.case("mlim", tmp_path, 9)
+    real = runs.train_steps
+
+    def failing(*args):
+        for done in real(*args):
+            yield done
+            if done.step == 7:
+                raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "train_steps", failing)
+        with pytest.raises(UserError) as caught:
+            runs.run_training(run, quiet=True)
+    size = run.training.batch_size
+    one_sentence(caught, f"batch_size {size}", "lower", "accumulate", run.out)
+    assert newest(Path(run.out)) is not None
+    runs.run_training(run, resume=True, quiet=True)
+    assert newest(Path(run.out)).name == "step-00000009"
+
+
+def test_other_errors_are_not_taken_for_missing_memory():
+    with pytest.raises(RuntimeError, match="shapes"), runs.memory_guard("out", 8):
+        raise RuntimeError("shapes cannot be multiplied")

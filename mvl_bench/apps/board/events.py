@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXAMPLES', 'OWN_EXAMPLES', 'MOST_EXAMPLES', 'EVENTS', 'random_mask', 'BoardUpdate', 'suggest_edit', 'example_board',
-           'own_example', 'examples', 'next_example', 'open_uploaded', 'set_caption']
+           'own_example', 'examples', 'cards', 'next_example', 'next_kind', 'open_uploaded', 'set_caption']
 
 # %% ../../../nbs/apps/board/03_events.ipynb #4443a0a4
 import re
@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mvl_bench.apps.board.codec import (
+    MOST_PIXELS,
     PATTERNS,
     VIEWS,
     Board,
@@ -27,6 +28,7 @@ from mvl_bench.apps.board.codec import (
     read_places,
     read_text,
     taken,
+    to_url,
     unpack,
 )
 from .photographs import knows_photographs, photographs_for, pose_photograph
@@ -52,6 +54,7 @@ from ...inference.training_distance import fitting_model
 from ...masking.joint import PATCHES, WORDS
 from ...masking.text import table_of, token_kinds
 from ...patches import touched
+from ...viz.base import hide_patches
 
 # %% ../../../nbs/apps/board/03_events.ipynb #3b27e58d
 @lru_cache(8)
@@ -185,10 +188,32 @@ def examples(
     return [build for row in zip_longest(*kinds.values()) for build in row if build][:MOST_EXAMPLES]
 
 
+def _can_fill(model, kind: str) -> bool:  # object, word or both
+    "Return whether a model can fill in some of what an example hides."
+    return kind == "both" or dict(object="pixels", word="words")[kind] in model.offers
+
+
+def cards(models: Mapping) -> list[tuple[str, str]]:
+    "Return the examples as small images in `data:` URLs with their captions, hidden parts masked in both."
+    boards = [build_board().board for build_board in examples(models)]
+    return [_card(models[board.model], board) for board in boards]
+
+
+def _card(model, board: Board) -> tuple[str, str]:
+    "Return a board as a small image in a `data:` URL and its caption, hidden parts masked in both."
+    mask, text = np.isin(np.arange(model.num_patches), board.patches), board.caption
+    image = hide_patches(board.image, mask, model.cfg.image.patch_size)
+    for chip in reversed(session_of(model, board).words):
+        if chip.position in board.words:
+            text = f"{text[: chip.start]}▢▢▢{text[chip.end :]}"
+    return to_url(image), text
+
+
 def _builds(model, kind: tuple) -> list[Callable[[], BoardUpdate]]:
     "List the boards that a model is met with: photographs, or scenes."
     if kind is EXAMPLES:
-        return [partial(example_board, model, *example) for example in EXAMPLES]
+        fit = (e for e in EXAMPLES if _can_fill(model, e[2]))
+        return [partial(example_board, model, *example) for example in fit]
     return [partial(_photograph, model, i) for i in range(len(kind))]
 
 
@@ -215,8 +240,14 @@ def next_example(model, board: Board) -> BoardUpdate:
         return _photograph(model, (board.seed + 1) % len(photographs_for(model)))
     data, seed = str(model.facts.get("data", "scenes")), (board.seed + 1) % 2**31
     source = open_data(data if is_drawn(data) else "scenes", model.cfg.image.img_size, "val")
-    scene, kind = source.scene(seed), ("object", "object", "word", "object", "both")[seed % 5]
+    kinds = [k for k in ("object", "object", "word", "object", "both") if _can_fill(model, k)]
+    scene, kind = source.scene(seed), kinds[seed % len(kinds)]
     return example_board(model, scene, seed % len(scene.things), kind, seed)
+
+
+def next_kind(model) -> str:
+    "Return what `next_example` builds for a model: `pair` or `scene`."
+    return "pair" if model.pairs is not None or knows_photographs(model) else "scene"
 
 
 def open_uploaded(
@@ -230,7 +261,7 @@ def open_uploaded(
     caption = _stated(caption)
     data = picture_bytes(source) if isinstance(source, str) else source
     largest = max(max(model.cfg.image.img_size) for model in models.values())
-    picture = open_picture(data, name, at_least=largest)
+    picture = open_picture(data, name, largest, MOST_PIXELS)
     notes = (f"Shown is {picture.note}.",) if picture.note else ()
     best = fitting_model(models, np.asarray(picture.image.convert("RGB")), caption)
     if len({str(model.facts.get("data", "scenes")) for model in models.values()}) > 1:

@@ -48,7 +48,7 @@ ASKED = dict(colour=tuple(COLOURS), name=SHAPES, place=tuple(PLACES.values()))
 class Riddle:
     "Hold one question: a pair with hidden parts, the choices and the truth."
 
-    kind: str  # colour: of a hidden thing; word: of the caption
+    kind: str  # colour: of a hidden thing; word: of the caption; crop: what fits hidden patches
     pair: Pair
     caption_words: tuple[Chip, ...]  # the caption's words
     grid: tuple[int, int]  # rows and columns of patches
@@ -58,13 +58,17 @@ class Riddle:
     place: int | None  # token position of the question; None where it asks for a colour
     choices: tuple[str, ...]
     truth: str
-    pixels: np.ndarray  # (h w) bool, mask of the thing in question
+    pixels: np.ndarray  # (h w) bool, mask of the thing or of the patches in question
+    ids: tuple[int, ...] = ()  # token ids of the choices; empty = each choice is a token
+    crops: tuple[np.ndarray, ...] = ()  # (h w 3) uint8 each, the choices of a question for a crop
 
     @property
     def question(self) -> str:
         "Return the question in words."
         if self.kind == "colour":
             return "Which colour hides inside the dashed line?"
+        if self.kind == "crop":
+            return "Which of these fits inside the dashed line?"
         return "Which word is hidden?"
 
     @property
@@ -79,7 +83,7 @@ class Riddle:
             for c in self.caption_words
         )
         count = f"{len(self.patches)} of {self.grid[0] * self.grid[1]} patches are hidden"
-        return f"A drawn scene of which {count}. Its caption: {' '.join(read_words)}."
+        return f"A picture of which {count}. Its caption: {' '.join(read_words)}."
 
 # %% ../../../nbs/apps/board/07_quiz.ipynb #53c91ed9
 def _word(model, scene: Scene, number: int, share: float, chance: Random) -> dict:
@@ -167,6 +171,13 @@ class Answer(NamedTuple):
     picture: np.ndarray  # (h w 3) in 0..1: its hidden patches as the model fills them in
 
 
+def _nearest_crop(image: torch.Tensor, question: Riddle) -> int:  # image: (1 3 h w) in 0..1
+    "Return which of the crops has the smallest mean absolute error to what was filled in."
+    rows, columns = (np.flatnonzero(question.pixels.any(axis)) for axis in (1, 0))
+    filled = image[0].permute(1, 2, 0).numpy()[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return int(np.argmin([np.abs(filled - crop / 255).mean() for crop in question.crops]))
+
+
 @torch.inference_mode()
 def answer(
     model,  # on the contract, with `tokenizer` and `cfg`
@@ -188,7 +199,9 @@ def answer(
         thing = torch.tensor(COLOURS[best]) / 255
         painted = (mean - thing).norm() < (mean - ground).norm()
         return Answer(best if painted else NOTHING, None, picture)
-    ids = model.tokenizer.convert_tokens_to_ids(list(question.choices))
+    if question.kind == "crop":
+        return Answer(question.choices[_nearest_crop(image, question)], None, picture)
+    ids = list(question.ids) or model.tokenizer.convert_tokens_to_ids(list(question.choices))
     chances = outputs.word_logits[0, question.place, ids].float().softmax(0)
     best = chances.argmax().item()
     return Answer(question.choices[best], chances[best].item(), picture)

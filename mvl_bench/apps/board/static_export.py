@@ -105,7 +105,7 @@ def stored_answers(models: Mapping, board: Board) -> dict:
     "Compute all that a page stores: the opening, and an answer with edits for each set hidden."
     boards, edits = boards_to_store(models[board.model], board), edits_of(board)
     first, stored = describe(models, board, STORY), []
-    fixed = ("story", "picture", "chips", "honest", "models", "notes")
+    fixed = ("story", "picture", "chips", "honest", "models", "notes", "next")
     for masked in boards.values():
         # where only words are hidden, an edit shows less
         texts = (edits if masked.patches else edits[:2]) or [""]
@@ -116,7 +116,8 @@ def stored_answers(models: Mapping, board: Board) -> dict:
         stored.append(dict(state=answer["state"], shown=content, edits=edited if edits else {}))
     options = dict(can=["hide", "edit"], heading="h2", edits=True)
     options["choices"] = [None if name[0] == "“" else name for name in boards]  # a word is clicked
-    options["influence"], _ = board_influence(models[board.model], board)
+    visible = replace(board, patches=(), words=())  # one table for all answers: of the pair, not of one mask
+    options["influence"], _ = board_influence(models[board.model], visible)
     options["can"] += ["influence"] * (options["influence"] is not None)
     return dict(first=first, stored=stored, options=options)
 

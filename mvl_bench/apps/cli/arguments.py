@@ -185,6 +185,8 @@ def _add_apps(commands) -> None:
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
     )
     demo.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
+    help_text = "path under which a proxy serves the page, such as /user/ann/proxy/7860"
+    demo.add_argument("--root-path", default="", metavar="PATH", help=help_text)
     help_text = (
         "more checkpoints for the menu of models (default: with a shipped one, all shipped ones)"
     )

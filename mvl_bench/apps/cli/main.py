@@ -204,9 +204,9 @@ def do_reconstruct(args) -> None:
 def do_demo(args) -> None:
     "Serve the page of the app."
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    from mvl_bench.apps.web.app import serve
+    from mvl_bench.apps.web.server import serve
 
-    serve(args.checkpoint, args.host, args.port, args.also)
+    serve(args.checkpoint, args.host, args.port, args.also, args.root_path)
 
 
 def do_lab(args) -> None:

@@ -22,7 +22,7 @@ import traitlets
 from PIL import Image
 
 from ..board.codec import Board, from_link, to_link, unpack
-from ..board.events import BoardUpdate, open_uploaded, examples, set_caption
+from ..board.events import BoardUpdate, cards, examples, open_uploaded, set_caption
 from ..board.experiment_card import experiment_card, fill_in
 from ..board.respond import as_python, describe, opening, react, settle
 from ...core import UserError
@@ -76,7 +76,7 @@ class LiveBoard(anywidget.AnyWidget):
     caption, edit = traitlets.Unicode(), traitlets.Unicode()
 
     def __init__(self, models: Mapping, posed: BoardUpdate):
-        super().__init__(options=dict(base=APP))
+        super().__init__(options=dict(base=APP, examples=cards(models)))
         self.models = models
         self._show(opening(models, posed))
 
@@ -209,11 +209,14 @@ class MaskBoard(LiveBoard):
     def _repr_mimebundle_(self, **options):
         "Return the widget's display data, with a static image for a page without a kernel."
         mimebundle = super()._repr_mimebundle_(**options)
-        data = base64.b64encode(to_png(self.figure(dark=False))).decode()
         alt_text = escape(
             f"{self.caption}: {len(self.patches)} patches and {len(self.words)} words hidden"
         )
-        still = f'<img alt="{alt_text}" src="data:image/png;base64,{data}" style="max-width:100%">'
+        try:
+            data = base64.b64encode(to_png(self.figure(dark=False))).decode()
+            still = f'<img alt="{alt_text}" src="data:image/png;base64,{data}" style="max-width:100%">'
+        except UserError as error:  # a model that can fill in none of it
+            still = f"<p>{alt_text}. {escape(str(error))}</p>"
         bundle = mimebundle[0] if isinstance(mimebundle, tuple) else mimebundle
         bundle["text/html"] = f"{still}<p><i>Run this notebook to click.</i></p>"
         return mimebundle

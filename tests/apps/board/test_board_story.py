@@ -20,9 +20,9 @@ def test_the_story_is_of_this_board(browser, url):  # noqa: F811
             page.locator("[data-word='5']").click()
         assert story.inner_text().startswith("The circle and the word “red” are hidden.")
         assert page.locator("figcaption b").all_inner_texts()[:2] == ["together", "each alone"]
-        assert "its guess of the hidden word" in page.locator(".mb-with").inner_text()
+        assert "predicted word:" in page.locator(".mb-with").inner_text()
         with answered(page):
-            page.get_by_role("button", name="Show all").click()
+            page.get_by_role("button", name="Clear mask").click()
         assert story.inner_text().startswith("Nothing is hidden")
 
 

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from boards import untrained
+from PIL import Image
 from samples import drawing, encoded
 
 from mvl_bench.apps.board import codec as compact
@@ -168,3 +169,19 @@ def test_a_thousand_pictures(models):
         read += found is not None
         assert found is None or found.shape == (64, 64, 3)
     assert 100 < read < 1000
+
+
+@pytest.mark.parametrize("kind", ["JP2", "x-portable-pixmap", "png", "svg+xml"])
+def test_a_kind_of_picture_may_have_digits_in_its_name(kind):
+    data = base64.b64encode(encoded(drawing(), "JPEG2000")).decode()
+    url = f"data:image/{kind.lower()};base64,{data}"
+    assert compact.from_url(url, (24, 24)).shape == (24, 24, 3)
+
+
+def test_a_picture_of_too_many_pixels_or_of_another_format_is_refused():
+    large = encoded(Image.new("1", (5000, 5000)))
+    icon = encoded(drawing(size=(32, 32)), "ICO")
+    for data, rule in [(large, "more than 16,000,000"), (icon, "formats are PNG")]:
+        url = "data:image/png;base64," + base64.b64encode(data).decode()
+        with pytest.raises(UserError, match=rule):
+            compact.from_url(url, (24, 24))

@@ -1,16 +1,19 @@
 "An experiment card repeats its board in a fresh kernel, and says in one sentence why it does not."
 
 import json
+import re
 from dataclasses import replace
+from html import unescape
 
 import nbformat
 import pytest
 from boards import BOARD, untrained, url
 from chromium import needs_chromium, tab
 from nbclient import NotebookClient
+from nbconvert.filters.markdown_mistune import markdown2html_mistune as markdown2html
 
 from mvl_bench.apps.board.events import EXAMPLES, example_board
-from mvl_bench.apps.board.experiment_card import card_text, experiment_card
+from mvl_bench.apps.board.experiment_card import card_text, experiment_card, literal
 from mvl_bench.apps.board.respond import react
 from mvl_bench.apps.board.codec import pack
 from mvl_bench.apps.widgets.board import MaskBoard
@@ -108,3 +111,21 @@ def test_the_button_of_the_page(browser, url, tmp_path):
         page.locator(".mb[aria-busy]").wait_for(state="detached")
         page.get_by_role("button", name="Experiment card").click()
         page.locator(".mb-error", has_text="no checkpoint 'random'").wait_for()
+
+
+@pytest.mark.parametrize("text", ["# x <script>hit()</script> [a](javascript:hit()) ``` `", "a\n\n# b", "``", "![x](y) *z*"])
+def test_text_of_a_card_is_shown_as_it_is(text):
+    page = markdown2html(f"> of {literal(text)}, filled in")
+    assert unescape(re.search("<code>(.*)</code>", page)[1]) == " ".join(text.split())
+    assert not re.search("<(script|a|img|h1|em)[ >]", page)
+
+
+def test_a_hostile_caption_is_text_in_a_card(saved):
+    model, folder = saved
+    board = replace(example_board(model, *EXAMPLES[0]).board, scene=None, patches=(9,), words=())
+    caption = "# red [a](javascript:hit()) <script>hit()</script> ``` `"
+    state = pack(replace(board, caption=caption, model=str(folder)))
+    about = nbformat.reads(card_text(state, model), 4).cells[0].source
+    page = markdown2html(about)
+    assert page.count("<h1") == 1 and "<script" not in page and "href=\"javascript" not in page
+    assert "[a](javascript:hit())" in page

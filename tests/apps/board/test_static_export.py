@@ -1,5 +1,6 @@
 "A board as a file: opened without a server, it answers from what it holds and says so."
 
+import base64
 import json
 from dataclasses import replace
 
@@ -81,6 +82,32 @@ def test_links_made_elsewhere(browser, made):
             page.goto(url + link)
             page.locator(".mb-notes", has_text=told).wait_for()
             assert hidden(page) == list(board.patches)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(patches="0-99999999"),
+        dict(patches=",".join(["0-9999"] * 2000)),
+        dict(patches=5),
+        dict(words=[1, 2]),
+        dict(patches="9-3"),
+        dict(words="-1"),
+        dict(view=7),
+        dict(edit=7),
+    ],
+    ids=str,
+)
+def test_a_broken_link_is_refused(browser, made, change):
+    _, board, url = made
+    text = json.dumps(pack(board) | change).encode()
+    link = "#b=" + base64.urlsafe_b64encode(text).decode().rstrip("=")
+    with tab(browser) as page:
+        page.goto(url + link)
+        page.locator(".mb-notes", has_text="no board").wait_for()
+        assert hidden(page) == list(board.patches)
+        with answered(page):
+            page.get_by_role("button", name="cat", exact=True).click()
 
 
 def test_a_hostile_caption_is_text(browser, made, tmp_path):

@@ -101,14 +101,14 @@ def test_edit_shares_patterns_and_examples(browser, url):
             page.get_by_label("Picture hidden: pattern").select_option("block")
         assert len(hidden(page)) == 16 and hidden(page) != some
         with answered(page):
-            page.get_by_role("button", name="Show all").click()
+            page.get_by_role("button", name="Clear mask").click()
         assert hidden(page) == [] and share.input_value() == "0"
         assert page.get_by_label("Picture hidden: pattern").input_value() == "block"
         with answered(page):
             page.locator("[data-card='1']").click()
         assert page.locator(".mb-none").count() == 1 and hidden(page, "word") == [9]
         with answered(page):
-            page.get_by_role("button", name="Another pair").click()
+            page.get_by_role("button", name="Next scene").click()
         assert page.locator(".mb-notes p").count() == 0  # the drawn world is its own
 
 
@@ -123,16 +123,16 @@ def test_models_null_controls_and_honest_pictures(browser, url):
             page.get_by_label("the model that answers").select_option("maskvlm-tiny")
         assert pixels(page) == before
         with answered(page):
-            page.get_by_label("before training").check()
-        assert pixels(page) != before and "Random weights" in page.locator(".mb-null").inner_text()
+            page.get_by_label("untrained model").check()
+        assert pixels(page) != before and "random weights" in page.locator(".mb-null").inner_text()
         with answered(page):
-            page.get_by_label("before training").uncheck()
+            page.get_by_label("untrained model").uncheck()
         assert "within the dashed line" in page.locator(".mb-honest").inner_text()
         with answered(page):
-            page.get_by_label("whole output").check()
+            page.get_by_label("raw output").check()
         told = page.locator(".mb-honest").inner_text()
         assert (
-            "never learnt to" in told
+            "never scored visible patches" in told
             and "not even its mean colour" in told
             and pixels(page) != before
         )
@@ -145,7 +145,7 @@ def test_576_patches(browser, url):
             page.get_by_label("the model that answers").select_option("fine")
         assert page.locator(".mb-cell").count() == 576 and len(hidden(page)) == share * 576
         with answered(page):
-            page.get_by_role("button", name="Show all").click()
+            page.get_by_role("button", name="Clear mask").click()
         with answered(page):
             drag(page, 0, 575, steps=3)
         assert hidden(page) == [25 * i for i in range(24)]
@@ -252,6 +252,6 @@ def test_the_tabs_ask_more_about_the_pair_on_the_board(browser, url):
             assert seen.evaluate("image => image.naturalWidth") > 500
         page.get_by_role("tab", name="Board").click()
         with answered(page):
-            page.get_by_role("button", name="Show all").click()
+            page.get_by_role("button", name="Clear mask").click()
         page.get_by_role("tab", name="Steps").click()
         page.get_by_text("nothing is hidden: hide some patches").wait_for()

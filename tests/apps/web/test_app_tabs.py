@@ -1,193 +1,154 @@
-"The tabs beside the board, as a stranger opens them: each answers at once for the pair on the board, and a race of two ways of hiding."
+"The tabs beside the board, as a stranger opens them: each answers at once for the pair on the board and names the model."
 
 import re
-from base64 import b64decode
-from io import BytesIO
 
 import pytest
 from boards import answered, begin, url
 from chromium import needs_chromium, tab
-from PIL import Image
 from playwright.sync_api import expect
 
-from mvl_bench.viz.masking import show_lab_of
+from mvl_bench.apps.panels import influence
+from mvl_bench.apps.web import app
 
 pytestmark = needs_chromium
 __all__ = ["url"]  # a fixture
-GROUNDS = dict(light=(255, 255, 255), dark=(10, 15, 30))
-NOTHING = {
-    "Steps": "nothing is hidden",
-    "Models": "nothing is hidden",
-    "How sure": "no patch is hidden",
-}
+OF_BOARD = ("Decoding", "Influence", "Masking", "Compare models", "Uncertainty")
+NOTHING = {"Decoding": "nothing is hidden", "Uncertainty": "no patch is hidden"}
+SLOW = 60_000  # milliseconds
 
 
 def opened(page, name):
-    "The picture of a tab that was just opened, with no button pressed."
-    page.get_by_role("tab", name=name).click()
-    seen = page.locator(".mb-view img:visible")
-    seen.wait_for(timeout=60_000)
-    return seen
-
-
-def corner(seen):
-    "Colour of the first pixel of a picture in the page."
-    data = b64decode(seen.get_attribute("src").split(",")[1])
-    return Image.open(BytesIO(data)).convert("RGB").getpixel((1, 1))
-
-
-def ground(page):
-    "Colour of the page beside what is on it."
-    return Image.open(BytesIO(page.screenshot())).convert("RGB").getpixel((3, 500))
+    "The panel of a tab that was just opened, with its answer."
+    seen = page.get_by_role("tab", name=name, exact=True)
+    if seen.is_visible():
+        seen.click()
+    else:
+        page.locator(".overflow-menu button").first.click()
+        page.locator(".overflow-dropdown").get_by_role("button", name=name, exact=True).click()
+    panel = page.locator(".mb-panel:visible")
+    expect(panel.locator("h2")).to_have_text(name)
+    expect(panel.locator(".mb-main")).to_be_visible(timeout=SLOW)
+    expect(panel.locator(".mb-answers")).not_to_contain_text("Computing", timeout=SLOW)
+    return panel
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_tab_answers_when_it_is_opened(browser, url, theme):
     with tab(browser) as page:
         begin(page, url, theme)
-        for name in ("Steps", "Influence", "Masking", "Models", "How sure"):
-            seen = opened(page, name)
-            assert seen.evaluate("image => image.naturalWidth") >= 680, name
-            assert seen.evaluate("image => image.clientWidth") >= 680, name
-            line = page.locator(".mb-pair.prose:visible")
-            expect(line).to_contain_text("Your picture and caption from the Board: there is a big")
-            assert ("Hidden there: 12 of 64" in line.inner_text()) == (name in NOTHING)
-            assert line.locator("img").evaluate("image => image.naturalWidth") >= 64
-            assert page.get_by_role("button", name="Show for the pair").count() == 0
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-            assert corner(seen) == ground(page) == GROUNDS[theme], name
+        for name in OF_BOARD:
+            panel = opened(page, name)
+            expect(panel.locator(".mb-answers")).to_contain_text("maskvlm-tiny answers (trained on")
+            assert panel.locator(".mb-right").inner_text().strip(), name
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+
+
+def test_every_panel_has_its_tab(browser, url):
+    with tab(browser, width=1920) as page:
+        begin(page, url)
+        names = page.get_by_role("tab").all_inner_texts()
+        assert names == ["Board", *(panel.title for panel in (*app.PANELS, *app.SCENE_PANELS))]
 
 
 def test_a_tab_follows_the_board_and_computes_once(browser, url, monkeypatch):
-    made = []
+    made, compute = [], influence.pair_influence
 
-    def counted(model, pair, *given, **more):
-        made.append((pair.caption, *given))
-        return show_lab_of(model, pair, *given, **more)
+    def counted(model, board):
+        made.append(board.caption)
+        return compute(model, board)
 
-    monkeypatch.setattr("mvl_bench.apps.web.analysis_tabs.show_lab_of", counted)
+    monkeypatch.setattr(influence, "pair_influence", counted)
     with tab(browser) as page:
         begin(page, url)
-        first = opened(page, "Masking").get_attribute("src")
-        expect(page.get_by_text("score: the blocks that the model attends")).to_be_visible()
-        page.get_by_label("words", exact=True).locator("visible=true").check()
-        expect(page.get_by_text("span: several words in a row")).to_be_visible()
-        second = page.locator(".mb-view img:visible").get_attribute("src")
-        assert len(made) == 2 and second != first
+        panel = opened(page, "Influence")
+        expect(panel.locator(".mb-chips")).to_contain_text("red")
         page.get_by_role("tab", name="Board").click()
-        opened(page, "Masking")
+        opened(page, "Influence")
         page.wait_for_timeout(1500)
-        assert len(made) == 2  # the same board, the same controls
+        assert len(made) == 1  # the same board
         page.get_by_role("tab", name="Board").click()
         with answered(page):
             page.locator("[data-card='2']").click()
-        page.get_by_role("tab", name="Masking").click()
-        line = page.locator(".mb-pair.prose:visible")
-        expect(line).not_to_contain_text("red circle left", timeout=15_000)
-        assert len(made) == 3 and made[2][0] != made[1][0] and made[2][0] in line.inner_text()
-        assert page.locator(".mb-view img:visible").get_attribute("src") != second
+        panel = opened(page, "Influence")
+        expect(panel.locator(".mb-chips")).not_to_contain_text("red circle left", timeout=SLOW)
+        assert len(made) == 2 and made[0] != made[1]
 
 
 def test_what_cannot_be_shown_is_said(browser, url):
     with tab(browser) as page:
         begin(page, url)
         with answered(page):
-            page.get_by_role("button", name="Show all").click()
+            page.get_by_role("button", name="Clear mask").click()
         for name, said in NOTHING.items():
-            page.get_by_role("tab", name=name).click()
-            expect(page.get_by_text(said).locator("visible=true")).to_have_count(1)
-            assert page.locator(".mb-view img:visible").count() == 0
+            page.get_by_role("tab", name=name, exact=True).click()
+            expect(page.locator(".mb-error:visible")).to_contain_text(said, timeout=SLOW)
 
 
-def test_a_tab_knows_the_board_after_a_mistake_there(browser, url):
+def test_decoding_starts_filled_and_is_stepped_through_and_pinned(browser, url):
     with tab(browser) as page:
         begin(page, url)
-        broken = dict(name="broken.png", mimeType="image/png", buffer=b"\x89PNG")
-        page.locator("input[type=file]").set_input_files(broken)
-        page.get_by_label("Its caption").fill("a cat")
-        page.get_by_role("button", name="Open this pair").click()
-        page.locator(".mb-error", has_text="broken.png").wait_for()
-        opened(page, "Steps")
-        expect(page.locator(".mb-pair.prose:visible")).to_contain_text("12 of 64")
+        panel = opened(page, "Decoding")
+        step = panel.get_by_label("step", exact=True)
+        assert step.input_value() == step.get_attribute("max") == "8"
+        assert panel.locator(".mb-right .mb-on").count() == 0
+        panel.get_by_role("button", name="Back").click()
+        assert step.input_value() == "7" and panel.locator(".mb-right .mb-on").count() > 0
+        panel.locator(".mb-left .mb-on").first.click()
+        expect(panel.get_by_role("button", name="Remove all pins")).to_be_visible(timeout=SLOW)
+        assert panel.locator(".mb-left .mb-marked").count() == 1
+        panel.get_by_label("number of steps").fill("2")
+        expect(step).to_have_attribute("max", "2", timeout=SLOW)
+        step.fill("0")
+        panel.get_by_role("button", name="Play").click()
+        expect(step).to_have_js_property("value", "2")
+        panel.get_by_role("button", name="Remove all pins").click()
+        expect(panel.locator(".mb-left .mb-marked")).to_have_count(0, timeout=SLOW)
 
 
-def test_steps_begin_at_the_beginning(browser, url):
+def test_influence_names_what_helps_and_keeps_it(browser, url):
     with tab(browser) as page:
         begin(page, url)
-        page.get_by_role("tab", name="Steps").click()
-        seen = page.locator(".mb-view img:visible")
-        seen.wait_for(timeout=60_000)
-        page.get_by_text("The beginning. Move").wait_for()
-        first, step = (
-            seen.get_attribute("src"),
-            page.get_by_role("slider", name=re.compile("for step")),
-        )
-        expect(step).to_be_enabled()
-        assert step.input_value() == "0" and step.get_attribute("max") == "8"
-        step.fill("1")
-        page.get_by_text("Filled in now: ").wait_for()
-        assert seen.get_attribute("src") != first
-        page.get_by_role("tab", name="Board").click()
-        with answered(page):
-            page.get_by_role("button", name="Show all").click()
-        page.get_by_role("tab", name="Steps").click()
-        page.get_by_text("nothing is hidden").locator("visible=true").wait_for()
-        expect(step).to_be_disabled()
+        panel = opened(page, "Influence")
+        word = panel.locator(".mb-left .mb-chip", has_text=re.compile("^left$"))
+        word.hover()
+        say = panel.locator(".mb-say").first
+        expect(say).to_contain_text("“left” helps to predict")
+        word.click()
+        panel.locator("h2").hover()
+        expect(say).to_contain_text("“left” helps to predict")  # kept
+        panel.locator(".mb-left .mb-chip", has_text=re.compile("^is$")).hover()
+        expect(say).to_contain_text("has no effect on hidden patches above the noise floor")
+        panel.get_by_role("button", name="Release").click()
+        panel.locator("h2").hover()
+        expect(say).to_contain_text("Point at a word")
 
 
-@pytest.mark.parametrize("wide, most", [(390, 4), (1920, 1.4)])
-def test_figures_are_readable_at_every_width(browser, url, wide, most):
+def test_uncertainty_puts_the_picture_on_the_curve(browser, url):
+    with tab(browser) as page:
+        begin(page, url)
+        panel = opened(page, "Uncertainty")
+        assert panel.locator(".mb-chart .mb-dot.mb-tone-pink").count() == 1
+        expect(panel.locator(".mb-right")).to_contain_text("Is spread a sign of error?")
+
+
+@pytest.mark.parametrize("wide", [390, 820, 1920])
+def test_no_panel_scrolls_sideways(browser, url, wide):
     with tab(browser, width=wide) as page:
         begin(page, url)
-        if page.get_by_role("tab", name="Masking").is_visible():
-            seen = opened(page, "Masking")
-        else:
-            page.locator(".overflow-menu button").first.click()
-            page.locator(".overflow-dropdown button", has_text="Masking").click()
-            seen = page.locator(".mb-view img:visible")
-            seen.wait_for(timeout=60_000)
-        natural, shown = seen.evaluate("image => [image.naturalWidth, image.clientWidth]")
-        assert 0.65 * natural <= shown <= most * natural  # its letters are 7.5 points: 15 pixels
-        assert wide < 700 or shown > 1000  # it grows with the page
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        for panel in (*app.PANELS, *app.SCENE_PANELS):
+            opened(page, panel.title)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), panel.title
 
 
 def test_a_race_goes_on_until_it_is_stopped(browser, url):
     with tab(browser) as page:
         begin(page, url)
-        page.get_by_role("tab", name="Race").click()
-        page.get_by_text(
-            "alternating: mask the image in one view and the caption in another; joint: mask both at once"
-        ).wait_for()
-        page.get_by_label("patches", exact=True).locator("visible=true").check()
-        second = page.get_by_label("Second way")
-        expect(second).to_have_value("block")  # the menus are those of patches
-        second.click()
-        page.get_by_role("option", name="grid").click()
-        page.get_by_text("grid: evenly spread blocks").locator("visible=true").wait_for()
-        start, stop = (
-            page.get_by_role("button", name=n, exact=True) for n in ("Race for a minute", "Stop")
-        )
+        panel = opened(page, "Masking race")
+        start, stop = (panel.get_by_role("button", name=n, exact=True) for n in ("Start", "Stop"))
         expect(stop).to_be_disabled()
         start.click()
-        seen = page.locator(".mb-view img:visible")
-        seen.wait_for(timeout=60_000)
+        expect(panel.locator(".mb-race")).to_contain_text(re.compile(r"Update \d+ of"), timeout=SLOW)
         expect(stop).to_be_enabled()
-        expect(start).to_be_disabled()
-        first = seen.get_attribute("src")
-        page.wait_for_function(
-            "src => [...document.querySelectorAll('.mb-view img')].some(e => e.src && e.offsetParent && e.src !== src)",
-            arg=first, timeout=60_000,
-        )  # fmt: skip
-        said = page.get_by_text(re.compile(r"Running: seed 1 of 2, \d+ of 28 s. No verdict yet."))
-        said.wait_for()
-        assert page.get_by_text("within noise").count() == 0
         stop.click()
-        page.get_by_text("Stopped before every seed had finished: no verdict.").wait_for()
-        expect(stop).to_be_disabled()
+        expect(panel.locator(".mb-race")).to_contain_text("no verdict", timeout=SLOW)
         expect(start).to_be_enabled()
-        page.wait_for_timeout(1000)
-        last = seen.get_attribute("src")
-        page.wait_for_timeout(1500)
-        assert seen.get_attribute("src") == last
-        assert page.get_by_text("Stopped before").count() == 1

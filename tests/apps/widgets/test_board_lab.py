@@ -11,6 +11,7 @@ from jupyter import serving
 from samples import ROOT
 
 pytestmark = needs_chromium
+ALL_CELLS = {"notebook-extension/tracker": dict(windowingMode="none")}  # far ones stay in the page
 CELLS = (
     "from boards import shipped\nfrom mvl_bench.apps.widgets.board import MaskBoard\n\nmodel = shipped()\n"
     "board = MaskBoard({'maskvlm-tiny': model})\nboard",
@@ -26,11 +27,17 @@ def test_boards_in_a_notebook(browser, tmp_path):
     book.metadata.kernelspec = dict(name="python3", display_name="python3", language="python")
     nbformat.write(book, tmp_path / "boards.ipynb")
     command = [sys.executable, "-m", "jupyterlab", "--allow-root", f"--notebook-dir={tmp_path}"]
-    command += ["--LabApp.default_url=/lab/tree/boards.ipynb"]
+    command += [
+        "--LabApp.default_url=/lab/tree/boards.ipynb",
+        "--LabApp.expose_app_in_browser=True",
+    ]
     path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     os.environ["PYTHONPATH"], before = path, os.environ.get("PYTHONPATH", "")
     try:
-        with serving(command, tmp_path) as url, tab(browser, 1500, 1400, silent=False) as page:
+        with (
+            serving(command, tmp_path, ALL_CELLS) as url,
+            tab(browser, 1500, 1400, silent=False) as page,
+        ):
             page.goto(url)
             page.get_by_text("| Idle").first.wait_for(timeout=90_000)
             drive(page)
@@ -86,13 +93,31 @@ def drive(page):
     with answered(page):
         first.get_by_label("influence").check()
     first.locator("[data-word='5']").hover()
-    assert first.locator(".mb-read").inner_text().startswith("red: strongest on row ")
+    assert first.locator(".mb-read").inner_text().startswith("red: ")
     assert second.locator(".mb-read").is_visible()  # the switch is the board's, not the view's
     with page.expect_download():
         first.get_by_role("button", name="Experiment card").click()
     page.wait_for_timeout(500)
     assert cards == ["board.ipynb"]  # one view asked, one has it
+    gallery_and_dark(page, first, second)
     errors = page.locator(
         "[data-mime-type='application/vnd.jupyter.stderr'], [data-mime-type*=error]"
     )
     assert errors.all_inner_texts() == []
+
+
+def gallery_and_dark(page, first, second):
+    "Open an example and the next scene; then look at the board in the dark theme."
+    with answered(page):  # the gallery of the app
+        first.locator("[data-card='1']").click()
+    assert hidden(page) == [] and second.locator("[data-word='9'][aria-pressed=true]").count() == 1
+    with answered(page):
+        first.get_by_role("button", name="Next scene").click()
+    assert first.locator(".mb-story").inner_text() == second.locator(".mb-story").inner_text()
+    dark = (
+        "window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })"
+    )
+    page.evaluate(dark)
+    page.locator("body[data-jp-theme-light=false]").wait_for(state="attached")
+    page.wait_for_timeout(500)
+    assert not objections(page, ".mb")

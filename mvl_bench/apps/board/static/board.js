@@ -1,8 +1,9 @@
 // The board, for every host: `mount(el, first, emit, options)` draws what a host knows and reports what a person does.
-// It knows nothing of models: {state, shown} comes in (see `answers`), {state, kind, given, seq, source} goes out, and what
+// It knows nothing of models: {state, shown} comes in (see `respond`), {state, kind, given, seq, source} goes out, and what
 // a person typed is only ever text. At the end: the three hosts, an anywidget, a Gradio page and a page without a server.
-const PATTERNS = { patches: { random: 'anywhere', block: 'in blocks', grid: 'in a grid' },
-  words: { random: 'any words', whole_word: 'whole words', span: 'runs of words', content: 'content words' } };
+const PATTERNS = { patches: { random: 'random', block: 'block-wise', grid: 'grid-wise' },
+  words: { random: 'random', whole_word: 'whole-word', span: 'span', content: 'content words' } };
+const NO_RESPONSE = 'No response: the server is busy or disconnected.';
 const PATIENCE = 15000;  // milliseconds until a question counts as lost
 
 function make(tag, traits = {}, ...kids) {
@@ -16,11 +17,14 @@ function make(tag, traits = {}, ...kids) {
   made.append(...kids.flat().filter((kid) => kid !== null && kid !== undefined));
   return made;
 }
-export function readPlaces(text) {  // 3-5,9
-  return (text ? text.split(',') : []).flatMap((run) => {
-    const [first, last] = run.split('-').map(Number);
-    return Array.from({ length: (last ?? first) - first + 1 }, (_, i) => first + i);
-  });
+export function readPlaces(text) {  // 3-5,9 in order, below 10,000; an error for anything else
+  const places = [];
+  for (const run of text ? text.split(',') : []) {
+    const [, first, last = first] = /^(\d{1,4})(?:-(\d{1,4}))?$/.exec(run) ?? [];
+    if (!first || Number(last) < Number(first) || Number(first) <= (places.at(-1) ?? -1)) throw new RangeError(`${run} is no run of places`);
+    for (let i = Number(first); i <= Number(last); i++) places.push(i);
+  }
+  return places;
 }
 export function writePlaces(places) {
   const runs = [];
@@ -36,8 +40,13 @@ export function writeLink(state) {
 }
 function readLink(link) {  // only a page without a server reads it here
   const letters = atob(link.split('#b=')[1].replaceAll('-', '+').replaceAll('_', '/'));
-  return JSON.parse(new TextDecoder().decode(Uint8Array.from(letters, (c) => c.charCodeAt(0))));
+  const state = JSON.parse(new TextDecoder().decode(Uint8Array.from(letters, (c) => c.charCodeAt(0))));
+  const texts = ['patches', 'words', 'edit', 'caption'].every((name) => typeof (state[name] ?? '') === 'string');
+  if (!texts || !Array.isArray(state.view ?? [])) throw new TypeError('the link holds no board');
+  [state.patches, state.words].forEach(readPlaces);
+  return state;
 }
+const quoted = (text) => (/^[^\p{L}\p{N}]+$/u.test(text) ? `“${text}”` : text);  // a punctuation mark
 const percent = (p) => (p > 0 && p < 0.005 ? '<1 %' : p < 1 && p >= 0.995 ? '>99 %' : `${Math.round(100 * p)} %`);
 const times = (r) => (r > 99 ? 'over 99×' : `${r < 9.95 ? r.toFixed(1) : Math.round(r)}×`);
 const picture = (src) => new Promise((done) => { const made = new Image(); made.onload = made.onerror = () => done(made); made.src = src; });
@@ -45,7 +54,7 @@ const picture = (src) => new Promise((done) => { const made = new Image(); made.
 export function mount(el, first, emit, options = {}) {
   const can = new Set(options.can ?? ['hide', 'chance', 'edit', 'bring', 'examples', 'another', 'model', 'untrained', 'influence', 'card']);
   const source = Math.random().toString(36).slice(2), id = `mb${source}`, stop = new AbortController();
-  let state = first.state, shown = first.shown, answer = first, hidden, words, seq = 0, flying = null, waiting = null, lost = 0;
+  let state = first.state, shown = first.shown, answer = first, hidden, words, seq = 0, flying = null, waiting = null, late = null, lost = 0;
   let at = 0, word = 0, columns = 0, cells = [], paint = null, drawn = 0, ring = -1;
 
   // ---- questions and answers: one in flight, the last one kept, none older than what is shown ----------------------------
@@ -58,15 +67,25 @@ export function mount(el, first, emit, options = {}) {
     waiting = null;
     flying = ++seq;
     root.setAttribute('aria-busy', 'true');
-    lost = setTimeout(() => { flying = null; tell('No answer yet: what computes it is busy or gone.'); if (waiting) send(); }, PATIENCE);
+    lost = setTimeout(giveUp, PATIENCE);
     emit({ state, kind, given, seq, source });
   }
-  function update(next) {
-    if (!next || (next.source === source && next.seq !== flying) || (next.source !== source && flying)) return;
-    flying = null;
+  function land() {  // nothing is in flight any more
+    late = flying = null;
     clearTimeout(lost);
     root.removeAttribute('aria-busy');
-    if (next.error) { tell(next.error); parts.model.value = state.model; }
+  }
+  function giveUp() {  // no answer came; one that still comes is shown unless something else was asked meanwhile
+    const missed = flying;
+    land();
+    late = missed;
+    refuse(NO_RESPONSE);
+    if (waiting) send();
+  }
+  function update(next) {
+    if (!next || (next.source === source ? next.seq !== (flying ?? late) : flying)) return;
+    land();
+    if (next.error) refuse(next.error);
     else {
       answer = next;
       if (waiting && next.state.caption === state.caption) shown = { ...next.shown, shares: shown.shares };  // the board is ahead
@@ -77,6 +96,7 @@ export function mount(el, first, emit, options = {}) {
     if (waiting) send();
   }
   const change = (kind, fields, given) => { state = { ...state, ...fields }; ask(kind, given); };  // at once
+  const refuse = (text) => { tell(text); parts.model.value = state.model; };
   const tell = (text) => { parts.notes.replaceChildren(make('p', { class: 'mb-error' }, text)); };
 
   // ---- the picture as a grid, by the pattern of the W3C's APG: one tab stop, arrows within --------------------------------
@@ -207,29 +227,30 @@ export function mount(el, first, emit, options = {}) {
     const side = !gone ? 'caption' : patches ? '' : 'picture', bare = side === 'picture', both = gone && patches;
     const rest = both ? 'picture from picture, words from words' : `only the rest of the ${bare ? 'caption' : 'picture'}`;
     return { with: [both ? 'together' : `with the ${side}`, bare ? ['the whole picture'] : quote('with')], without: [both ? 'each alone' : 'without it', [rest]],
-      wrong: [`with a wrong ${side || 'partner'}`, bare ? ['the picture of another pair'] : both ? ['words beside another picture, the picture beside:', ...quote('wrong')] : quote('wrong')],
+      wrong: [`with a wrong ${side || 'partner'}`, bare ? ['the picture of another pair'] : both ? ['words from another picture, the picture from another caption:', ...quote('wrong')] : quote('wrong')],
       edited: ['with your edit', found.edited ? quote('edited') : ['change a word of your edit']] };
   }
   function verdict(name, found) {  // the numbers of a column in plain words
-    const { state: asked, shown: { columns: { without } } } = answer, own = found[name], bare = asked.words && asked.patches ? 'alone' : 'without';
+    const { without } = found, own = found[name];
     const far = (r, near, same, off = same) => (r > 1.1 ? `${times(r)} ${near}` : r < 0.9 ? `${off}` : same);
     if (name === 'edited' && own?.moved) return far(own.moved[0] / own.moved[1], 'nearer the redrawn scene than before the edit', 'no nearer the redrawn scene than before');
     if (name === 'edited') return own?.change === undefined ? '' : `hidden part changed by ${percent(own.change)} (there is no true picture to compare with)`;
     if (own?.error === null || own?.error === undefined) return '';
-    if (name === 'without') return 'the guess to compare with';
-    return far(without.error / own.error, `less error than ${bare}`, `as much error as ${bare}`, `${times(own.error / without.error)} more error than ${bare}`);
+    if (name === 'without') return 'the baseline';
+    return far(without.error / own.error, 'less error than the baseline', 'same error as the baseline', `${times(own.error / without.error)} more error than the baseline`);
   }
   function scored(name, value, base, digits) {  // a number, and its change against the column without
     const by = name === 'without' || name === 'edited' || base === null ? 0 : Number((value - base).toFixed(digits));
     return [make('b', {}, value.toFixed(digits)), by ? make('span', { class: by < 0 ? 'mb-good' : 'mb-bad' }, `${by < 0 ? '▼' : '▲'} ${Math.abs(by).toFixed(digits)}`) : null];
   }
-  function guess({ truth, top, probability }, own) {  // own: the true word, where an edit of a hidden one asks for another
-    const other = own && own !== truth, right = (other ? own : truth).toLowerCase(), best = top[0][0] === right;
-    const rows = other || top.some(([text]) => text === right) ? top : [...top, [right, probability]];
-    const bars = rows.map(([text, p], i) => make('li', { class: text === right ? 'mb-good' : i ? '' : 'mb-bad', style: { '--p': p } },
-      make('span', {}, `${text === right ? '✓ ' : ''}${text}`), make('span', {}, percent(p))));
-    return make('div', { class: 'mb-guess' }, make('span', { class: `mb-chip ${other ? '' : best ? 'mb-good' : 'mb-bad'}` }, `${other ? '' : best ? '✓ ' : '✗ '}${top[0][0]} ${percent(top[0][1])}`),
-      other ? make('span', { class: 'mb-asked' }, ` you wrote “${truth}”`) : null, make('ol', { class: 'mb-bars mb-number' }, bars));
+  function guess({ truth, top, probability, known = true }, own) {  // own: the true word, where an edit of a hidden one asks for another
+    const other = own && own !== truth, right = (other ? own : truth).toLowerCase(), best = known && top[0][0] === right;
+    const rows = other || !known || top.some(([text]) => text === right) ? top : [...top, [right, probability]];
+    const bars = rows.map(([text, p], i) => make('li', { class: known && text === right ? 'mb-good' : i ? '' : 'mb-bad', style: { '--p': p } },
+      make('span', {}, `${known && text === right ? '✓ ' : ''}${quoted(text)}`), make('span', {}, percent(p))));
+    return make('div', { class: 'mb-guess' }, make('span', { class: `mb-chip ${other ? '' : best ? 'mb-good' : 'mb-bad'}` }, `${other ? '' : best ? '✓ ' : '✗ '}${quoted(top[0][0])} ${percent(top[0][1])}`),
+      other ? make('span', { class: 'mb-asked' }, ` you wrote “${truth}”`) : best && known ? null
+        : make('span', { class: 'mb-asked mb-word' }, ' truth: ', make('span', { class: known ? 'mb-chip' : 'mb-chip mb-unknown' }, quoted(truth)), known ? null : ' is not in the vocabulary'), make('ol', { class: 'mb-bars mb-number' }, bars));
   }
   function outline(patches) {  // a line around what was hidden, in patches
     const has = new Set(patches), edge = (i, next, wall, path) => (wall || !has.has(next) ? path : '');
@@ -248,16 +269,12 @@ export function mount(el, first, emit, options = {}) {
     NAMES.forEach((name, n) => {
       const { canvas, heat, line } = figures[name], image = images[n], pen = canvas.getContext('2d');
       [canvas.width, canvas.height] = [own.naturalWidth, own.naturalHeight];
-      canvas.classList.toggle('mb-none', !image && !(found[name] && gone.length));
+      canvas.classList.toggle('mb-none', !image);
       canvas.setAttribute('aria-label', image ? `the picture ${figures[name].title.textContent}` : 'no picture');
       canvas.classList.toggle('mb-fine', own.naturalWidth > 160);
       if (image) {
         pen.drawImage(raw || !gone.length ? image : own, 0, 0);
         if (!raw) for (const i of gone) { const x = (i % columns) * side, y = Math.floor(i / columns) * side; pen.drawImage(image, x, y, side, side, x, y, side, side); }
-      } else if (found[name] && gone.length) {  // a model that paints none
-        pen.drawImage(own, 0, 0);
-        pen.fillStyle = '#bcc0c6';
-        for (const i of gone) pen.fillRect((i % columns) * side, Math.floor(i / columns) * side, side, side);
       }
       line.innerHTML = image && path ? `<svg viewBox="0 0 ${columns} ${cells.length / columns}" aria-hidden="true"><path d="${path}"/><path d="${path}"/></svg>` : '';
       const errors = found[name]?.errors;
@@ -280,8 +297,9 @@ export function mount(el, first, emit, options = {}) {
       const sentence = verdict(name, found), far = own?.error ?? null;
       if (far !== null) rows.push(make('div', { class: 'mb-off', title: 'mean error of the hidden pixels: shorter is better' }, 'error', make('span', { style: { '--x': worst ? far / worst : 0 } })));
       if (sentence) rows.push(make('p', { class: 'mb-verdict' }, sentence));
+      if (own?.why) rows.push(make('p', { class: 'mb-why' }, own.why));
       if (far !== null) rows.push(make('div', { class: 'mb-number mb-score' }, name === 'edited' ? 'off the edited scene' : 'mean error', ...scored(name, far, base.error, 3)));
-      if (own?.guesses.length) rows.push(make('p', { class: 'mb-asked' }, `its guess of the hidden word${own.guesses.length > 1 ? 's' : ''}:`), ...own.guesses.map((one, i) => guess(one, name === 'edited' && found.with.guesses[i]?.truth)));
+      if (own?.guesses.length) rows.push(make('p', { class: 'mb-asked' }, `predicted word${own.guesses.length > 1 ? 's' : ''}:`), ...own.guesses.map((one, i) => guess(one, name === 'edited' && found.with.guesses[i]?.truth)));
       if (own?.nats !== null && own?.nats !== undefined) rows.push(make('div', { class: 'mb-number mb-score' }, 'nats a word', ...scored(name, own.nats, base.nats, 2)));
       if (own?.truth) rows.push(make('div', { class: 'mb-truth' }, make('img', { src: own.truth, alt: '' }), name === 'edited' ? 'the scene, redrawn' : 'the truth'));
       said.replaceChildren(...rows);
@@ -295,15 +313,16 @@ export function mount(el, first, emit, options = {}) {
     const off = known ? `${place(i)}: ${named.map((n) => `${n} ${found[n].errors[i].toFixed(2)}`).join(', ')}` : 'Point at a hidden patch to read its error.';
     parts.read.textContent = told ? `${told}${known && state.view.includes('numbers') ? `; ${off}` : ''}` : off;
   }
-  function trace(side, i, name) {  // tint what is moved, on this side, by what is pointed at (-1 = nothing), and say it
-    const table = shown.influence[side], on = i >= 0 && table, found = side === 'patches';
-    const own = !on ? [] : found ? table[i] : table.map((row) => row[i]), best = own.indexOf(Math.max(...own));
-    const tint = (all, mine) => all.forEach((one, k) => one.style.setProperty('--tint', mine && on ? own[k] / Math.max(own[best], 20) : 0));
+  function trace(side, i, name) {  // tint what helps what is pointed at (-1 = nothing), or is helped by it, and say it
+    const tables = Object.values(shown.influence).filter(Boolean), on = i >= 0 && tables.length, found = side === 'patches';
+    const one = (table) => (found ? table[i] : table.map((row) => row[i]));  // of a word, or of a patch
+    const own = !on ? [] : tables.map(one).reduce((a, b) => a.map((value, k) => Math.max(value, b[k]))), best = own.indexOf(Math.max(...own)), some = on && own[best] > 0;
+    const tint = (all, mine) => all.forEach((one, k) => one.style.setProperty('--tint', mine && some ? own[k] / 99 : 0));  // one scale for all models
     tint(cells, found);
     tint([...parts.chips.children], !found);
-    root.classList.toggle('mb-tinted', Boolean(on));
-    if (!on) return 'Point at a word or a patch: what it moves most is tinted.';
-    return own[best] < 5 ? `${name}: moves next to nothing` : `${name}: strongest on ${found ? place(best) : shown.chips[best].text}`;
+    root.classList.toggle('mb-tinted', Boolean(some));
+    if (!on) return 'Point at a word or a patch: what it helps to predict, or depends on, is tinted.';
+    return !some ? `${name}: no effect above the noise floor` : `${name}: strongest on ${found ? place(best) : shown.chips[best].text}`;
   }
 
   // ---- everything else ----------------------------------------------------------------------------------------------------
@@ -367,6 +386,7 @@ export function mount(el, first, emit, options = {}) {
     caption: make('textarea', { rows: 1, maxlength: 2000, placeholder: 'such as: a brown dog runs on the beach', oninput: (e) => { grow(e.target); ready(); } }),
     own: make('div', { class: 'mb-own' }), preview: make('img', { alt: '' }), chosen: make('span', {}, 'Choose a picture'), lacks: make('p', { class: 'mb-lacks', role: 'status' }),
     open: button('Open this pair', () => ask('bring', { picture: own.picture, caption: parts.caption.value, name: own.name }), { disabled: true }),
+    next: button('Next pair', () => ask('another')),
     model: menu('the model that answers', {}, (name) => ask('model', { name })), file: make('input', { type: 'file', accept: 'image/*', class: 'mb-live', tabindex: -1, 'aria-hidden': true, onchange: (e) => { choose(e.target.files[0]); e.target.value = ''; } }) };
   parts.own.append(make('button', { type: 'button', class: 'mb-button mb-file', onclick: () => parts.file.click() }, parts.preview, parts.chosen), parts.file,
     make('label', {}, 'Its caption', parts.caption), parts.open, parts.lacks);
@@ -381,23 +401,23 @@ export function mount(el, first, emit, options = {}) {
     make('div', { class: 'mb-left', role: 'group', 'aria-label': 'what is hidden' }, heading('Hide something'),
       make('p', { class: 'mb-how' }, can.has('chance') ? (matchMedia('(pointer: coarse)').matches ? 'Tap a patch or a word to hide it; draw sideways to hide more.' : 'Click a patch or a word to hide it. Drag to hide more, Shift-drag to show again.')
         : 'Click any one word, or choose a part of the picture below. This page holds stored answers: the nearest to your click is shown.'),
-      parts.grid, parts.chips, parts.read,
+      make('div', { class: 'mb-field' }, parts.grid, parts.chips, make('div', { class: 'mb-toggles', role: 'group', 'aria-label': 'what is displayed' },
+        can.has('influence') ? toggle('influence', 'influence', 'point at a word or a patch: what it helps to predict, or depends on, is tinted') : null,
+        toggle('numbers', 'numbers', 'errors, nats and the likeliest words'), toggle('raw', 'raw output', 'the output for every patch: visible patches are not pasted in'),
+        can.has('untrained') ? toggle('untrained', 'untrained model', 'the baseline: the same model with random weights') : null), parts.read),
       options.choices ? make('div', { class: 'mb-choices', role: 'group', 'aria-label': 'stored answers' }, options.choices.map((text, i) => text && button(text, () => ask('choice', { number: i }), { 'data-choice': i }))) : null,
       can.has('chance') ? make('div', { class: 'mb-tools' }, slider('picture', 'Picture hidden', PATTERNS.patches, 'patches'), slider('text', 'Words hidden', PATTERNS.words, 'words'),
-        make('div', { class: 'mb-row2' }, button('Other parts', () => ask('other')), button('Show all', () => ask('clear')))) : null),
-    make('div', { class: 'mb-right', role: 'group', 'aria-label': 'what the model fills in' }, heading('See what the model fills in'),
+        make('div', { class: 'mb-row2' }, button('Resample mask', () => ask('other')), button('Clear mask', () => ask('clear')))) : null),
+    make('div', { class: 'mb-right', role: 'group', 'aria-label': 'what the model fills in' }, make('div', { class: 'mb-head' }, heading('See what the model fills in'), parts.model),
       make('div', { class: 'mb-edit' }, make('label', { for: `${id}-edit` }, 'Your edit of the caption ', make('span', {}, options.edits ? '– choose one and watch the last picture' : '– change a word and watch the last picture')), parts.edit),
       parts.notes, parts.columns, parts.scale, parts.honest,
-      make('div', { class: 'mb-bar' }, toggle('numbers', 'numbers', 'errors, nats and the likeliest words'), toggle('raw', 'whole output', 'what the model paints everywhere, nothing pasted in'),
-        can.has('influence') ? toggle('influence', 'influence', 'point at a word or a patch: what it moves most is tinted') : null,
-        can.has('untrained') ? toggle('untrained', 'before training', 'the same model with random weights: what it says before it has learnt anything') : null, parts.model, make('span', { class: 'mb-space' }),
-        make('div', { class: 'mb-row2' }, can.has('card') ? button('Experiment card', () => ask('card'), { title: 'a notebook that repeats this board, with its numbers' }) : null,
+      make('div', { class: 'mb-bar' }, make('div', { class: 'mb-row2' }, can.has('card') ? button('Experiment card', () => ask('card'), { title: 'a notebook that repeats this board, with its numbers' }) : null,
         button('Copy as Python', () => copy(answer.shown.code, 'Python')), button('Copy link', () => {
           const base = options.base ?? location.href.split('#')[0];
           if (!options.base) history.replaceState(null, '', writeLink(state));
           copy(base + writeLink(state), 'link');
         })), parts.said), parts.copied,
-      options.examples ? [make('div', { class: 'mb-row2' }, heading('Try another'), can.has('another') ? button('Another pair', () => ask('another')) : null),
+      options.examples ? [make('div', { class: 'mb-row2' }, heading('Examples'), can.has('another') ? parts.next : null),
         make('div', { class: 'mb-cards' }, options.examples.map(([src, text], i) => make('button', { type: 'button', 'data-card': i, onclick: () => ask('example', { number: i }) }, make('img', { src, alt: '' }), make('span', {}, text))))] : null,
       can.has('bring') ? [heading('Bring your own picture and caption'), parts.own] : null)), parts.live);
 
@@ -414,12 +434,13 @@ export function mount(el, first, emit, options = {}) {
       if (inside) parts.chips.children[Math.min(word, shown.chips.length - 1)]?.focus();
     }
     parts.story.textContent = shown.story ?? '';
+    parts.next.textContent = shown.next ?? 'Next pair';  // or “Next scene”, where scenes are what comes next
     if (options.edits) parts.edit.replaceChildren(...(shown.edits ?? []).map((text) => make('option', { value: text }, text)));
     if (parts.edit.value !== state.edit) parts.edit.value = state.edit;
     ['picture', 'text'].forEach((side, i) => { const part = parts[side]; if (!part || waiting) return; part.range.value = shown.shares[i]; part.told.textContent = `${shown.shares[i]} %`; part.how.value = state.pattern[i]; });
     for (const name of ['numbers', 'raw', 'influence', 'untrained']) { if (parts[name]) parts[name].checked = state.view.includes(name); root.classList.toggle(`mb-${name}`, state.view.includes(name)); }
     parts.notes.replaceChildren(...shown.notes.map((text) => make('p', {}, text)),
-      ...(state.view.includes('untrained') ? [make('p', { class: 'mb-null' }, 'Random weights answer: this is what the same model says before it has learnt anything.')] : []));
+      ...(state.view.includes('untrained') ? [make('p', { class: 'mb-null' }, 'Baseline: the same model, untrained (random weights).')] : []));
     parts.honest.textContent = `${state.view.includes('raw') ? shown.honest.raw : shown.honest.pasted} ${shown.honest.statistics}`;
     parts.honest.hidden = parts.scale.hidden = !answer.shown.columns.with.raw;
     if (parts.model.length !== shown.models.length) parts.model.replaceChildren(...shown.models.map((name) => make('option', { value: name }, name)));
