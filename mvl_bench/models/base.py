@@ -27,7 +27,7 @@ from torch import nn
 from ..core import Masks, StepKey, UserError, settings_of
 from ..data.pairs import Pairs
 from ..data.factory import own_pairs
-from ..data.tokenizers import load_tokenizer, one_line, save_tokenizer
+from ..data.tokenizers import load_tokenizer, short_message, save_tokenizer
 from ..masking.base import Masking, MaskingConfig
 from ..masking.joint import build_masking, full_mask, hides
 from ..patches import grid_of
@@ -397,7 +397,7 @@ def read_about(
 def _other(path: Path, error: Exception) -> UserError:
     "Build the `UserError` for a checkpoint folder that cannot be read."
     kind = type(error).__name__
-    return UserError(f"checkpoint {path} is damaged or of another kind: {kind} {one_line(error)}")
+    return UserError(f"checkpoint {path} is damaged or of another kind: {kind} {short_message(error)}")
 
 # %% ../../nbs/models/00_base.ipynb #894db63b
 MAX_GRID = 4096 * 4096  # pixels of a model's image
@@ -417,12 +417,12 @@ def _check_bounds(cfg, shapes: Mapping[str, tuple], source: str | Path) -> None:
 @contextmanager
 def _few_weights(most: int, source: str | Path) -> Iterator[None]:
     "Raise `UserError` once this thread has made more than `most` weights."
-    here, made = threading.get_ident(), 0
+    here, parameter_count = threading.get_ident(), 0
 
     def count(module, name, weight):
-        nonlocal made
-        made += threading.get_ident() == here
-        if made > most:
+        nonlocal parameter_count
+        parameter_count += threading.get_ident() == here
+        if parameter_count > most:
             raise UserError(f"the weights of {source} do not fit the model: it has more than {most}")
 
     hook = nn.modules.module.register_module_parameter_registration_hook(count)
@@ -460,9 +460,9 @@ def check_ids(
     if last >= size:
         raise UserError(f"the tokenizer of {source} has token id {last}, but the model's vocab_size is {size}")
     for name in ("pad", "mask"):
-        id_, own = getattr(tokenizer, f"{name}_token_id"), getattr(cfg.text, f"{name}_id")
-        if id_ != own:
-            raise UserError(f"the tokenizer of {source} has {name} id {id_}, but the model's is {own}")
+        id_, config_id = getattr(tokenizer, f"{name}_token_id"), getattr(cfg.text, f"{name}_id")
+        if id_ != config_id:
+            raise UserError(f"the tokenizer of {source} has {name} id {id_}, but the model's is {config_id}")
 
 # %% ../../nbs/models/00_base.ipynb #9922bb1a
 class Saved(ModelHubMixin):

@@ -129,15 +129,15 @@ def _crop(model, pair: Pair, words: tuple[Chip, ...], others: Iterator[np.ndarra
     "Build a question for a crop, among crops of the same picture turned and of other pictures; None where too few differ."
     rows, columns, spot = _block(model, pair.image, chance)
     truth = pair.image[rows, columns]
-    kept = [truth]
+    crops = [truth]
     for crop in (truth[::-1, ::-1], truth[:, ::-1], *(image[rows, columns] for image in others)):
-        near = min(np.abs(crop.astype(float) - other).mean() / 255 for other in kept)
-        if near >= DIFFER and len(kept) < CHOICES:
-            kept.append(np.ascontiguousarray(crop))
-    if len(kept) < 3:
+        near = min(np.abs(crop.astype(float) - other).mean() / 255 for other in crops)
+        if near >= DIFFER and len(crops) < CHOICES:
+            crops.append(np.ascontiguousarray(crop))
+    if len(crops) < 3:
         return None
-    order = chance.sample(range(len(kept)), len(kept))
-    crops, names = tuple(kept[k] for k in order), tuple(LETTERS[: len(kept)])
+    order = chance.sample(range(len(crops)), len(crops))
+    crops, names = tuple(crops[k] for k in order), tuple(LETTERS[: len(crops)])
     pixels = np.zeros(pair.image.shape[:2], bool)
     pixels[rows, columns] = True
     rest = [i for i in range(model.num_patches) if i not in spot]
@@ -168,13 +168,13 @@ def _installed(model, seed: int, turn: int, number: int) -> Riddle:
         pair, words = Pair(image, question.caption, number, -1), _words_of(model, question.caption)
         if kind == "crop":
             others = (resize(photograph(*key), size) for key in pictures if key != (question.name, question.hue))
-            asked = _crop(model, pair, words, others, share, chance)
+            riddle = _crop(model, pair, words, others, share, chance)
         else:
             chip = next((w for w in words if w.text == question.word), None)
             fits = chip and chip.known and len(chip.pieces) == 1
-            asked = _word(model, pair, words, chip, list(question.others), share, chance) if fits else None
-        if asked:
-            return asked
+            riddle = _word(model, pair, words, chip, list(question.others), share, chance) if fits else None
+        if riddle:
+            return riddle
     raise UserError(f"no question for a {kind} can be built: the model knows too few words of the captions")
 
 # %% ../../../nbs/apps/board/08_photo_questions.ipynb #pq000013
@@ -191,22 +191,22 @@ def _content(words: tuple[Chip, ...]) -> list[tuple[str, Chip]]:  # the word bef
 
 def _words_elsewhere(model, words: tuple[Chip, ...], chance: Random) -> list[tuple[str, str]]:  # the word before, and the word
     "List words of other captions that the given caption lacks, in random order."
-    pairs, own = model.pairs, {plain(w.text) for w in words}
+    pairs, own_words = model.pairs, {plain(w.text) for w in words}
     rows = range(len(pairs)) if len(pairs) <= READ else chance.sample(range(len(pairs)), READ)
-    found = [x for row in rows for x in _content(_words_of(model, pairs.caption_at(row)))]
-    found = list(dict.fromkeys((b, w.text) for b, w in found if plain(w.text) not in own))
-    chance.shuffle(found)
-    return found
+    candidates = [x for row in rows for x in _content(_words_of(model, pairs.caption_at(row)))]
+    candidates = list(dict.fromkeys((b, w.text) for b, w in candidates if plain(w.text) not in own_words))
+    chance.shuffle(candidates)
+    return candidates
 
 
 def _own_word(model, pair: Pair, words: tuple[Chip, ...], share: float, chance: Random) -> Riddle | None:
     "Build a question for a word of a user's caption, one in whose place other captions have another word where there is one."
-    content, found = _content(words), _words_elsewhere(model, words, chance)
-    fits = {b: list(dict.fromkeys(word for before, word in found if before == b)) for b, _ in content}
+    content, candidates = _content(words), _words_elsewhere(model, words, chance)
+    fits = {b: list(dict.fromkeys(word for before, word in candidates if before == b)) for b, _ in content}
     if not content:
         return None
     before, chip = chance.choice([(b, w) for b, w in content if len(fits[b]) > 1] or content)
-    others = fits[before] if len(fits[before]) > 1 else [word for _, word in found]
+    others = fits[before] if len(fits[before]) > 1 else [word for _, word in candidates]
     return _word(model, pair, words, chip, others[: 2 * CHOICES], share, chance)
 
 
@@ -222,11 +222,11 @@ def _own(model, seed: int, turn: int, number: int) -> Riddle:
             words = _words_of(model, pair.caption)
             if kind == "crop":
                 others = (pairs.pair(chance.randrange(len(pairs))).image for _ in range(CHOICES))
-                asked = _crop(model, pair, words, others, share, chance)
+                riddle = _crop(model, pair, words, others, share, chance)
             else:
-                asked = _own_word(model, pair, words, share, chance)
-            if asked:
-                return asked
+                riddle = _own_word(model, pair, words, share, chance)
+            if riddle:
+                return riddle
     raise UserError("no question can be built from these pairs: their captions and pictures hardly differ")
 
 # %% ../../../nbs/apps/board/08_photo_questions.ipynb #pq000015
@@ -252,19 +252,19 @@ def question_for(
         raise UserError(f"{model.lacks} A round asks for both: choose a model of both")
     if not knows_photographs(model):
         return riddle(model, seed, turn, number)
-    own = getattr(model, "pairs", None)
-    return (_own if own is not None and len(own) > 1 else _installed)(model, seed, turn, number)
+    own_pairs = getattr(model, "pairs", None)
+    return (_own if own_pairs is not None and len(own_pairs) > 1 else _installed)(model, seed, turn, number)
 
 
 def about_questions(model) -> str:
     "Say in one sentence where the questions for a model come from."
     if not knows_photographs(model):
         return "Drawn scenes of the validation split, which no model was trained on."
-    own = getattr(model, "pairs", None)
-    if own is not None and len(own) > 1:
+    own_pairs = getattr(model, "pairs", None)
+    if own_pairs is not None and len(own_pairs) > 1:
         return "Your own pairs, " + (
             "held out from training."
-            if own.numbers is not None
+            if own_pairs.numbers is not None
             else "which the model was trained on: none were held out."
         )
     if str(model.facts.get("data", "")).startswith("flowers"):

@@ -241,8 +241,8 @@ def _strengths(effect: Effect | None, way: str, floor: float) -> list[list[int]]
     if effect is None:
         return None
     helped = np.nan_to_num(effect.helped)
-    seen = np.where(helped > floor, helped / SCALE[way], 0)
-    return np.round(99 * seen.clip(0, 1)).astype(int).tolist()
+    strengths = np.where(helped > floor, helped / SCALE[way], 0)
+    return np.round(99 * strengths.clip(0, 1)).astype(int).tolist()
 
 
 def board_influence(

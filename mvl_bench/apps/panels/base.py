@@ -138,8 +138,8 @@ def answers(
         question = PanelRequest(models, board if panel.needs_board else None, settings or {}, host)
         common = _described(question) if panel.needs_board else {}
         with torch.inference_mode():
-            found = panel.answer(question)
-        parts = [found] if isinstance(found, dict) else found
+            content = panel.answer(question)
+        parts = [content] if isinstance(content, dict) else content
         for part in parts:
             more = part.pop("more", False)
             yield head | dict(shown=common | part, settings=question.settings, more=more)

@@ -56,8 +56,8 @@ def compare_row(
     row = dict(name=name, of=board.model if is_untrained else "", data=str(source.facts.get("data", "unknown data")))
     row |= dict(outside=False, size=list(source.cfg.image.img_size), grid=list(source.cfg.image.grid))
     row |= dict(predicts=PREDICTS[frozenset(source.offers & {"pixels", "words"})], lacks=source.lacks, columns={})
-    wanted = [n for n, places in dict(pixels=board.patches, words=board.words).items() if places]
-    row["missing"] = {n: ABOUT_ROW[n] for n in wanted if n not in source.offers}
+    hidden_kinds = [n for n, places in dict(pixels=board.patches, words=board.words).items() if places]
+    row["missing"] = {n: ABOUT_ROW[n] for n in hidden_kinds if n not in source.offers}
     try:
         model = untrained(source) if is_untrained else source
         fitted = fit_board(board, model, name, question.model)

@@ -88,8 +88,8 @@ def _notes(question: PanelRequest, kind: str) -> list[str]:
     "List what the samples do not show: the model's own training, a cut caption."
     model, caption, notes = question.model, question.board.caption, []
     lacks = dict(words="predicts no words", pixels="predicts no patches")
-    wanted = dict(patches={"pixels"}, words={"words"}, joint={"pixels", "words"})[kind]
-    for part in sorted(wanted - model.offers):
+    needed = dict(patches={"pixels"}, words={"words"}, joint={"pixels", "words"})[kind]
+    for part in sorted(needed - model.offers):
         notes.append(f"{question.board.model} {lacks[part]}: its own training masks none.")
     most = model.cfg.text.max_text_len
     if kind != "patches" and (lost := cut_off(model.tokenizer, caption, most)):

@@ -21,11 +21,11 @@ MOST_ROUNDS = 10_000
 def _marks(question: PanelRequest) -> tuple[Mark, ...]:
     "Read what was answered so far; raise `UserError` for anything else."
     rows = question.settings.get("marks", [])
-    taken = isinstance(rows, list) and len(rows) <= ROUND and all(isinstance(r, list) and len(r) == 4 for r in rows)
-    for *texts, count in rows if taken else ():
-        taken &= all(isinstance(text, str) and len(text) <= 60 for text in texts)
-        taken &= type(count) is int and 2 <= count <= 20
-    if not taken:
+    is_valid = isinstance(rows, list) and len(rows) <= ROUND and all(isinstance(r, list) and len(r) == 4 for r in rows)
+    for *texts, count in rows if is_valid else ():
+        is_valid &= all(isinstance(text, str) and len(text) <= 60 for text in texts)
+        is_valid &= type(count) is int and 2 <= count <= 20
+    if not is_valid:
         raise UserError(f"marks are at most {ROUND} lists of guess, answer, truth and number of choices")
     return tuple(Mark(*texts, 1 / count) for *texts, count in rows)
 
@@ -41,64 +41,64 @@ def _player(question: PanelRequest) -> tuple[str, list[str]]:
 GREY = 188  # of hidden patches
 
 
-def _masked(asked: Riddle) -> np.ndarray:  # (h w 3) uint8
+def _masked(riddle: Riddle) -> np.ndarray:  # (h w 3) uint8
     "Return the picture of a question with its hidden patches in grey."
-    rows, columns = asked.grid
-    image = asked.pair.image.copy()
+    rows, columns = riddle.grid
+    image = riddle.pair.image.copy()
     high, wide = image.shape[0] // rows, image.shape[1] // columns
-    for patch in asked.patches:
+    for patch in riddle.patches:
         y, x = divmod(patch, columns)
         image[y * high : (y + 1) * high, x * wide : (x + 1) * wide] = GREY
     return image
 
 
-def _given(asked: Riddle) -> dict:
+def _given(riddle: Riddle) -> dict:
     "Return a question as JSON, without anything that is hidden."
-    places = {place for place in asked.words}
+    places = {place for place in riddle.words}
     words = [
-        dict(text="" if w.position in places else w.text, hidden=w.position in places, asked=w.position == asked.place)
-        for w in asked.caption_words
+        dict(text="" if w.position in places else w.text, hidden=w.position in places, asked=w.position == riddle.place)
+        for w in riddle.caption_words
     ]
-    crops = [to_url(crop) for crop in asked.crops] or [None] * len(asked.choices)
+    crops = [to_url(crop) for crop in riddle.crops] or [None] * len(riddle.choices)
     return dict(
-        kind=asked.kind,
-        question=asked.question,
-        read_out=asked.read_out,
-        picture=to_url(_masked(asked)),
-        grid=list(asked.grid),
-        hidden=list(asked.patches),
-        spot=list(asked.spot),
+        kind=riddle.kind,
+        question=riddle.question,
+        read_out=riddle.read_out,
+        picture=to_url(_masked(riddle)),
+        grid=list(riddle.grid),
+        hidden=list(riddle.patches),
+        spot=list(riddle.spot),
         words=words,
-        choices=[dict(text=text, picture=crop) for text, crop in zip(asked.choices, crops)],
+        choices=[dict(text=text, picture=crop) for text, crop in zip(riddle.choices, crops)],
     )
 
 
-def _told(asked: Riddle, mark: Mark, reply: Answer) -> dict:
+def _told(riddle: Riddle, mark: Mark, reply: Answer) -> dict:
     "Return what is told after the guess as JSON: truth, answers and pictures."
     sure = None if reply.probability is None else round(reply.probability, 3)
     return dict(
         mark._asdict(),
         chance=None,
-        painted=asked.kind == "colour",
+        painted=riddle.kind == "colour",
         nothing=mark.answer == NOTHING,
         probability=sure,
         filled=to_url(reply.picture),
-        whole=to_url(asked.pair.image),
-        words=[w.text for w in asked.caption_words],
+        whole=to_url(riddle.pair.image),
+        words=[w.text for w in riddle.caption_words],
     )
 
 # %% ../../../nbs/apps/panels/06_quiz.ipynb #qz000008
 def _differing(model, seed: int, turn: int, marks: tuple[Mark, ...]) -> list[dict]:
     "List the questions that one player alone got right or that both got wrong differently."
-    found = []
+    rows = []
     for number, mark in enumerate(marks):
         if mark.guess != mark.answer:
-            asked = question_for(model, seed, turn, number)
-            text, word = asked.pair.caption, next((w for w in asked.caption_words if w.position == asked.place), None)
+            riddle = question_for(model, seed, turn, number)
+            text, word = riddle.pair.caption, next((w for w in riddle.caption_words if w.position == riddle.place), None)
             text = f"{text[: word.start]}____{text[word.end :]}" if word else text
-            more = dict(question=asked.question, caption=text, picture=to_url(_masked(asked)), nothing=mark.answer == NOTHING)
-            found.append(mark._asdict() | more | dict(number=number))
-    return found
+            more = dict(question=riddle.question, caption=text, picture=to_url(_masked(riddle)), nothing=mark.answer == NOTHING)
+            rows.append(mark._asdict() | more | dict(number=number))
+    return rows
 
 
 def _result(model, seed: int, turn: int, marks: tuple[Mark, ...]) -> dict:
@@ -115,16 +115,16 @@ def _result(model, seed: int, turn: int, marks: tuple[Mark, ...]) -> dict:
 
 def _turn(question: PanelRequest, model, place: tuple[int, int, int], marks: tuple[Mark, ...]) -> tuple[dict, tuple[Mark, ...]]:
     "Return a question as JSON, with what is told of it once it is answered, and the marks with a new guess."
-    asked, guess, told = question_for(model, *place), question.settings.pop("guess", None), None
+    riddle, guess, solution = question_for(model, *place), question.settings.pop("guess", None), None
     if place[2] < len(marks):
-        told = _told(asked, marks[place[2]], answer(model, asked))
+        solution = _told(riddle, marks[place[2]], answer(model, riddle))
     elif guess is not None:
-        if type(guess) is not int or not 0 <= guess < len(asked.choices):
-            raise UserError(f"guess {guess!r} is not a number from 0 to {len(asked.choices) - 1}")
-        reply = answer(model, asked)
-        mark = Mark(asked.choices[guess], reply.choice, asked.truth, 1 / len(asked.choices))
-        marks, told = (*marks, mark), _told(asked, mark, reply)
-    return _given(asked) | dict(told=told), marks
+        if type(guess) is not int or not 0 <= guess < len(riddle.choices):
+            raise UserError(f"guess {guess!r} is not a number from 0 to {len(riddle.choices) - 1}")
+        reply = answer(model, riddle)
+        mark = Mark(riddle.choices[guess], reply.choice, riddle.truth, 1 / len(riddle.choices))
+        marks, solution = (*marks, mark), _told(riddle, mark, reply)
+    return _given(riddle) | dict(told=solution), marks
 
 
 def answer_quiz(question: PanelRequest) -> dict:
@@ -135,15 +135,15 @@ def answer_quiz(question: PanelRequest) -> dict:
     number = question.number("number", 0, ROUND, len(marks))
     if number > len(marks):
         raise UserError(f"question {number + 1} comes after question {len(marks) + 1}, which is not answered")
-    shown, result = {}, None
+    content, result = {}, None
     if number == ROUND:
         result = _result(model, seed, turn, marks)
     else:
-        shown, marks = _turn(question, model, (seed, turn, number), marks)
+        content, marks = _turn(question, model, (seed, turn, number), marks)
     rows = [[m.guess, m.answer, m.truth, round(1 / m.chance)] for m in marks]
     question.settings.update(model=name, round=turn + 1, number=number, marks=rows)
     right = [[m.guess == m.truth, m.answer == m.truth] for m in marks]
-    return shown | dict(models=names, about=about_questions(model), of=ROUND, right=right, result=result)
+    return content | dict(models=names, about=about_questions(model), of=ROUND, right=right, result=result)
 
 
 QUIZ = Panel(

@@ -139,7 +139,7 @@ freedom; few seeds make it wide. Each measure has an interval of its own. One sm
 def _train(options: RaceOptions, race: _Race) -> Iterator[dict]:
     "Train until the end or until the race is stopped, yielding what is shown."
     laps: list[Lap] = []
-    done, start, told = 0, time.perf_counter(), 0.0
+    done, start, last_view = 0, time.perf_counter(), 0.0
     steps = race_updates(options.masked, (options.a, options.b), options.updates, range(options.seeds))
 
     def view(state: str, **parts) -> dict:
@@ -154,8 +154,8 @@ def _train(options: RaceOptions, race: _Race) -> Iterator[dict]:
         laps += [lap] if lap else []
         done += lap is None
         now = time.perf_counter() - start
-        if lap or now - told > 1:
-            told, left = now, now / max(done, 1) * (options.total - done)
+        if lap or now - last_view > 1:
+            last_view, left = now, now / max(done, 1) * (options.total - done)
             say = f"Update {done} of {options.total}" + (f", about {left:.0f} s left" if done > 9 else "")
             yield view("running", say=f"{say}. No verdict yet.", more=True)
     _speed[:] = [now / options.total]

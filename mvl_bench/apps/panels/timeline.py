@@ -56,8 +56,8 @@ def _guesses(probe: dict) -> list[list]:  # truth, then word and probability of 
     "Return the most likely word at each masked place, with and without the image."
     columns = [probe["columns"][way]["words"] for way in ("with", "without")]
     return [
-        [one["truth"], one["top"][0][0], round(one["probability"], 3), other["top"][0][0], round(other["probability"], 3)]
-        for one, other in zip(*columns)
+        [left["truth"], left["top"][0][0], round(left["probability"], 3), other["top"][0][0], round(other["probability"], 3)]
+        for left, other in zip(*columns)
     ]
 
 

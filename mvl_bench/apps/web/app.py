@@ -145,7 +145,7 @@ def build(
         gr.HTML(f"<p>Models: {escape('; '.join(trained))}.{credit}</p>", elem_id="mb-foot")
         # the board keeps one request in flight
         event_options = dict(show_progress="hidden", trigger_mode="multiple")
-        asked = board.input(partial(_answer, models), board, board, api_name="board", **event_options)
-        asked.failure(None, board, board, js=BUSY, api_name=False, show_progress="hidden")
+        event = board.input(partial(_answer, models), board, board, api_name="board", **event_options)
+        event.failure(None, board, board, js=BUSY, api_name=False, show_progress="hidden")
         _calls(models)
     return blocks.queue(max_size=64)

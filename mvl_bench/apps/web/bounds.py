@@ -22,16 +22,16 @@ from .jobs import STREAMS
 async def refuse(send, status: int, text: str) -> None:
     "Answer a request with a status and one sentence, and close the connection."
     body = text.encode()
-    kept = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
-    head = [*kept, (b"content-length", str(len(body)).encode())]
+    fields = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+    head = [*fields, (b"content-length", str(len(body)).encode())]
     await send(dict(type="http.response.start", status=status, headers=head))
     await send(dict(type="http.response.body", body=body))
 
 
 def _header(scope: dict, name: bytes) -> str:
     "Return a request's header; empty where there is none."
-    found = dict(scope.get("headers", ())).get(name, b"")
-    return found.decode("latin-1")
+    value = dict(scope.get("headers", ())).get(name, b"")
+    return value.decode("latin-1")
 
 
 def log(where: str, error: BaseException) -> None:
@@ -236,13 +236,13 @@ REFUSALS = {
 
 def _again(body: bytes, receive):
     "Return a `receive` that first gives the whole body, then what the client does next."
-    given = False
+    is_sent = False
 
     async def receive_again():
-        nonlocal given
-        if given:
+        nonlocal is_sent
+        if is_sent:
             return await receive()
-        given = True
+        is_sent = True
         return dict(type="http.request", body=body, more_body=False)
 
     return receive_again
@@ -296,8 +296,8 @@ class Sessions:
     async def sweep(self, page) -> None:
         "Drop the sessions of a page (`gr.Blocks`) that are over."
         queue, states, now = page._queue, page.state_holder, time.monotonic()
-        kept = (queue.pending_messages_per_session, queue.pending_event_ids_session)
-        known = {*states.session_data, *kept[0], *kept[1]}
+        fields = (queue.pending_messages_per_session, queue.pending_event_ids_session)
+        known = {*states.session_data, *fields[0], *fields[1]}
         over = {session for session in known if self._is_over(session, queue, now)}
         left = known - over
         self.closed = {s: t for s, t in self.closed.items() if s in left and s not in self.streams}
@@ -305,7 +305,7 @@ class Sessions:
         for session in over | set(newest_first[self.most :]):
             await queue.clean_events(session_hash=session)
             self.closed.pop(session, None)
-            for table in (*kept, states.session_data, states.time_last_used, page.pending_streams):
+            for table in (*fields, states.session_data, states.time_last_used, page.pending_streams):
                 table.pop(session, None)
 
 
