@@ -1,19 +1,16 @@
-"A round against the model in the page: nothing of an answer is there before the guess, and the model answers live."
+"A round against the model: nothing of an answer is there before the guess, and the model answers live. In the page: panels/test_panel_quiz."
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from boards import BOARD, shipped, untrained, url
-from chromium import needs_chromium, tab
+from boards import shipped, untrained
 
 from mvl_bench.apps.board.quiz import NOTHING, ROUND, Round, answer, check_quiz, riddle
 from mvl_bench.core import UserError
 from mvl_bench.data.tokenizers import word_tokenizer
 from mvl_bench.viz.base import to_png
 from mvl_bench.viz.quiz import show_riddle
-
-__all__ = ["url"]  # a fixture
 
 
 def scrambled(asked):
@@ -66,43 +63,3 @@ def test_a_model_of_one_side_or_of_another_world_cannot_play():
     model.tokenizer = word_tokenizer(["a dog on a beach"])
     with pytest.raises(UserError, match="'red' as one known word"):
         check_quiz(model)
-
-
-@needs_chromium
-def test_a_round_in_the_page(browser, url):
-    model = shipped()
-    with tab(browser) as page:
-        page.goto(url)
-        page.locator(BOARD).wait_for()
-        page.get_by_role("tab", name="You against the model").click()
-        button, right = page.get_by_role("button", name="This is my guess"), 0
-        for number in range(ROUND):
-            asked = riddle(model, 0, 0, number)
-            page.get_by_text(f"Question {number + 1} of {ROUND}. {asked.question}").wait_for()
-            picture = page.locator(".mb-quiz img")
-            assert picture.get_attribute("alt") == asked.read_out
-            if not number:
-                button.click()
-                page.get_by_text("choose an answer first").wait_for()
-            page.get_by_role("radio", name=asked.choices[0], exact=True).check()
-            button.click()
-            said = answer(model, asked).choice
-            told = f"It is {asked.truth}. You said {asked.choices[0]}"
-            page.get_by_text(told).wait_for()
-            verb = "painted" if said == NOTHING else "said"
-            page.get_by_text(f"The model {verb} {said}:").wait_for()
-            right += said == asked.truth
-            if number + 1 < ROUND:
-                page.get_by_role("button", name="Next question").click()
-            if number == 1:  # a round that was begun goes on
-                page.get_by_text(f"Question 3 of {ROUND}.").wait_for()
-                page.get_by_role("tab", name="Board").click()
-                page.get_by_role("tab", name="You against the model").click()
-        page.get_by_text(f"the model {right}. Blind guessing").wait_for()
-        page.get_by_role("button", name="New round").click()
-        asked = riddle(model, 0, 1, 0)
-        page.get_by_text(f"Question 1 of {ROUND}.").wait_for()
-        page.wait_for_function(
-            "alt => document.querySelector('.mb-quiz img').alt === alt", arg=asked.read_out
-        )
-        assert page.get_by_label("Round", exact=False).input_value() == "2"
