@@ -77,7 +77,7 @@ function build(page) {
     const numbers = Array.from({ length: shown.of }, (_, i) => i), now = shown.result ? -1 : page.settings.number;
     const head = (i) => make('th', { scope: 'col' }, i < shown.right.length ? make('button', { type: 'button', class: 'mb-jump', 'aria-current': i === now ? 'true' : 'false', 'aria-label': `question ${i + 1}`, onclick: () => { moved = true; page.ask({ number: i, guess: null }); } }, String(i + 1)) : String(i + 1));
     const row = (who, k) => make('tr', {}, make('th', { scope: 'row' }, who), numbers.map((i) => cell(shown.right[i]?.[k])), make('td', { class: 'mb-sum' }, String(shown.right.filter((one) => one[k]).length)));
-    scores.replaceChildren(make('table', { class: 'mb-marks', 'aria-label': 'who was right on which question' }, make('thead', {}, make('tr', {}, make('th', {}), numbers.map(head), make('th', { scope: 'col' }, 'sum'))), make('tbody', {}, row('you', 0), row('model', 1))));
+    scores.replaceChildren(make('table', { class: 'mb-marks', 'aria-label': 'who was right on which question' }, make('thead', {}, make('tr', {}, make('td', {}), numbers.map(head), make('th', { scope: 'col' }, 'sum'))), make('tbody', {}, row('you', 0), row('model', 1))));
   }
   function drawResult() {
     const { you, model: its, blind, verdict: text, differing } = shown.result;
