@@ -5,7 +5,6 @@ from io import BytesIO
 from boards import answered, drag, hidden, opened, pixels, url
 from chromium import needs_chromium, tab
 from PIL import Image
-from playwright.sync_api import expect
 
 from mvl_bench.apps.board import codec as compact
 
@@ -228,30 +227,3 @@ def test_fits_a_phone_in_both_themes(browser, url):
             assert 6 in hidden(page)
             seen = page.locator(".mb-with .mb-pic").bounding_box()  # what a tap does is in view
             assert seen["y"] + seen["height"] <= 844
-
-
-def test_the_tabs_ask_more_about_the_pair_on_the_board(browser, url):
-    with opened(browser, url) as page:
-        with answered(page):
-            page.locator(".mb-chips").get_by_text(
-                "red", exact=True
-            ).click()  # then the tabs know it
-        seen = page.locator(".mb-view img:visible")
-        page.get_by_role("tab", name="Steps").click()
-        seen.wait_for(timeout=60_000)
-        page.get_by_text("The beginning.").wait_for()
-        expect(page.locator(".mb-pair.prose:visible")).to_contain_text("1 of 12 words")
-        first, said = seen.get_attribute("src"), page.get_by_text("Left: nothing.")
-        page.get_by_label("number input for step").fill("8")
-        page.keyboard.press("Enter")
-        said.wait_for()
-        assert seen.get_attribute("src") != first
-        for name in ("Influence", "Masking"):
-            page.get_by_role("tab", name=name).click()
-            seen.wait_for(timeout=60_000)
-            assert seen.evaluate("image => image.naturalWidth") > 500
-        page.get_by_role("tab", name="Board").click()
-        with answered(page):
-            page.get_by_role("button", name="Clear mask").click()
-        page.get_by_role("tab", name="Steps").click()
-        page.get_by_text("nothing is hidden: hide some patches").wait_for()
