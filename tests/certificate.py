@@ -146,7 +146,7 @@ def unlike(one: RunConfig, other: RunConfig) -> list[str]:
 
 
 def texts_of(folder: Path, run: RunConfig) -> dict[str, str]:
-    "The files of a checkpoint without tensors, by name; times, the version of the code and the run's own folders are left out."
+    "The files of a checkpoint without tensors, by name; times, workers, the version of the code and the run's own folders are left out."
     texts = {}
     for path in folder.iterdir():
         if path.suffix == ".safetensors":
@@ -156,6 +156,7 @@ def texts_of(folder: Path, run: RunConfig) -> dict[str, str]:
             text = "\n".join(json.loads(text))
         for own in (run.out, str(run.data.source)):
             text = text.replace(own, "")
+        text = re.sub(r" data\.workers=\d", "", text)  # each sitting has its own number
         texts[path.name] = re.sub(r".*\b(minutes|code_fingerprint|commit)\b.*\n", "", text)
     return texts
 

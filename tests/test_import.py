@@ -29,7 +29,7 @@ LAYERS = [
 # the command line is built on the public API, which no other module imports
 ALLOWED = {("apps.cli.main", "api")}
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
-APPS = ["apps.board", "apps.web", "apps.widgets", "apps.cli"]
+APPS = ["apps.board", "apps.panels", "apps.web", "apps.widgets", "apps.cli"]
 IMPORT_AND_LIST = """
 import sys, time
 start = time.perf_counter()

@@ -202,7 +202,7 @@ def test_a_race_waits_its_turn_and_can_be_withdrawn(browser):
         page.locator(BOARD).wait_for()
         page.get_by_role("tab", name="Masking race").click()
         other = races._enter("another visitor")
-        other.seen += 600  # it is not stale meanwhile
+        other.last_step += 600  # it is not stale meanwhile
         try:
             page.get_by_role("button", name="Start", exact=True).click()
             page.get_by_text("1 other visitor is before you").wait_for(timeout=45_000)
