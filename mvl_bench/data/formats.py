@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEXTS', 'URL_NAMES', 'ID_NAMES', 'KINDS', 'WANTED', 'SIDECARS', 'TABLE_ENDINGS', 'expand_braces', 'files_of',
-           'sample_row', 'Tars', 'tar_columns', 'tar_rows', 'kind_of', 'find_columns', 'one_line', 'streamed', 'quiet',
+           'sample_row', 'tar_columns', 'tar_rows', 'kind_of', 'find_columns', 'one_line', 'streamed', 'quiet',
            'load_rows', 'first_row', 'only_split', 'text_rows', 'sidecars_in', 'has_sidecars', 'folder_rows',
            'table_by_name', 'only_table', 'by_path', 'ask_hub', 'hub_rows', 'disk_rows', 'Table', 'Opened', 'spec_rows',
            'open_table']
@@ -110,7 +110,7 @@ def _named_texts(record: dict, depth: int = 3) -> Iterator[tuple[str, list[str]]
             yield key, texts
 
 # %% ../../nbs/data/06_formats.ipynb #075db1fa
-class Tars(WebDataset):
+class _Tars(WebDataset):
     "Read the samples of tars as rows of images and texts; a broken tar ends in a bad row, not in an error."
 
     __module__ = (
@@ -141,7 +141,7 @@ def tar_columns(tar: Path, count: int = 50) -> Features:
     try:
         with tarfile.open(tar) as archive:
             members = ((m.name, archive.extractfile(m)) for m in archive if m.isreg())
-            rows = list(islice(Tars.rows_of(str(tar), members), count))
+            rows = list(islice(_Tars.rows_of(str(tar), members), count))
             names = archive.getnames() if len(rows) < count else ()
     except (OSError, EOFError, tarfile.TarError) as error:
         reason = str(error).splitlines()[0].rstrip(":")
@@ -164,7 +164,7 @@ def tar_rows(
     streaming: bool = False,  # read as they come, instead of copied into the cache
 ):
     "Open tars as a `Dataset` or `IterableDataset`, one shard per tar."
-    builder = Tars(data_files={split: data_files}, features=tar_columns(Path(data_files[0])))
+    builder = _Tars(data_files={split: data_files}, features=tar_columns(Path(data_files[0])))
     if streaming:
         return builder.as_streaming_dataset(split)
     builder.download_and_prepare()
