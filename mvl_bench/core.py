@@ -428,14 +428,11 @@ def data_path(*parts: str) -> Path:  # e.g. "checkpoints", "maskvlm-tiny"
 def pick_device(name: str | None = None) -> torch.device:  # None = the best available
     "Return the named device, or the best of CUDA, MPS and CPU; raise `UserError` if it is unavailable."
     if name is None:
-        name = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
+        found = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
+        name = next(kind for kind, is_here in found.items() if is_here)
     try:
-        return torch.empty(0, device=name).device
+        value = torch.zeros(1, device=name)
+        value.cpu()  # fails on "meta", which holds no values
+        return value.device
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {name!r} is not to be had here; try cpu") from error

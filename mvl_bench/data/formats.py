@@ -204,6 +204,8 @@ def find_columns(
         raise UserError(f"the pictures are on the web (column {urls[0]}): {rule}")
     if not matches and not numbered:
         hint = f"{', '.join(columns):.100}; name it (--{what}-column)"
+        if any(re.fullmatch(rf".+\.({'|'.join(TEXTS)})", name) for name in columns):
+            hint += ", or rename the files: in a tar, a sample's name ends at its first dot"
         raise UserError(f"no {what} column known by name among {hint}")
     return (matches[0],) if matches else numbered
 

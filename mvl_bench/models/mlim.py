@@ -75,7 +75,7 @@ class MLIMConfig(ModelConfig):
         "Return the width, blocks and heads of a published BERT or RoBERTa; raise `UserError` for another model."
         config = published_config(hf_config)
         if config.model_type not in ("bert", "roberta"):
-            raise UserError(f"hf_model is a {config.model_type}: MLIM takes a bert or a roberta")
+            raise UserError(f"hf_model is of type {config.model_type}: MLIM takes bert or roberta")
         heads, depth = config.num_attention_heads, config.num_hidden_layers
         return dict(embed_dim=config.hidden_size, depth=depth, num_heads=heads)
 

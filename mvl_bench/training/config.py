@@ -57,8 +57,8 @@ class DataConfig:
             raise UserError("fraction is for data that is not streamed: a stream does not know its size")
         if not 0 <= self.val_frac <= 0.5:
             raise UserError(f"val_frac {self.val_frac} is not from 0 to 0.5")
-        if self.workers < 0:
-            raise UserError(f"workers {self.workers} is under 0")
+        if not 0 <= self.workers <= 256:
+            raise UserError(f"workers {self.workers} is not from 0 to 256")
         if not 0 <= self.scale_jitter < 1:
             raise UserError(f"scale_jitter {self.scale_jitter} is not from 0 to under 1")
 

@@ -161,7 +161,9 @@ def test_tars_that_cannot_be_used_get_one_sentence(home, streaming):
     write_tar("empty.tar", [])
     Path("junk.tar").write_bytes(b"junk" * 999)
     write_tar("t-000.tar", drawn(0))
+    write_tar("dots.tar", ((f"img.{name}", data) for name, data in drawn(0)))
     for spec, word in {
+        "dots.tar": "a sample's name ends at its first dot",
         "bare.tar": "no pictures",
         "mute.tar": "caption",
         "empty.tar": "no pictures",

@@ -323,7 +323,7 @@ def test_a_published_model_of_other_sizes_or_another_kind(published, tmp_path):
     with pytest.raises(UserError, match="max_text_len 60 is over the 4[68] that hf_model can read"):
         from_published(folder, pad_id, max_text_len=60).load_published()
     electra = json.dumps(dict(model_type="electra", hidden_size=32))
-    with pytest.raises(UserError, match="hf_model is a electra: MLIM takes a bert or a roberta"):
+    with pytest.raises(UserError, match="hf_model is of type electra: MLIM takes bert or roberta"):
         update(mlim_tiny(), hf_model="x", hf_config=electra)
 
 

@@ -38,7 +38,8 @@ def run():
         (dict(fraction=0.0), "fraction 0.0 is not above 0 and at most 1"),
         (dict(fraction=0.5, streaming=True), "a stream does not know its size"),
         (dict(val_frac=0.6), "val_frac 0.6 is not from 0 to 0.5"),
-        (dict(workers=-1), "workers -1 is under 0"),
+        (dict(workers=-1), "workers -1 is not from 0 to 256"),
+        (dict(workers=100_000), "workers 100000 is not from 0 to 256"),
         (dict(scale_jitter=1.0), "scale_jitter 1.0 is not from 0 to under 1"),
     ],
 )

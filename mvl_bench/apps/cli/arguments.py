@@ -199,7 +199,7 @@ def _add_reconstruct(commands) -> None:
     add = commands.add_parser("reconstruct", help="fill in hidden parts of one pair")
     _add_checkpoint(add)
     add = add.add_argument
-    add("--image", required=True, metavar="FILE", help="a picture that Pillow can read")
+    add("--image", required=True, metavar="FILE", help="a PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF or JPEG 2000 picture")
     add("--caption", required=True, metavar="TEXT", help="what it shows")
     help_text = "share of the picture to hide, 0 to 1 (default: 0.6)"
     add("--hide-image", type=float, default=0.6, metavar="SHARE", help=help_text)

@@ -173,13 +173,15 @@ def do_reconstruct(args) -> None:
     import torch
 
     from mvl_bench.api import reconstruct
-    from mvl_bench.core import Pair
+    from mvl_bench.core import Pair, UserError
     from mvl_bench.inference.reconstruction import nearby, column_scores
     from mvl_bench.masking.base import random_squares
     from mvl_bench.models.registry import load
     from mvl_bench.storage import write_file
     from mvl_bench.viz.base import to_png
 
+    if not args.out.lower().endswith(".png"):
+        raise UserError(f"--out {args.out}: the figure is a PNG file, so its name must end in .png")
     model, seed = load(args.checkpoint), args.seed
     square = model.cfg.masking.mask_size // model.cfg.image.patch_size
     masks = random_squares(
