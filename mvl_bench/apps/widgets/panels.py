@@ -58,7 +58,8 @@ def board_of(
 class PanelWidget(anywidget.AnyWidget):
     "Show a panel for a model and a pair; `settings` can be set from Python."
 
-    panel: Panel
+    panel: Panel  # what it shows; each subclass has its own
+    default_model: str | tuple[str, ...] | None = "maskvlm-flowers"  # names of checkpoints; None = it needs none
     _css = style()
     answer = traitlets.Dict().tag(sync=True)  # what is shown
     ask = traitlets.Dict().tag(sync=True)  # last request of the browser
@@ -67,17 +68,17 @@ class PanelWidget(anywidget.AnyWidget):
 
     def __init__(
         self,
-        panel: Panel,
-        model="maskvlm-flowers",  # a model, a checkpoint's name, or several of them; None = no model
+        model=None,  # a model, a checkpoint's name, or several of them; None = `default_model`
         pair: Pair | None = None,  # None = the first example
         patches: Sequence[int] = (),  # hidden, counted row by row from 0
         words: Sequence[int] = (),  # hidden token positions
         **settings,  # of the panel's controls
     ):
-        self._esm = f"{panel.script()}\nexport default widgetHost(build);"
+        self._esm = f"{self.panel.script()}\nexport default widgetHost(build);"
         super().__init__()
-        self.panel, self.models = panel, {} if model is None else open_models(model)
-        self.board = board_of(self.models, pair, patches, words) if panel.needs_board else None
+        model = self.default_model if model is None else model
+        self.models = {} if model is None else open_models(model)
+        self.board = board_of(self.models, pair, patches, words) if self.panel.needs_board else None
         self.settings = settings
 
     @property
@@ -125,57 +126,53 @@ class PanelWidget(anywidget.AnyWidget):
 class DecodingPlayer(PanelWidget):
     "Play step-by-step decoding, and pin patches and words."
 
-    def __init__(self, model="maskvlm-flowers", *hidden, **settings):
-        super().__init__(DECODING, model, *hidden, **settings)
+    panel = DECODING
 
 
 class InfluenceMap(PanelWidget):
     "Show which words hidden patches depend on, and which patches hidden words depend on."
 
-    def __init__(self, model="maskvlm-flowers", *hidden, **settings):
-        super().__init__(INFLUENCE, model, *hidden, **settings)
+    panel = INFLUENCE
 
 
 class UncertaintyView(PanelWidget):
     "Show spread and error of hidden patches, and whether one is a sign of the other."
 
-    def __init__(self, model="maskvlm-flowers", *hidden, **settings):
-        super().__init__(UNCERTAINTY, model, *hidden, **settings)
+    panel = UNCERTAINTY
 
 
 class MaskingLab(PanelWidget):
     "Show what each masking strategy hides: modality (image, text or both), ratio and seed."
 
-    def __init__(self, model="maskvlm-flowers", *hidden, **settings):
-        super().__init__(MASKING, model, *hidden, **settings)
+    panel = MASKING
 
 
 class ModelComparison(PanelWidget):
     "Show the same pair with the same parts hidden, filled in by several models."
 
-    def __init__(self, model=("maskvlm-flowers", "mlim-flowers"), *hidden, **settings):
-        super().__init__(COMPARE, model, *hidden, **settings)
+    panel = COMPARE
+    default_model = ("maskvlm-flowers", "mlim-flowers")
 
 
 class QuizWidget(PanelWidget):
     "Ask you and a model ten questions about what is hidden; you answer first."
 
-    def __init__(self, model="maskvlm-tiny", **settings):
-        super().__init__(QUIZ, model, **settings)
+    panel = QUIZ
+    default_model = "maskvlm-tiny"
 
 
 class ItemMatchingWidget(PanelWidget):
     "Show precision over recall for pairs of catalogue items, and the pair behind each point."
 
-    def __init__(self, **settings):
-        super().__init__(ITEM_MATCHING, None, **settings)
+    panel = ITEM_MATCHING
+    default_model = None
 
 # %% ../../../nbs/apps/widgets/01_panels.ipynb #e15b9ad7
 class MaskingRace(PanelWidget):
     "Train the same small model by two masking strategies, live; `start` and `stop` do what the buttons do."
 
-    def __init__(self, **settings):  # masked, a, b, updates and seeds
-        super().__init__(RACE, None, **settings)
+    panel = RACE
+    default_model = None
 
     def start(self) -> None:
         "Start the race that the settings describe."
@@ -194,14 +191,16 @@ class MaskingRace(PanelWidget):
 class TrainingTimeline(PanelWidget):
     "Show a run's monitored pairs at each recorded step, and follow a run that is still training."
 
+    default_model = None
+
     def __init__(
         self,
         run: str | Path | None = None,  # the run's folder; None = a short run that is stored with the library
         every: float = 0.0,  # seconds between two reads of the run; 0 = only when `more` is called
         **settings,  # step
     ):
-        self._ended = Event()
-        super().__init__(timeline_panel(run), None, **settings)
+        self._ended, self.panel = Event(), timeline_panel(run)
+        super().__init__(**settings)
         if every:
             Thread(target=self._follow, args=(every,), daemon=True).start()
 
