@@ -51,6 +51,7 @@ def site(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_every_notebook_has_a_page_that_search_finds(site):
     found = {
         entry["href"].split("#")[0] for entry in json.loads((site / "search.json").read_text())
@@ -61,6 +62,7 @@ def test_every_notebook_has_a_page_that_search_finds(site):
         assert (site / page).is_file() and page in found
 
 
+@pytest.mark.slow
 def test_the_api_says_shapes(site):
     text = html.unescape(re.sub(r"<[^>]+>", "", (site / "core.html").read_text(encoding="utf-8")))
     assert "class Batch:" in text and "# (b c h w)" in text

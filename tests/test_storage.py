@@ -83,6 +83,7 @@ def test_reading_while_writing(tmp_path):
     assert not failures and (tmp_path / "run" / "a.txt").read_text() == "29"
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_folder(tmp_path):
     command = [
         sys.executable,

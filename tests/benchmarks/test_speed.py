@@ -193,6 +193,7 @@ def test_both_move_on_alike():
     compare(ours, theirs, batch)
 
 
+@pytest.mark.slow
 def test_what_is_said_has_the_agreed_names(monkeypatch):
     monkeypatch.setitem(bench.MASKVLM_PRESETS, "tiny", lambda: config(queue_size=8))
     small = update(bench.MLIM_PRESETS["tiny"](), embed_dim=32, num_heads=2, depth=2)

@@ -165,6 +165,7 @@ def children_of(pid: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
+@pytest.mark.slow
 def test_a_killed_process_ends_the_run_in_one_line_and_it_goes_on(tmp_path):
     asked = ["train", "--data", "scenes:shapes", *LONG]
     run = with_torchrun(tmp_path / "run", 2, asked)

@@ -17,13 +17,17 @@ from mvl_bench.training.config import DataConfig, RunConfig
 from mvl_bench.training.resume import changed_settings
 
 
-@pytest.mark.parametrize("name", ["maskvlm", "mlim", "stream", "stream by length"])
+LONGER = [pytest.param(name, marks=pytest.mark.slow) for name in ("maskvlm", "stream", "stream by length")]
+
+
+@pytest.mark.parametrize("name", ["mlim", *LONGER])
 def test_killed_and_gone_on_with_it_ends_with_the_same_bytes(name, tmp_path, one_thread):  # noqa: F811
     found = certificate.certify(name, kills=4, steps=30, folder=tmp_path, seed=1)
     assert found["unlike"] == [] and found["tensors"] > 20
     assert found["kills"] == 4 and found["inside_a_save"] == 1
 
 
+@pytest.mark.slow
 def test_a_stream_that_goes_on_reads_one_window(tmp_path, one_thread, monkeypatch):  # noqa: F811
     "Rows are counted where pyarrow gives them out: looks at the data and all else that a run reads are among them."
     for part in range(40):  # 1,600 rows in groups of 20

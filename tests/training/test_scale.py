@@ -28,6 +28,7 @@ SIZES += "shuffle_window=30 trackers= probe_every=0".split()
 CUT, BLANK, OTHER = {3, 50, 51, 120}, {7, 99, 160}, {11, 85, 199}  # 10 of 200 rows
 
 
+@pytest.mark.slow
 def test_memory_is_flat_over_a_stream_a_hundred_times_as_long(tmp_path):
     found = flat_memory.compared(50, 100, 10, tmp_path)
     assert found["long"]["rows"] == 100 * found["short"]["rows"] == 5_000

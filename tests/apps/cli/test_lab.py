@@ -9,7 +9,7 @@ from chromium import needs_chromium, tab
 from jupyter import serving
 from samples import ROOT
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ STILL = f"""() => ![...document.querySelectorAll('{BUSY}')].some(e => e.checkVis
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.slow
 def test_in_every_tab(browser, url, theme):
     with tab(browser) as page:
         begin(page, url, theme)

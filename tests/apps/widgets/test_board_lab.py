@@ -4,13 +4,14 @@ import os
 import sys
 
 import nbformat
+import pytest
 from accessible import objections
 from boards import BOARD, answered, drag, hidden, pixels
 from chromium import needs_chromium, tab
 from jupyter import serving
 from samples import ROOT
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.slow]
 ALL_CELLS = {"notebook-extension/tracker": dict(windowingMode="none")}  # far ones stay in the page
 CELLS = (
     "from boards import shipped\nfrom mvl_bench.apps.widgets.board import MaskBoard\n\nmodel = shipped()\n"

@@ -11,7 +11,7 @@ from jupyter import serving
 from playwright.sync_api import expect
 from samples import ROOT
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.slow]
 SHOTS = os.environ.get("SHOTS")  # a folder to keep pictures in, for people to look at
 CELLS = (
     "from boards import shipped\nfrom mvl_bench.apps.widgets import panels\n\nmodel = shipped()\nplayer = panels.DecodingPlayer(model)\nplayer",
