@@ -80,13 +80,12 @@ def sample_row(
     row = {}
     for name, data in sample.items():
         field, _, kind = name.rpartition(".")
-        kind = kind.lower()
-        if kind in WebDataset.IMAGE_EXTENSIONS:
+        if kind.lower() in WebDataset.IMAGE_EXTENSIONS:
             path = f"{tar}: {sample['__key__']}.{name}"
             row.setdefault(field or "image", dict(bytes=data, path=path))
-        elif kind in TEXTS:
+        elif kind.lower() in TEXTS:
             row[name] = [data.decode(errors="replace")]
-        elif kind == "json":
+        elif kind.lower() == "json":
             row |= {f"{name}.{key}": texts for key, texts in _texts_in(data).items()}
     return row
 

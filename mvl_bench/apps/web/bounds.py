@@ -261,23 +261,22 @@ class Sessions:
         self.app, self.keep, self.most, self.every = app, keep, most, every
         self.streams: Counter[str] = Counter()
         self.closed: dict[str, float] = {}  # session -> since when it has no open stream
-        self.swept = 0.0
+        self.swept = -float("inf")
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         page = scope["app"].get_blocks()
-        if time.monotonic() - self.swept > self.every:
-            self.swept = time.monotonic()
-            await self.sweep(page)
         scope = scope | {STREAMS: self.streams}
         session = session_of_stream(scope, page._queue)
         if session is None:
+            await self.sweep(page)
             return await self.app(scope, receive, send)
         if self.streams.total() >= MOST_STREAMS:
             return await refuse(send, 503, "busy: too many open pages, try again in a minute")
         self.streams[session] += 1
         try:
+            await self.sweep(page)  # now that the session of this request is known to be open
             await self.app(scope, receive, send)
         finally:
             self.streams[session] -= 1
@@ -294,15 +293,18 @@ class Sessions:
         return now - self.closed.setdefault(session, now) > self.keep
 
     async def sweep(self, page) -> None:
-        "Drop the sessions of a page (`gr.Blocks`) that are over."
+        "Drop the sessions of a page (`gr.Blocks`) that are over, at most once in `every` seconds."
         queue, states, now = page._queue, page.state_holder, time.monotonic()
+        if now - self.swept < self.every:
+            return
+        self.swept = now
         fields = (queue.pending_messages_per_session, queue.pending_event_ids_session)
-        known = {*states.session_data, *fields[0], *fields[1]}
+        known = dict.fromkeys([*states.session_data, *fields[0], *fields[1]])  # oldest first
         over = {session for session in known if self._is_over(session, queue, now)}
-        left = known - over
+        left = known.keys() - over
         self.closed = {s: t for s, t in self.closed.items() if s in left and s not in self.streams}
-        newest_first = sorted(self.closed, key=self.closed.get, reverse=True)
-        for session in over | set(newest_first[self.most :]):
+        oldest_first = sorted(self.closed, key=self.closed.get)  # stable: as they came where equal
+        for session in over | set(oldest_first[: -self.most]):
             await queue.clean_events(session_hash=session)
             self.closed.pop(session, None)
             for table in (*fields, states.session_data, states.time_last_used, page.pending_streams):

@@ -80,6 +80,7 @@ def made(tmp_path_factory):
     "A folder with a checkpoint, pictures with captions, and things that are wrong."
     home = tmp_path_factory.mktemp("home")
     (home / "pics").mkdir()
+    (home / "folder.png").mkdir()
     for i in range(6):
         pixels = np.random.default_rng(i).integers(0, 255, (40, 30 + i, 3), np.uint8)
         Image.fromarray(pixels).save(home / "pics" / f"{i}.png")
@@ -224,7 +225,8 @@ MISTAKES = [
     bad(RECONSTRUCT, "--hide-words=green", "'green'", "a red circle"),
     bad(RECONSTRUCT, "--hide-words=red,green", "'green'"),
     bad(RECONSTRUCT, "--out=nodir/o.png", "nodir/o.png"),
-    bad(RECONSTRUCT, "--out=pics", "pics", "directory"),
+    bad(RECONSTRUCT, "--out=pics", "pics", ".png"),
+    bad(RECONSTRUCT, "--out=folder.png", "folder.png", "directory"),
     bad(RECONSTRUCT, "--out=file/o.png", "file/o.png",),
     bad(RECONSTRUCT, "--edit=", "edit",),
 ]  # fmt: skip
