@@ -8,13 +8,16 @@ __all__ = ['PAIR_TASKS', 'LABEL_TASKS', 'as_model', 'make_pair', 'check_text', '
            'finetune', 'DataOptions', 'as_task_model', 'evaluate']
 
 # %% ../nbs/04_api.ipynb #b56610f1
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import index
 from pathlib import Path
 from typing import NamedTuple
 
-from .core import Pair, UserError
+import torch
+
+from .core import Pair, UserError, pick_device
 from .data.factory import OTHER, held_out_or_all, is_drawn, is_same_data, open_data
 from .data.finite_worlds import KnownWorld
 from .data.formats import files_of
@@ -37,16 +40,18 @@ from .models.base import check_finite
 from .models.registry import load
 from .models.task_heads import TaskModel, load_task
 from .training import config, runner
+from .training.logger import TerminalView
 from .viz.base import Drawing
 from .viz.reconstruction import four_columns
 
 # %% ../nbs/04_api.ipynb #acce5125
 def as_model(
     model,  # a model with `tokenizer` and `cfg`, or a checkpoint: shipped name, folder, run or Hub id
+    device: str | torch.device = "cpu",  # of a model that is loaded by name
 ):
     "Return the model, loading it by name; raise `UserError` for an unknown checkpoint or a missing tokenizer."
     if isinstance(model, (str, Path)):
-        return load(model)
+        return load(model, device)
     if getattr(model, "tokenizer", None) is None:
         kind = type(model).__name__
         raise UserError(f"the {kind} has no tokenizer: load a checkpoint or set model.tokenizer")
@@ -254,15 +259,26 @@ def train(
     preset: str = "tiny",
     steps: int | None = None,  # updates of the weights; None = 2000
     resume: bool = False,  # continue the run in `out`
-    quiet: bool = False,  # True = no progress bar
+    quiet: bool = False,  # True = show no progress
     **settings,  # any field of the run, the training or the model, e.g. lr=1e-3, split="val"
-) -> Path:  # the last checkpoint
-    "Train a model from random weights or from `init_from`; raise `UserError` for an unknown setting."
+) -> Path:  # the last checkpoint; its run is in `out`
+    "Train a model from random weights or from `init_from`, showing the run; raise `UserError` for an unknown setting."
     strings = as_settings({**settings, "steps": steps})
     run = config.with_settings(
         config.RunConfig(str(out), model, preset, config.DataConfig(str(data))), strings
     )
-    return runner.run_training(run, resume, quiet)
+    return runner.run_training(run, resume, quiet, view=_run_view())
+
+
+def _run_view():
+    "Return what shows a run here: a widget with a button to stop in a notebook, otherwise the terminal."
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None or not hasattr(shell, "kernel"):
+        return TerminalView
+    # here and not above, because it loads ipywidgets
+    from mvl_bench.apps.widgets.training import TrainingView
+
+    return TrainingView
 
 # %% ../nbs/04_api.ipynb #eb74fb8b
 def finetune(
@@ -282,7 +298,7 @@ def finetune(
     start, strings = str(checkpoint), as_settings({**settings, "steps": steps})
     if task == "retrieval":
         run = config.for_retrieval(str(out), start, config.DataConfig(str(data)))
-        return runner.run_training(config.with_settings(run, strings), quiet=quiet)
+        return runner.run_training(config.with_settings(run, strings), quiet=quiet, view=_run_view())
     run = finetuning.FinetuneConfig(str(out), task, finetuning.TaskDataConfig(str(data)), start)
     return finetuning.run_finetuning(config.with_settings(run, strings), quiet)
 
@@ -325,10 +341,10 @@ def _score_pairs(
 
 
 def _evaluate_pairs(
-    model, task: str, data: str, split: str | None, limit: int | None, how: DataOptions
+    model, task: str, data: str, split: str | None, limit: int | None, how: DataOptions, device
 ) -> tuple[dict, list[str]]:
     "Return scores over image-caption pairs, and the lines to print."
-    model = as_model(model)
+    model = as_model(model, device)
     columns = how.image_column, how.caption_column, how.streaming
     source = open_dataset(data, model.cfg.image.img_size, split, *columns)
     what, training_pairs = OTHER, ()
@@ -344,10 +360,11 @@ def _evaluate_pairs(
 def as_task_model(
     model,  # a fine-tuned model, or its checkpoint by folder or Hub id
     task: str,
+    device: str | torch.device = "cpu",  # of a model that is loaded by name
 ) -> TaskModel:
     "Return the model with its task head; raise `UserError` if it was not fine-tuned for this task."
     if isinstance(model, (str, Path)):
-        return load_task(model, task)
+        return load_task(model, task, device)
     if not isinstance(model, TaskModel) or model.task.task != task:
         kind = f"a model for {model.task.task}" if isinstance(model, TaskModel) else "no head"
         rule = f"give the folder that finetune({task!r}, ...) returned"
@@ -356,7 +373,7 @@ def as_task_model(
 
 # %% ../nbs/04_api.ipynb #75c441bf
 def _evaluate_labels(
-    model, task: str, data: str, split: str | None, limit: int | None, how: DataOptions
+    model, task: str, data: str, split: str | None, limit: int | None, how: DataOptions, device
 ) -> tuple[dict, list[str]]:
     "Return scores of a task with labels, and the lines to print."
     # here and not above, because it loads scikit-learn
@@ -364,7 +381,7 @@ def _evaluate_labels(
 
     if how.streaming:
         raise UserError("streaming is for pairs of images and captions, not for tasks")
-    model = as_model(model) if task == "probe" else as_task_model(model, task)
+    model = as_model(model, device) if task == "probe" else as_task_model(model, task, device)
     size = model.cfg.image.img_size if task == "probe" else model.body.cfg.image.img_size
     form = how.items, user_columns(how.image_column, how.caption_column, how.label_column)
     source = open_task(task, data, size, split, *form)
@@ -395,6 +412,7 @@ def evaluate(
     *,
     split: str | None = None,  # None = val of scenes, what was held out of the model's own data, all of a file
     limit: int | None = None,  # at most so many pairs or examples; None = the default of the task
+    device: str | None = None,  # of a checkpoint; None = the best there is; a model stays where it is
     quiet: bool = False,  # True = print no table
     **options,  # fields of `DataOptions`
 ) -> dict:  # ready for JSON; means with 95 % intervals
@@ -414,7 +432,8 @@ def evaluate(
     if data is None:
         data = _own_data(model) if task in PAIR_TASKS else "scenes"
     part = split or ("val" if is_drawn(data) else None)
-    scores, lines = score(model, task, str(data), part, limit, DataOptions(**options))
+    how = DataOptions(**options), pick_device(device)
+    scores, lines = score(model, task, str(data), part, limit, *how)
     if not quiet:
         print("\n".join(lines))
     checkpoint = str(model) if isinstance(model, (str, Path)) else None

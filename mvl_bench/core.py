@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['ONLY_PIXELS', 'ONLY_WORDS', 'BOTH', 'UserError', 'settings_of', 'full_name', 'update', 'Batch', 'Pair', 'Masks',
            'view', 'by_hand', 'Output', 'Features', 'Losses', 'StepKey', 'MaskedVLModel', 'PairSource', 'TaskSource',
-           'hashed_uniform', 'hashed_draws', 'seed_torch', 'data_path', 'pick_device']
+           'hashed_uniform', 'hashed_draws', 'seed_torch', 'data_path', 'pick_device', 'track']
 
 # %% ../nbs/00_core.ipynb #b6494384
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -148,15 +149,16 @@ def view(
     image_mask: Tensor | None = None,  # (b n) bool; None = nothing hidden
     text_mask: Tensor | None = None,  # (b t) bool; None = nothing hidden
 ) -> Masks:
-    "Return a view of `batch` with only the given parts hidden, never padding or special tokens."
+    "Return a view of `batch`, on its device, with only the given parts hidden, never padding or special tokens."
+    device = batch.ids.device
     if image_mask is None:
-        image_mask = torch.zeros(len(batch), num_patches, dtype=torch.bool, device=batch.ids.device)
+        image_mask = torch.zeros(len(batch), num_patches, dtype=torch.bool, device=device)
     if text_mask is None:
         text_mask = torch.zeros_like(batch.maskable)
     present = batch.has_image[:, None], batch.has_text[:, None]
     return Masks(
-        image_mask & present[0],
-        text_mask & batch.maskable & present[1],
+        image_mask.to(device) & present[0],
+        text_mask.to(device) & batch.maskable & present[1],
         batch.has_image,
         batch.has_text,
     )
@@ -176,7 +178,7 @@ def by_hand(
             if not 0 <= place < mask.shape[1]:
                 raise UserError(f"{unit} {place} is not in 0..{mask.shape[1] - 1}")
         mask[:, list(chosen)] = True
-    return view(batch, num_patches, image_mask.to(batch.ids.device), text_mask.to(batch.ids.device))
+    return view(batch, num_patches, image_mask, text_mask)
 
 # %% ../nbs/00_core.ipynb #5a4cfbdf
 ONLY_PIXELS = dict(pixels=slice(None))  # may be asked of all rows
@@ -190,6 +192,11 @@ class Output(NamedTuple):
     pixels: Tensor | None  # (b n p*p*c) every patch in 0..1; only hidden patches were trained
     word_logits: Tensor | None  # (b t v) scores of every word of the vocabulary at every position
     attention: dict[str, Tensor] | None = None  # name -> (b heads queries keys), on request
+
+    def to(self, device) -> "Output":  # a device or its name
+        "Return the same predictions on another device."
+        attention = self.attention and {name: w.to(device) for name, w in self.attention.items()}
+        return Output(*(x if x is None else x.to(device) for x in self[:2]), attention)
 
     def only(
         self,
@@ -271,6 +278,12 @@ class MaskedVLModel(Protocol):
         "Return the number of patches of one image."
         rows, columns = self.cfg.image.grid
         return rows * columns
+
+    @property
+    def device(self) -> torch.device:
+        "Return the device of the weights, to which batches and masks must be moved."
+        tensors = chain(self.parameters(), self.buffers())
+        return next((x.device for x in tensors), torch.device("cpu"))
 
     def forward(
         self, batch: Batch, masks: Masks, attention: bool = False, requested: dict | None = None
@@ -426,13 +439,24 @@ def data_path(*parts: str) -> Path:  # e.g. "checkpoints", "maskvlm-tiny"
 
 
 def pick_device(name: str | None = None) -> torch.device:  # None = the best available
-    "Return the named device, or the best of CUDA, MPS and CPU; raise `UserError` if it is unavailable."
-    if name is None:
-        found = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
-        name = next(kind for kind, is_here in found.items() if is_here)
+    "Return the named device, or CUDA where there is one and else the CPU; raise `UserError` if it is unavailable."
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        value = torch.zeros(1, device=name)
+        value = torch.zeros(1, dtype=torch.float64, device=name)  # MPS has none, and masks are drawn with it
         value.cpu()  # fails on "meta", which holds no values
         return value.device
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise UserError(f"device {name!r} is not to be had here; try cpu") from error
+
+# %% ../nbs/00_core.ipynb #4a2f8b01
+def track(
+    items: Iterable,
+    what: str,  # shown beside the bar
+    total: int | None = None,  # number of items; None = their length
+) -> Iterator:
+    "Iterate over items with a progress bar on standard error; without one where that is no terminal."
+    from rich import progress
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return progress.track(items, what, total, console=console, transient=True, disable=not console.is_terminal)

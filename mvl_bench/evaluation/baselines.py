@@ -55,7 +55,8 @@ def mean_colour(
     patch_size: int,  # size of a patch, in pixels
 ) -> Tensor:  # (b n p*p*c)
     "Predict the mean image for every patch, whatever is visible."
-    return patchify(baselines.mean_picture[None], patch_size).expand(len(batch), -1, -1)
+    picture = baselines.mean_picture[None].to(batch.images.device)
+    return patchify(picture, patch_size).expand(len(batch), -1, -1)
 
 
 def median_colour(
@@ -64,7 +65,8 @@ def median_colour(
     patch_size: int,  # size of a patch, in pixels
 ) -> Tensor:  # (b n p*p*c)
     "Predict the median image for every patch, whatever is visible."
-    return patchify(baselines.median_picture[None], patch_size).expand(len(batch), -1, -1)
+    picture = baselines.median_picture[None].to(batch.images.device)
+    return patchify(picture, patch_size).expand(len(batch), -1, -1)
 
 
 def background(
@@ -74,11 +76,11 @@ def background(
 ) -> Tensor:  # (b n p*p*c)
     "Predict the commonest colour of the visible pixels, quantised to sixteen levels; grey where none is visible."
     pixels = patchify(batch.images, patch_size).unflatten(-1, (-1, 3))
-    painted = torch.full_like(pixels, 0.5)
+    painted, places = torch.full_like(pixels, 0.5), torch.tensor([256, 16, 1], device=pixels.device)
     for row, (picture, hidden) in enumerate(zip(pixels, masks.image_mask)):
         visible = picture[~hidden].reshape(-1, 3)
         if len(visible):
-            steps = (visible * 15).round().long() @ torch.tensor([256, 16, 1])
+            steps = ((visible * 15).round().long() * places).sum(1)  # CUDA multiplies no integer matrices
             painted[row] = visible[steps == steps.mode().values].mean(0)
     return painted.flatten(2)
 
@@ -103,7 +105,7 @@ def unigram_nats(
     labels: Tensor,  # (k) hidden words
 ) -> Tensor:  # (k)
     "Compute the surprise at each hidden word under the word frequencies, in nats."
-    return -baselines.word_chances[labels].log()
+    return -baselines.word_chances.to(labels.device)[labels].log()
 
 # %% ../../nbs/evaluation/00_baselines.ipynb #7b376ffd
 def choice_nats(
@@ -243,22 +245,24 @@ def baselines_of(
     cfg,  # `TrainConfig`
 ) -> dict[str, float]:
     "Compute each loss of the model for trivial predictors, and for the ideal observer where the world is known."
-    model_cfg, device = model.cfg.at_step(cfg.steps - 1), next(model.parameters()).device
+    model_cfg = model.cfg.at_step(cfg.steps - 1)
     limit = max(
         32, min(256, 2**22 // math.prod(model_cfg.image.img_size))
     )  # large images fill memory
     batch = collate(some_pairs(source, limit), tokenizer, model_cfg.text.max_text_len)
     masking = with_scores(model_cfg.build_masking(), model)
-    drawn = [masking(batch.to(device), (cfg.seed, epoch)) for epoch in range(2)]
-    views = tuple(view.to("cpu") for views in drawn for view in views)
+
+    def drawn(rows: Batch, epochs: int) -> tuple[Masks, ...]:  # scores of patches come from the model
+        there = rows.to(model.device)
+        views = (v for epoch in range(epochs) for v in masking(there, (cfg.seed, epoch)))
+        return tuple(v.to("cpu") for v in views)
+
+    views = drawn(batch, 2)
     labels = sample_hidden_words(source, tokenizer, model_cfg, (cfg.seed, 0))
     counted = count_baselines(batch, model_cfg.text.vocab_size, labels)
     losses = trivial_losses(counted, batch, views, model_cfg, cfg.batch_size)
     if source.world in KNOWN and "losses.recon" in model_cfg.names():
         few = batch.rows(slice(128))  # most of the loss is in the few rows that are all hidden
-        draws = range(
-            24 if model_cfg.losses.recon_kind == "nats" else 4
-        )  # discrete patches are counted quickly
-        views = [v for epoch in draws for v in masking(few, (cfg.seed, epoch))]
-        losses |= floor_losses(source.world, tokenizer, few, tuple(views), model_cfg)
+        draws = 24 if model_cfg.losses.recon_kind == "nats" else 4  # discrete patches are counted quickly
+        losses |= floor_losses(source.world, tokenizer, few, drawn(few, draws), model_cfg)
     return losses

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core import ONLY_PIXELS, hashed_uniform, view
-from ..data.pairs import collate
+from ..data.pairs import collate, collate_for
 from ..data.scenes import COLOURS, Scenes, nearest_colour, object_masks, words_of
 from .attribution import with_interval
 from .scene_probes import Question, questions
@@ -151,18 +151,18 @@ def score_spread(
     errors, accounts = [], {}
     for start in range(0, limit, 50):
         pairs = [source.pair(i) for i in range(start, min(limit, start + 50))]
-        batch = collate(pairs, model.tokenizer, model.cfg.text.max_text_len)
+        batch = collate_for(model, pairs)
         hidden = random_squares(batch.ids, model.cfg.image.grid, 0.6, (0, "spread"), 2)
         masks = view(batch, model.num_patches, hidden)
         pixels = model(batch, masks, requested=ONLY_PIXELS).pixels.clamp(0, 1)
         errors.append(
-            (pixels - patchify(batch.images, model.cfg.image.patch_size)).abs().mean(-1)[hidden]
+            (pixels - patchify(batch.images, model.cfg.image.patch_size)).abs().mean(-1)[hidden].cpu()
         )
         predictors = {f"spread over {k} parts": spread(model, batch, masks, k) for k in parts}
-        predictors["hidden neighbours"] = hidden_neighbours(hidden, model.cfg.image.grid)
+        predictors["hidden neighbours"] = hidden_neighbours(masks.image_mask, model.cfg.image.grid)
         predictors["detail painted"] = pixels.std(-1)
         for name, values in predictors.items():
-            accounts.setdefault(name, []).append(values[hidden])
+            accounts.setdefault(name, []).append(values[hidden].cpu())
     errors, accounts = torch.cat(errors), {n: torch.cat(v) for n, v in accounts.items()}
     drawn = accounts[f"spread over {parts[len(parts) // 2]} parts"]
     order = {name: rank_correlation(values, errors) for name, values in accounts.items()}

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Batch, UserError, hashed_uniform, view
+from ..core import Batch, UserError, hashed_uniform, track, view
 from ..data.finite_worlds import KNOWN, truth_of
 from ..data.loader import first_pairs
 from ..data.pairs import collate
@@ -64,11 +64,13 @@ def chain(
     alone: bool = False,  # hide each part alone, all others visible: pseudo-likelihood
     chunk: int = 256,  # views in one forward pass
 ) -> Chain:
-    "Score each part of one modality before it is revealed, in a random order."
+    "Score each part of one modality before it is revealed, in a random order; the scores are beside the batch."
+    device, batch = batch.ids.device, batch.to(model.device)
     parts, labels = _parts(model, batch, side)
     rank = order_of_parts(parts, batch.ids, key)
     rows, places = parts.nonzero().T
-    tables = [torch.zeros(parts.shape), torch.zeros(parts.shape), torch.zeros(parts.shape).bool()]
+    kinds = torch.float32, torch.float32, torch.bool
+    tables = [torch.zeros(parts.shape, dtype=kind, device=parts.device) for kind in kinds]
     for row, place in zip(rows.split(chunk), places.split(chunk)):
         turn = rank[row, place][:, None]
         hidden = rank[row] == turn if alone else rank[row] >= turn
@@ -78,7 +80,7 @@ def chain(
         nats = logits.logsumexp(-1) - logits.gather(1, label[:, None])[:, 0]
         for table, values in zip(tables, (nats, chance, best == label)):
             table[row, place] = values
-    return Chain(*tables)
+    return Chain(*(table.to(device) for table in tables))
 
 
 def _scores(model, batch: Batch, side: str, hidden: Tensor, beside: bool, at: Tensor) -> Tensor:
@@ -90,7 +92,7 @@ def _scores(model, batch: Batch, side: str, hidden: Tensor, beside: bool, at: Te
     masks = masks if beside else without_image(masks)
     if model.word_logits is not None:
         return model.word_logits(batch, masks, at)
-    return model(batch, masks).word_logits[torch.arange(len(at)), at]
+    return model(batch, masks).word_logits[torch.arange(len(at), device=at.device), at]
 
 # %% ../../nbs/evaluation/03_information.ipynb #8e0aebe6
 CHAINS = dict(  # name -> modality, whether the other one is present
@@ -116,7 +118,7 @@ def measure(
         names = tuple(name for name in names if CHAINS[name][0] == "text")
     return {
         name: [chain(model, batch, *CHAINS[name], (0, o), pseudo) for o in range(orders)]
-        for name in names
+        for name in track(names, "revealing parts one by one")
     }
 
 

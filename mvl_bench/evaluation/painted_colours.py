@@ -24,10 +24,10 @@ import torch
 from PIL import Image
 from skimage.color import rgb2lab
 
-from ..core import ONLY_PIXELS, ONLY_WORDS, Pair, UserError, by_hand, view
+from ..core import ONLY_PIXELS, ONLY_WORDS, Pair, UserError, by_hand, pick_device, view
 from ..data.formats import files_of, load_rows, quiet
 from ..data.images import as_size, open_picture, resize, shift_colour
-from ..data.pairs import collate
+from ..data.pairs import collate_for
 from ..masking.base import without_image, without_text
 from ..models.registry import load, untrained
 from ..patches import patchify, unpatchify
@@ -150,14 +150,14 @@ def paint_hidden(
     for start in range(0, len(images), batch_size):
         rows = slice(start, start + batch_size)
         pairs = [Pair(i, c or "a", 0, 0) for i, c in zip(images[rows], captions[rows])]
-        batch = collate(pairs, model.tokenizer, model.cfg.text.max_text_len)
+        batch = collate_for(model, pairs)
         masks = by_hand(batch, model.num_patches, patches)
         if captions[start] is None:
             masks = without_text(masks)
         pixels = model(batch, masks, requested=ONLY_PIXELS).pixels.float().clamp(0, 1)
         truth = patchify(batch.images, model.cfg.image.patch_size)
         filled = torch.where(masks.image_mask[..., None], pixels, truth)
-        painted.append(unpatchify(filled, model.cfg.image.grid).permute(0, 2, 3, 1).numpy())
+        painted.append(unpatchify(filled, model.cfg.image.grid).permute(0, 2, 3, 1).cpu().numpy())
     return np.concatenate(painted)
 
 # %% ../../nbs/evaluation/09_painted_colours.ipynb #pc000013
@@ -265,13 +265,13 @@ def _read(
     others: Sequence[Item],  # whose photographs are the wrong ones
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # (b) asked, (ways b) right, (ways b) nats
     "Hide the colour in each caption, where it stands twice both, and score the first."
-    length, ids = model.cfg.text.max_text_len, model.tokenizer.convert_tokens_to_ids
+    ids = model.tokenizer.convert_tokens_to_ids
     pairs = [Pair(item.image, item.caption, 0, 0) for item in items]
     batch, wrong = (
-        collate(rows, model.tokenizer, length)
+        collate_for(model, rows)
         for rows in (pairs, [p._replace(image=o.image) for p, o in zip(pairs, others)])
     )
-    colour = torch.tensor([ids(item.colour) for item in items])
+    colour = torch.tensor([ids(item.colour) for item in items], device=model.device)
     hidden = (batch.input_ids == colour[:, None]) & (colour != model.tokenizer.unk_token_id)[
         :, None
     ]
@@ -282,7 +282,8 @@ def _read(
     )
     scores = torch.stack([x[range(len(x)), place] for x in outputs]).log_softmax(-1)
     nats = -scores.gather(2, colour.expand(len(WAYS), -1)[..., None])[..., 0]
-    return hidden.any(1).numpy(), (scores.argmax(-1) == colour).numpy(), nats.numpy()
+    answers = hidden.any(1), scores.argmax(-1) == colour, nats
+    return tuple(x.cpu().numpy() for x in answers)
 
 
 @torch.inference_mode()
@@ -482,12 +483,13 @@ def main(
         help="folder with train-*.parquet, val-*.parquet and colour_val.json",
     )
     parse.add_argument("--json", help="write the same as JSON")
+    parse.add_argument("--device", help="where to compute, such as cpu or cuda (default: the best there is)")
     args = parse.parse_args(words)
     try:
         if args.recolour:
             print(f"{write_copies(args.data, args.recolour):,} copies in {args.recolour}")
             return
-        model = load(args.checkpoint)
+        model = load(args.checkpoint, pick_device(args.device))
         items, prototypes = read_photographs(args.data, model.cfg.image.img_size)
     except UserError as error:
         sys.exit(_refuse(str(error)))

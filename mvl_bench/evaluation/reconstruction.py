@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Batch, Masks, Pair, UserError
+from ..core import Batch, Masks, Pair, UserError, track
 from ..data.finite_worlds import KNOWN, KnownWorld
 from ..data.loader import first_pairs
 from ..data.pairs import collate
@@ -104,7 +104,7 @@ def surprise(logits: Tensor, labels: Tensor) -> Tensor:  # (k v), (k) -> (k) nat
 
 def per_row(values: Tensor, mask: Tensor) -> Tensor:  # (k), (b n) bool -> (b)
     "Sum the values of each row's hidden units."
-    return torch.zeros(mask.shape, dtype=values.dtype).masked_scatter(mask, values).sum(1)
+    return values.new_zeros(mask.shape).masked_scatter(mask, values).sum(1)
 
 
 @torch.inference_mode()
@@ -154,13 +154,13 @@ def evaluate_reconstruction(
     counted = collate(training_pairs, model.tokenizer, model.cfg.text.max_text_len) if training_pairs else whole
     baselines = count_baselines(counted, model.cfg.text.vocab_size)
     sums: dict[tuple, list] = {}
-    for start in range(0, len(pairs), batch_size):
+    for start in track(range(0, len(pairs), batch_size), "reconstructing"):
         rows = slice(start, start + batch_size)
-        batch, partner = whole.rows(rows), whole.rows(wrong[rows])
+        batch, partner = (whole.rows(part).to(model.device) for part in (rows, wrong[rows]))
         for draw in range(draws):
             views = masking(batch, (0, "evaluate", draw))
             for name, values in score_batch(model, batch, partner, views, baselines).items():
-                sums.setdefault((*name, draw), []).append(values)
+                sums.setdefault((*name, draw), []).append(values.cpu())
     result = dict(task="reconstruction", n=len(pairs), **summarise(sums, draws))
     return result | (dict(lacks=model.lacks) if model.lacks else {})
 
@@ -198,14 +198,15 @@ def errors_beside(
     cfg, pairs = model.cfg, first_pairs(source, limit)
     image = ImageConfig(tuple(cfg.image.img_size), cfg.image.patch_size)
     ideal = IdealObserver(IdealConfig(source.world, image, answer="median"), model.tokenizer)
+    ideal.to(model.device)
     whole = collate(pairs, model.tokenizer, cfg.text.max_text_len)
     baselines, sums = count_baselines(whole, max(cfg.text.vocab_size, len(model.tokenizer))), {}
     for start in range(0, len(pairs), 50):
-        batch = whole.rows(slice(start, start + 50))
+        batch = whole.rows(slice(start, start + 50)).to(model.device)
         for draw in range(draws):
             views = cfg.build_masking().plain()(batch, (0, "share", draw))
             for key, values in _errors(dict(model=model, ideal=ideal), batch, views, baselines):
-                sums.setdefault((*key, draw), []).append(values)
+                sums.setdefault((*key, draw), []).append(values.cpu())
     joined = {key: torch.cat(parts).double().numpy() for key, parts in sums.items()}
     names = dict.fromkeys(key[:3] for key in joined)
     return {name: sum(joined[(*name, draw)] for draw in range(draws)) for name in names}

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Batch, Pair, UserError, view
+from ..core import Batch, Pair, UserError, track, view
 from ..data.loader import each_pair
 from ..data.pairs import collate
 
@@ -119,10 +119,11 @@ def encoded(
     "Encode every image and every caption once; return None for a model that reads only whole pairs."
     if model.encode_image is None:
         return None
-    ways = (pool.pictures, model.encode_image), (pool.captions, model.encode_text)
+    ways = dict(pictures=(pool.pictures, model.encode_image), captions=(pool.captions, model.encode_text))
     sides = []
-    for batch, encode in ways:
-        parts = [batch.rows(slice(i, i + batch_size)) for i in range(0, len(batch), batch_size)]
+    for name, (batch, encode) in ways.items():
+        slices = [slice(i, i + batch_size) for i in range(0, len(batch), batch_size)]
+        parts = (batch.rows(rows).to(model.device) for rows in track(slices, f"encoding {name}"))
         outputs = [encode(part, view(part, model.num_patches)) for part in parts]
         sides.append(tuple(torch.cat(side) for side in zip(*outputs)))
     return Sides(*sides)
@@ -131,10 +132,11 @@ def encoded(
 @torch.inference_mode()
 def vectors_of(
     model, pool: Gallery, sides: Sides | None = None, batch_size: int = 50
-) -> tuple[Tensor, Tensor]:  # (n e), (m e)
+) -> tuple[Tensor, Tensor]:  # (n e), (m e), beside the gallery
     "Return a unit vector for every image and every caption."
     sides = sides or encoded(model, pool, batch_size)
-    return tuple(model.contrast.vectors(sides.image[0], sides.text[0], pool.picture)[:2])
+    image, text, _ = model.contrast.vectors(sides.image[0], sides.text[0], pool.picture)
+    return image.to(pool.picture.device), text.to(pool.picture.device)
 
 
 @torch.inference_mode()
@@ -145,16 +147,17 @@ def matches(
     others: Tensor,  # (r) caption of each pair
     sides: Sides | None = None,  # encoded images and captions; None = encode here
     batch_size: int = 400,
-) -> Tensor:  # (r) logit of a match
+) -> Tensor:  # (r) logit of a match, beside `rows`
     "Compute the ITM logit of pairs of images and captions."
-    pairs, sides = (
-        zip(rows.split(batch_size), others.split(batch_size)),
-        sides or encoded(model, pool),
-    )
+    pairs = [*zip(rows.split(batch_size), others.split(batch_size))]
+    pairs = track(pairs, "matching pictures with captions")
+    sides, device = sides or encoded(model, pool), model.device
     if sides is None:
-        return torch.cat([model.features(pool.pairs(*pair)).match for pair in pairs])
+        batches = (pool.pairs(*pair).to(device) for pair in pairs)
+        return torch.cat([model.features(batch).match for batch in batches]).to(rows.device)
+    pairs = ([index.to(device) for index in pair] for pair in pairs)
     logits = [model.match(*_those(sides, *pair)) for pair in pairs]
-    return torch.cat(logits).float().diff(dim=1)[:, 0]
+    return torch.cat(logits).float().diff(dim=1)[:, 0].to(rows.device)
 
 
 def _those(sides: Sides, *indices: Tensor) -> tuple:

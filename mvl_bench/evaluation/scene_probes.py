@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core import ONLY_PIXELS, ONLY_WORDS, Batch, Masks, Pair, view
-from ..data.pairs import collate
+from ..data.pairs import collate, collate_for
 from mvl_bench.data.scenes import (
     COLOURS,
     SHAPES,
@@ -73,17 +73,7 @@ def _batched(model, pairs: list[Pair], run: Callable, size: int = 50) -> list:
     out = []
     for start in range(0, len(pairs), size):
         rows = slice(start, start + size)
-        out.append(
-            run(
-                collate(
-                    pairs[rows],
-                    model.tokenizer,
-                    model.cfg.text.max_text_len,
-                    model.cfg.image.img_size,
-                ),
-                rows,
-            )
-        )
+        out.append(run(collate_for(model, pairs[rows]), rows))
     return out
 
 
@@ -100,9 +90,8 @@ def paint_scenes(
         context = without_text(masks) if alone else masks
         filled = model(batch, context, requested=ONLY_PIXELS).pixels.clamp(0, 1)
         true = patchify(batch.images, model.cfg.image.patch_size)
-        return unpatchify(
-            torch.where(masks.image_mask[..., None], filled, true), model.cfg.image.grid
-        )
+        painted = torch.where(masks.image_mask[..., None], filled, true)
+        return unpatchify(painted, model.cfg.image.grid).cpu()
 
     return torch.cat(_batched(model, pairs, run))
 

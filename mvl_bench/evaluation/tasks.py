@@ -22,7 +22,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ..core import Batch, UserError
+from ..core import Batch, UserError, track
 from ..data.task_tables import open_task, user_columns
 from ..data.tasks import CLASSES, TaskBatch, ExampleText, collate_examples, some_ids
 from ..models.task_heads import TaskModel
@@ -54,7 +54,7 @@ def task_batches(
             model.task.classes,
             body.cfg.image.img_size,
         )
-        yield collate_examples(examples, *form).to(next(model.parameters()).device)
+        yield collate_examples(examples, *form).to(model.device)
 
 
 @torch.inference_mode()
@@ -63,13 +63,15 @@ def class_probabilities(
     source,  # a task's data
     ids: Sequence[int],
     sides: Sequence[str] = ("",),  # absent modality: "" = none, image, text
+    progress: bool = False,  # show a bar on a terminal
 ) -> tuple[
     np.ndarray, dict[str, np.ndarray]
 ]:  # (n) labels, absent modality -> (n classes) probabilities
     "Return the labels and the model's class probabilities with different modalities absent."
     model.eval()
     labels, chances = [], {side: [] for side in sides}
-    for batch in task_batches(model, source, ids):
+    batches = task_batches(model, source, ids)
+    for batch in track(batches, "answering", -(-len(ids) // 48)) if progress else batches:
         labels.append(batch.labels.cpu())
         for side in sides:
             chances[side].append(model(without(batch.batch, side)).softmax(-1).cpu())
@@ -200,7 +202,7 @@ def image_vectors(
         batch = collate_examples(
             examples, model.tokenizer, model.cfg.text.max_text_len, (), model.cfg.image.img_size
         ).batch
-        image = model.features(batch.to(next(model.parameters()).device)).image.float().cpu()
+        image = model.features(batch.to(model.device)).image.float().cpu()
         vectors.append(torch.cat([image[:, 0], image[:, 1:].mean(1)], -1).numpy())
         small += [np.asarray(Image.fromarray(e.pictures[0]).resize((8, 8))) / 255 for e in examples]
     return np.concatenate(vectors), np.stack(small).reshape(len(ids), -1)
@@ -324,7 +326,7 @@ def _with_baselines(
     model: TaskModel, source, ids: Sequence[int], examples: Sequence[ExampleText]
 ) -> tuple[np.ndarray, dict[str, np.ndarray], list[str]]:  # labels, probabilities by predictor, notes
     "Return the probabilities of the model, of it with one modality absent, and of predictors without images."
-    labels, chances = class_probabilities(model, source, ids, ("", "image", "text"))
+    labels, chances = class_probabilities(model, source, ids, ("", "image", "text"), progress=True)
     chances = {"": chances[""], "text_only": chances["image"], "image_only": chances["text"]}
     if metric_of(model.task.task)[0] == "accuracy":
         counts = model.body.facts["labels"]

@@ -82,10 +82,10 @@ def predict_masked(
     patches: Tensor,  # (r n) bool, True = hidden: r ways to hide
     words: Tensor,  # (r t) bool, True = hidden
     requested: dict | None = None,  # outputs to compute, `ONLY_PIXELS` or `ONLY_WORDS`; None = both
-) -> tuple[Tensor | None, Tensor | None]:  # (r n p*p*c) pixels in 0..1, (r t) nats
+) -> tuple[Tensor | None, Tensor | None]:  # (r n p*p*c) pixels in 0..1, (r t) nats, both beside the masks
     "Predict pixels and ln probability of each true word of one pair under `r` different masks."
-    parts = []
-    for chunk in torch.arange(len(patches), device=patches.device).split(ROWS):
+    parts, batch = [], batch.to(model.device)
+    for chunk in torch.arange(len(patches)).split(ROWS):
         rows = batch.rows(torch.zeros_like(chunk))
         hidden = view(rows, model.num_patches, patches[chunk], words[chunk])
         outputs = model(rows, hidden, requested=requested)
@@ -97,7 +97,8 @@ def predict_masked(
                 log_probs.float().log_softmax(-1).gather(2, rows.input_ids[..., None])[..., 0]
             )
         parts.append((pixels, log_probs))
-    return tuple(None if part[0] is None else torch.cat(part) for part in zip(*parts))
+    device = patches.device
+    return tuple(None if part[0] is None else torch.cat(part).to(device) for part in zip(*parts))
 
 # %% ../../nbs/inference/03_attribution.ipynb #24f99ff5
 def _words_away(model, batch: Batch, pieces: Tensor, patches: Tensor, words: Tensor) -> Tensor:
@@ -175,15 +176,15 @@ def word_gains(
 ) -> tuple[tuple[Chip, ...], np.ndarray]:  # w words and their gains (w), in nats
     "Return how many nats the visible part of the image gains for each word, hidden with all its pieces and no other."
     batch, words = one_row(model, pair)
-    pieces = pieces_table(words, batch.input_ids.shape[1])
-    rows = batch.rows(torch.zeros(len(words), dtype=torch.long))
+    pieces = pieces_table(words, batch.input_ids.shape[1]).to(model.device)
+    rows = batch.rows(torch.zeros(len(words), dtype=torch.long)).to(model.device)
     beside = view(rows, model.num_patches, by_hand(rows, model.num_patches, patches).image_mask, pieces)
     nats = []
     for masks in (beside, without_image(beside)):
         log_probs = model(rows, masks, requested=ONLY_WORDS).word_logits.float().log_softmax(-1)
         true = log_probs.gather(2, rows.input_ids[..., None])[..., 0]
         nats.append((true * pieces).sum(1))
-    return words, (nats[0] - nats[1]).double().numpy()
+    return words, (nats[0] - nats[1]).cpu().double().numpy()
 
 # %% ../../nbs/inference/03_attribution.ipynb #3420efc8
 def quarters(
@@ -347,7 +348,7 @@ def attention_gradient(
         for way, (patches, hidden) in views_of(pieces, model.cfg.image.grid).items():
             if way == "to_patches" and "pixels" not in model.offers:
                 continue
-            rows = row.rows(torch.zeros(len(patches), dtype=torch.long))
+            rows = row.rows(torch.zeros(len(patches), dtype=torch.long)).to(model.device)
             rows = replace(
                 rows, images=rows.images.requires_grad_()
             )  # frozen models have gradients, too
@@ -362,7 +363,7 @@ def attention_gradient(
                 for (name, a), g in zip(outputs.attention.items(), grads)
                 if g is not None
             ]
-            total = sum(part for part in relevant if part is not None)
+            total = sum(part for part in relevant if part is not None).cpu()
             total = pieces.to(total) @ total  # of a word: the sum over its pieces
             valid = (
                 patches[:, None]

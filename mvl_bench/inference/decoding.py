@@ -295,7 +295,7 @@ def _ask(model, step: Step, plan: Plan) -> tuple[Tensor | None, Tensor | None, T
     "Predict pixels (n p*p*c), ln probabilities of words (t v) and the standard deviation of patches (n)."
     batch = row_of(model, step)
     masks = hidden_in(model, step, batch)
-    outputs = model(batch, masks)
+    outputs = model(batch.to(model.device), masks.to(model.device)).to("cpu")
     doubt = torch.zeros(model.num_patches)
     if step.hidden_patches:
         doubt = spread(model, batch, masks, plan.parts, (plan.seed, "parts", step.index))[0]

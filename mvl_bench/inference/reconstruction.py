@@ -135,11 +135,11 @@ def reconstruct_pair(
     kinds = {"both", "pixels"} | ({"words"} if len(words) else set())
     rows = [row for row in _rows(pair, wrong, edit) if row[2] in kinds]
     batch = collate([row for _, row, _ in rows], model.tokenizer, model.cfg.text.max_text_len)
-    masks = _hide(model, batch, rows, patches, words)
+    masks, device = _hide(model, batch, rows, patches, words), model.device
     columns = {name: dict(name=name, beside=_beside(name, wrong, edit)) for name, _, _ in rows}
     sides = ("pixels", "words") if len(words) else ("pixels",)
     row_indices = {s: [i for i, row in enumerate(rows) if row[2] in ("both", s)] for s in sides}
-    output = model(batch, masks, requested=row_indices)
+    output = model(batch.to(device), masks.to(device), requested=row_indices).to("cpu")
     truth = patchify(
         torch.tensor(pair.image).permute(2, 0, 1)[None] / 255.0, model.cfg.image.patch_size
     )

@@ -17,7 +17,7 @@ from PIL import Image
 from ..core import ONLY_WORDS, Pair, view
 from ..data.factory import is_drawn, open_data
 from ..data.images import resize
-from ..data.pairs import collate
+from ..data.pairs import collate_for
 from ..data.tokenizers import word_pieces
 
 # %% ../../nbs/inference/04_training_distance.ipynb #19d96c09
@@ -43,7 +43,7 @@ def caption_nats(
     batch_size: int = 256,
 ) -> np.ndarray:  # (b) nats a token; nan for a caption without words
     "Return the mean cross-entropy of each caption's words, each hidden in turn, without the image."
-    size, length = model.cfg.image.img_size, model.cfg.text.max_text_len
+    length = model.cfg.text.max_text_len
     rows = [
         (i, word)
         for i, text in enumerate(captions)
@@ -53,15 +53,15 @@ def caption_nats(
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         pairs = [Pair(None, captions[i], 0, 0) for i, _ in part]
-        batch = collate(pairs, model.tokenizer, length, size)
-        hidden = torch.zeros_like(batch.maskable)
+        batch = collate_for(model, pairs)
+        hidden = torch.zeros(batch.maskable.shape, dtype=torch.bool)
         for row, (_, word) in enumerate(part):
             hidden[row, list(word)] = True
         logits = model(
             batch, view(batch, model.num_patches, text_mask=hidden), requested=ONLY_WORDS
         ).word_logits
         nats = -logits.float().log_softmax(-1).gather(2, batch.input_ids[..., None])[..., 0]
-        for (i, word), value in zip(part, (nats * hidden).sum(1).tolist()):
+        for (i, word), value in zip(part, (nats.cpu() * hidden).sum(1).tolist()):
             totals[i] += value, len(word)
     with np.errstate(invalid="ignore"):
         return totals[:, 0] / totals[:, 1]

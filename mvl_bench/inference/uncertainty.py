@@ -48,17 +48,18 @@ def spread(
     masks: Masks,
     parts: int = 4,
     key: tuple = (0,),  # e.g. (seed, step)
-) -> Tensor:  # (b n) standard deviation of predicted pixels, 0..0.5; nan = not hidden
+) -> Tensor:  # (b n) standard deviation of predicted pixels, 0..0.5, beside the batch; nan = not hidden
     "Compute the standard deviation of each hidden patch's pixels over complementary views; raise `UserError` for a model without pixels."
     if "pixels" not in model.offers:
         raise UserError(f"{model.lacks} So there is no spread of pixels")
     rows, index = parts_of(batch, masks, parts, key), torch.arange(len(batch)).repeat(parts)
     patches, words = (torch.cat([getattr(m, s) for m in rows]) for s in ("image_mask", "text_mask"))
     there = masks.has_image.repeat(parts), masks.has_text.repeat(parts)
-    hidden = Masks(patches, words, *there)
-    pixels = model(batch.rows(index), hidden, requested=ONLY_PIXELS).pixels.float().clamp(0, 1)
+    again, hidden = batch.rows(index).to(model.device), Masks(patches, words, *there).to(model.device)
+    pixels = model(again, hidden, requested=ONLY_PIXELS).pixels.float().clamp(0, 1)
     answers = pixels.unflatten(0, (parts, len(batch)))
-    return answers.std(0, correction=0).mean(-1).masked_fill(~masks.image_mask, torch.nan)
+    spreads = answers.std(0, correction=0).mean(-1).to(batch.ids.device)
+    return spreads.masked_fill(~masks.image_mask, torch.nan)
 
 # %% ../../nbs/inference/01_uncertainty.ipynb #4a92e1e3
 def ranks(values: np.ndarray) -> np.ndarray:  # (k) -> (k) from 1; ties share their mean rank

@@ -60,7 +60,7 @@ def untrained(
     if model not in _twins:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            twin = type(model)(model.cfg).eval().to(next(model.parameters()).device)
+            twin = type(model)(model.cfg).eval().to(model.device)
         twin.tokenizer, twin.facts, twin.pairs = model.tokenizer, model.facts, model.pairs
         _twins[model] = twin
     return _twins[model]

@@ -85,6 +85,11 @@ class TaskModel(nn.Module):
         self.body, self.task = body, cfg
         self.head = (PairHead if cfg.task == "pairs" else ClassHead)(width_of(body), cfg)
 
+    @property
+    def device(self) -> torch.device:
+        "Return the device of the weights, to which batches must be moved."
+        return self.body.device
+
     def forward(self, batch: Batch) -> Tensor:  # b * count rows -> (b classes)
         "Score the classes of each example, whose rows are adjacent."
         vectors = self.body.features(batch).fused_vector
@@ -94,7 +99,7 @@ class TaskModel(nn.Module):
 @torch.no_grad()
 def width_of(body: nn.Module) -> int:
     "Return the width of a model's fused vector."
-    options = dict(dtype=torch.long, device=next(body.parameters()).device)
+    options = dict(dtype=torch.long, device=body.device)
     words, yes = torch.ones(1, 2, **options), torch.ones(1, **options).bool()
     image = torch.zeros(1, 3, *body.cfg.image.img_size, device=words.device)
     nothing = torch.zeros(1, **options)
@@ -125,7 +130,7 @@ def with_words(
         weights[name][tuple(map(slice, old.shape))] = old
     load_weights(grown, weights, "the grown vocabulary")
     grown.tokenizer, grown.facts = body.tokenizer, body.facts
-    return grown.to(next(body.parameters()).device).train(body.training)
+    return grown.to(body.device).train(body.training)
 
 # %% ../../nbs/models/11_task_heads.ipynb #12dbb931
 def save_task(

@@ -26,7 +26,7 @@ from torch import Tensor
 from ..core import Batch, Masks, Pair, UserError, settings_of
 from ..data.factory import HELD_OUT, TRAINING, is_drawn
 from ..data.loader import some_pairs
-from ..data.pairs import Pairs, collate
+from ..data.pairs import Pairs, collate_for
 from ..evaluation.reconstruction import evaluate_reconstruction
 from ..models.registry import load
 from ..patches import patchify, unpatchify
@@ -360,18 +360,21 @@ def check_generalization_gap(
 # %% ../../nbs/training/10_doctor.ipynb #36024cfd
 def check_failed_steps(
     out: str | Path,  # a run's folder
+    device: str | torch.device = "cpu",
 ) -> list[Finding]:
     "Replay the newest update that was not finite."
     paths = failures(out)
-    return [Finding("trouble", "no number", line) for line in (replay(paths[-1]) if paths else [])]
+    lines = replay(paths[-1], device) if paths else []
+    return [Finding("trouble", "no number", line) for line in lines]
 
 # %% ../../nbs/training/10_doctor.ipynb #08f4cc2b
 def diagnose(
     out: str | Path,  # a run's folder
     limit: int = 100,  # pairs to reconstruct
+    device: str | torch.device = "cpu",
 ) -> tuple[RunConfig, int, list[Finding]]:  # the run, steps done, what was found
     "Run every check on a run; raise `UserError` for a folder without a run or with an empty log."
-    run, broken = read_run(Path(out)), check_failed_steps(out)
+    run, broken = read_run(Path(out)), check_failed_steps(out, device)
     log = read_log(out) if (Path(out) / "log.jsonl").exists() or not broken else []
     if not log:
         if broken:
@@ -390,7 +393,7 @@ def diagnose(
     if path is None:
         message = "none is saved yet: gaps and leaks are not looked at"
         return run, steps, [*findings, Finding("note", "checkpoint", message)]
-    return run, steps, findings + _look_inside(run, load(path), steps, limit)
+    return run, steps, findings + _look_inside(run, load(path, device), steps, limit)
 
 
 def _look_at_weights(run: RunConfig, model, source, steps: int, inputs: tuple) -> list[Finding]:
@@ -398,7 +401,7 @@ def _look_at_weights(run: RunConfig, model, source, steps: int, inputs: tuple) -
     if steps < EARLY["rate"]:
         return []
     try:
-        initial = new_model(run, source)[0].state_dict()
+        initial = new_model(run, source)[0].to(model.device).state_dict()
     except (UserError, OSError):  # what it began with is not here any more
         return []
     parts, cfg = (
@@ -417,7 +420,7 @@ def _look_at_weights(run: RunConfig, model, source, steps: int, inputs: tuple) -
 def _look_inside(run: RunConfig, model, steps: int, limit: int) -> list[Finding]:
     "Check the newest checkpoint on the run's own data."
     source, held_out = open_parts(run)
-    batch = collate(some_pairs(source, 64), model.tokenizer, model.cfg.text.max_text_len)
+    batch = collate_for(model, some_pairs(source, 64))
     findings = check_data(batch, bool({"itc", "itm"} & {*model.cfg.losses.weights}))
     masks = model.cfg.build_masking().plain()(batch, (run.training.seed, 0))
     leaks = [check_leaks(model, batch, view) for view in masks]

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 from mvl_bench.core import (
     Pair,
@@ -31,6 +30,7 @@ from mvl_bench.core import (
     pick_device,
     seed_torch,
     settings_of,
+    track,
     update,
 )
 from ..data.loader import ahead, sample_ids
@@ -220,6 +220,7 @@ def drop_sides(
     "Drop images or words from a fraction of examples, but never an item's only modality."
     pairs = batch.batch
     chance = hashed_uniform((*key, "absent"), pairs.ids[::count], 1)[:, 0].repeat_interleave(count)
+    chance = chance.to(pairs.ids.device)
     no_image = (chance < share / 2) & pairs.has_text
     no_text = (chance >= share / 2) & (chance < share) & pairs.has_image
     remaining = replace(
@@ -243,7 +244,8 @@ def task_step(
     "Update the model once and return the loss; raise `UserError` for a loss or gradient that is not finite."
     seed_torch(cfg.seed, step)
     model.train()
-    with precision(batch.labels.device, cfg.precision):
+    batch = batch.to(model.device)
+    with precision(model.device, cfg.precision):
         loss = F.cross_entropy(model(batch.batch), batch.labels, ignore_index=-1)
     loss.backward()
     learnt = [p for p in model.parameters() if p.grad is not None]
@@ -296,27 +298,29 @@ def _finetune(run: FinetuneConfig, quiet: bool) -> Path:
     except OSError as error:
         raise UserError(f"cannot write to {run.out}: {error.strerror}") from error
     optimizer, looks = task_optimizer(setup.model, run), []
-    stream, losses = task_stream(setup, run), []
-    bar = tqdm(total=run.training.steps, unit="step", disable=quiet, file=sys.stderr)
+    batches, losses = task_stream(setup, run), []
+    stream = chain([next(batches)], batches)  # a mistake in the data shows before anything is said
+    about = f"fine-tuning {run.checkpoint or run.model} for {run.task} on {run.data.source}"
+    tell = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr))
+    tell(f"{about}: {run.training.steps:,} updates, scored every {run.eval_every}")
+    steps = range(run.training.steps)
     try:
         with stops() as stop:
-            for step in range(run.training.steps):
+            for step in steps if quiet else track(steps, "fine-tuning"):
                 losses.append(task_step(setup.model, optimizer, next(stream), run.training, step))
-                bar.update()
                 if (step + 1) % run.eval_every and step + 1 < run.training.steps and not stop():
                     continue
                 progress = dict(step=step + 1, minutes=(time.time() - started) / 60)
                 look_at(setup, run, progress, losses, looks)
                 losses = []
-                bar.set_postfix(held_out=f"{looks[-1]['score']:.3f}")
+                tell(f"step {step + 1} of {run.training.steps}: {looks[-1]['score']:.3f} on held-out examples")
                 if (signal := stop()) and step + 1 < run.training.steps:
                     best = max(looks, key=_rank)["step"]
                     raise Stopped(
                         f"stopped at step {step + 1}; {run.out} holds that of step {best}", signal
                     )
     finally:
-        bar.close()
-        stream.close()
+        batches.close()
         if setup.source.report():
             print(setup.source.report(), file=sys.stderr)
     return out

@@ -120,7 +120,7 @@ def train_step(
     key: StepKey,  # seed, step, and the loss weights at this step
 ) -> tuple[dict[str, float], float]:  # losses by name, norm of the gradient
     "Update the model once over one or several passes; raise `NotFinite` for a loss or gradient that is not finite."
-    device, weights = next(model.parameters()).device, key.losses.weights
+    device, weights = model.device, key.losses.weights
     units = all_reduce_named(units_of(passes, key.losses))
     totals, fractions, carries = dict.fromkeys(weights, 0.0), dict.fromkeys(weights, 0.0), []
     for i, (batch, views) in enumerate(passes):
@@ -175,10 +175,10 @@ def train_steps(
     optimizer = optimizer or make_optimizer(model, cfg)
     if cfg.compile:
         compile_blocks(model)
-    device, batches = next(model.parameters()).device, iter(batches)
+    batches = iter(batches)
     for step in range(start, cfg.steps):
         micro_batches = [
-            (batch.to(device), epoch) for batch, epoch in islice(batches, cfg.accumulate)
+            (batch.to(model.device), epoch) for batch, epoch in islice(batches, cfg.accumulate)
         ]
         if len(micro_batches) < cfg.accumulate:
             return
@@ -222,6 +222,7 @@ def find_lr(
     )
     for i, (batch, epoch) in zip(range(steps), batches):
         lr = lowest * (highest / lowest) ** (i / max(1, steps - 1))
+        batch = batch.to(model.device)
         passes = [(batch, masking(batch, (cfg.seed, epoch)))]
         try:
             losses, _ = train_step(model.train(), optimizer, passes, replace(plain, lr=lr), key)

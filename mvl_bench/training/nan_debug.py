@@ -91,9 +91,10 @@ def first_broken(model: nn.Module) -> tuple[list[str], list]:
 # %% ../../nbs/training/06_nan_debug.ipynb #48376e21
 def replay(
     path: str | Path,  # one of `failures`
+    device: str | torch.device = "cpu",
 ) -> list[str]:
     "Replay an update that was not finite and report where in sentences; raise `UserError` for a folder without its pairs."
-    model = load(path, finite=False)
+    model = load(path, device, finite=False)
     try:
         passes = _passes(load_file(Path(path) / PASSES))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -105,7 +106,8 @@ def replay(
     names, hooks = first_broken(model.train())
     for i, (batch, views) in enumerate(passes):
         lines += [f"pass {i}: pixels that are no number"] * (not batch.images.isfinite().all())
-        with precision(torch.device("cpu"), facts["precision"]):
+        batch, views = batch.to(model.device), tuple(masks.to(model.device) for masks in views)
+        with precision(model.device, facts["precision"]):
             losses = model.losses(batch, views, model.cfg.step_key(facts["seed"], facts["step"], i))
             total = weigh(losses.parts, cfg.losses.weights) if losses.parts else None
         values = {name: part.item() for name, part in losses.parts.items()}

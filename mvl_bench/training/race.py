@@ -96,14 +96,14 @@ class Lap(NamedTuple):
 @torch.inference_mode()
 def score(model, held: Held) -> tuple[float, float]:  # nats a hidden word, error of hidden pixels
     "Evaluate a model on the held-out pairs and masks; restore its training mode."
-    was, batch = model.training, held.batch
+    was, (batch, squares, words) = model.training, (part.to(model.device) for part in held)
     model.eval()
-    log_probs = model(batch, held.words, requested=ONLY_WORDS).word_logits.float().log_softmax(-1)
-    log_probs = log_probs.gather(2, batch.input_ids[..., None])[..., 0][held.words.text_mask]
-    pixels = model(batch, held.squares, requested=ONLY_PIXELS).pixels.float().clamp(0, 1)
+    log_probs = model(batch, words, requested=ONLY_WORDS).word_logits.float().log_softmax(-1)
+    log_probs = log_probs.gather(2, batch.input_ids[..., None])[..., 0][words.text_mask]
+    pixels = model(batch, squares, requested=ONLY_PIXELS).pixels.float().clamp(0, 1)
     off = (pixels - patchify(batch.images, model.cfg.image.patch_size)).abs().mean(-1)
     model.train(was)
-    return -log_probs.mean().item(), off[held.squares.image_mask].mean().item()
+    return -log_probs.mean().item(), off[squares.image_mask].mean().item()
 
 # %% ../../nbs/training/09_race.ipynb #7da6ffc5
 UPDATES, UPDATE_RANGE = 100, (40, 600)  # of each strategy and seed: the default takes about a minute, and bounds

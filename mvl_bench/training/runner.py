@@ -37,7 +37,7 @@ from ..models.pretrained import read_text_config
 from ..models.registry import MODELS, load
 from ..storage import lock_folder, newest, write_file
 from .config import RunConfig, command, image_size
-from .logger import Log
+from .logger import Log, TerminalView, View
 from .loop import NotFinite, train_steps
 from .monitor import LOOKS, look, probes_of, write_look
 from .nan_debug import keep_failure
@@ -310,7 +310,7 @@ def run_facts(run: RunConfig, model, source) -> dict:
 class RunRecorder:
     "Write the log, snapshots of the probes and checkpoints of a run, for all processes."
 
-    def __init__(self, context: RunContext, quiet: bool):
+    def __init__(self, context: RunContext, view: Callable[[RunConfig, int], View | None]):
         self.context, run, start = context, context.run, context.start
         self.run, self.source, self.model = run, context.source, context.model
         cfg, source = run.training, self.source
@@ -329,7 +329,7 @@ class RunRecorder:
             self.probes = probes_of(self.model, context.held_out)
         if not start:
             self.look(start)
-        self.log = Log(run, start, quiet)
+        self.log = Log(run, start, view(run, start))
 
     def look(self, step: int) -> None:
         "Reconstruct the probes and write the results."
@@ -378,19 +378,20 @@ def _batches_of(context: RunContext, part: tuple[int, int]):
 def run_training(
     run: RunConfig,
     resume: bool = False,  # resume the run in the folder
-    quiet: bool = False,  # no progress bar
+    quiet: bool = False,  # show no progress
     changed: bool = False,  # resume although data or training settings differ from the saved run
+    view: Callable[[RunConfig, int], View] = TerminalView,  # called with the run and its first step
 ) -> Path:  # the last checkpoint
-    "Train, log, monitor and save; on Ctrl-C or SIGTERM, save and raise `Stopped` with how to resume."
+    "Train, log, monitor and save, also where the view stops the run; on Ctrl-C or SIGTERM, save and raise `Stopped` with how to resume."
     part = processes()  # first, as it gives each process its device
     with (
         nullcontext() if part[0] else lock_folder(run.out),
         memory_guard(run.out, run.training.batch_size),
     ):
-        return _run(run, resume, quiet, changed, part)
+        return _run(run, resume, changed, part, (lambda *about: None) if quiet else view)
 
 
-def _run(run: RunConfig, resume: bool, quiet: bool, changed: bool, part: tuple[int, int]) -> Path:
+def _run(run: RunConfig, resume: bool, changed: bool, part: tuple[int, int], view: Callable) -> Path:
     "Train in a folder that no other run writes to; as `run_training`."
     context = setup_run(run, resume, changed)
     model, step = context.model, context.start
@@ -398,7 +399,7 @@ def _run(run: RunConfig, resume: bool, quiet: bool, changed: bool, part: tuple[i
     stream = _batches_of(context, part)
     first, recorder = next(stream), None  # a mistake in the data shows before anything is written
     try:
-        recorder = None if part[0] else RunRecorder(context, quiet)
+        recorder = None if part[0] else RunRecorder(context, view)
         with stops() as stop, peer_failure_guard():
             for done in train_steps(
                 model, chain([first], stream), run.training, context.optimizer, step
@@ -406,6 +407,9 @@ def _run(run: RunConfig, resume: bool, quiet: bool, changed: bool, part: tuple[i
                 step = done.step
                 if recorder:
                     recorder.add(done)
+                if recorder and recorder.log.stopped:
+                    recorder.save(step)
+                    break
                 if signal := stop():
                     if recorder:
                         recorder.save(step)

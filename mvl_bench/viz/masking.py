@@ -176,7 +176,7 @@ def show_lab_of(
     scores = None
     if model.patch_scores is not None:
         with torch.inference_mode():
-            scores = model.patch_scores(batch)[0]
+            scores = model.patch_scores(batch.to(model.device))[0].cpu()
     sampled = sample_strategies(
         model.cfg, model.tokenizer, batch, ratio, draws, scores, (modality,)
     )

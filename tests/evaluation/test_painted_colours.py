@@ -130,7 +130,8 @@ def test_a_reader_of_the_centre_reads_all_with_the_photograph_only(folder):
             None, logits.scatter(2, named[:, None, None].expand(-1, logits.shape[1], 1), 20.0)
         )
 
-    read.cfg, read.tokenizer, read.num_patches = model.cfg, model.tokenizer, model.num_patches
+    for name in ("cfg", "tokenizer", "num_patches", "device"):
+        setattr(read, name, getattr(model, name))
     scores = score_colour_words(read, items)
     assert scores["n"] == len(known)
     assert scores["right"]["with_photograph"]["mean"] == 1.0

@@ -19,14 +19,14 @@ def step(number):
 
 def test_a_torn_line_is_passed_over_and_the_next_sitting_begins_a_new_one(tmp_path):
     run = RunConfig(str(tmp_path), training=TrainConfig(steps=4), log_every=1)
-    first = Log(run, 0, quiet=True)
+    first = Log(run, 0)
     for number in (1, 2, 3):
         first.add(step(number))
     first.close()
     path = tmp_path / "log.jsonl"
     path.write_bytes(path.read_bytes()[:-30])  # killed while the third was written
     assert [row["step"] for row in read_log(tmp_path)] == [1, 2]
-    second = Log(run, 2, quiet=True)
+    second = Log(run, 2)
     for number in (3, 4):
         second.add(step(number))
     second.close()

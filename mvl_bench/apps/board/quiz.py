@@ -186,7 +186,7 @@ def answer(
     "Return the model's answer, computed only from what the person sees."
     batch = collate([question.pair], model.tokenizer, model.cfg.text.max_text_len)
     masks = by_hand(batch, model.num_patches, question.patches, question.words)
-    outputs = model(batch, masks)
+    outputs = model(batch.to(model.device), masks.to(model.device)).to("cpu")
     true = patchify(batch.images, model.cfg.image.patch_size)
     filled = torch.where(masks.image_mask[..., None], outputs.pixels.float().clamp(0, 1), true)
     image = unpatchify(filled, model.cfg.image.grid)

@@ -54,8 +54,15 @@ def _add_train(commands) -> None:
     train.add_argument("--val", type=float, metavar="FRACTION", help=help_text)
     help_text = "train on this fraction of the pictures, or of 100,000 scenes (default: 1)"
     train.add_argument("--data-fraction", type=float, metavar="FRACTION", help=help_text)
+    _add_device(train)
     _add_set(train)
     _add_data(train, "scenes")
+
+
+def _add_device(command) -> None:
+    "Add the flag `--device`, which chooses where a model computes."
+    help_text = "where to compute, such as cpu, cuda or cuda:1 (default: cuda where there is one, else cpu)"
+    command.add_argument("--device", metavar="DEVICE", help=help_text)
 
 
 def _add_set(command) -> None:
@@ -82,6 +89,7 @@ def _add_finetune(commands) -> None:
     add("--out", required=True, metavar="DIR", help="the folder of the fine-tuned checkpoint")
     help_text = "leave out training examples that share a picture with this split"
     add("--apart-from", default="", metavar="SPLIT", help=help_text)
+    _add_device(finetune)
     _add_set(finetune)
     _add_data(finetune, "scenes")
     _add_task_data(finetune)
@@ -105,6 +113,7 @@ def _add_evaluate(commands) -> None:
     help_text = "pairs or examples at most (default: 1000; all those of a task's files)"
     evaluate.add_argument("--limit", type=int, help=help_text)
     evaluate.add_argument("--json", metavar="FILE", help="write the same as JSON")
+    _add_device(evaluate)
     _add_data(evaluate, None, " (default: the checkpoint's own data, what was held out of it)")
     _add_task_data(evaluate)
     help_text = "candidates of each query of retrieval that ITM ranks again (default: 16; 0 = none)"
@@ -119,6 +128,7 @@ def _add_health(commands) -> None:
     doctor = commands.add_parser("doctor", help=help_text)
     doctor.add_argument("run", nargs="?", metavar="RUN", help="the run's folder")
     doctor.add_argument("--json", metavar="FILE", help="write the same as JSON")
+    _add_device(doctor)
     help_text = "how fast this machine trains and answers, beside stock parts (ten quiet minutes)"
     bench = commands.add_parser("bench", help=help_text)
     bench.add_argument("--json", metavar="FILE", help="write the same as JSON")
@@ -191,6 +201,7 @@ def _add_apps(commands) -> None:
         "more checkpoints for the menu of models (default: with a shipped one, all shipped ones)"
     )
     demo.add_argument("--also", nargs="*", metavar="NAME", help=help_text)
+    _add_device(demo)
     commands.add_parser("lab", help="JupyterLab at the tutorials")
 
 
@@ -198,6 +209,7 @@ def _add_reconstruct(commands) -> None:
     "Add the command `reconstruct`."
     add = commands.add_parser("reconstruct", help="fill in hidden parts of one pair")
     _add_checkpoint(add)
+    _add_device(add)
     add = add.add_argument
     add("--image", required=True, metavar="FILE", help="a PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF or JPEG 2000 picture")
     add("--caption", required=True, metavar="TEXT", help="what it shows")

@@ -38,9 +38,9 @@ def _data_config(args):
 
 
 def _settings(args) -> list[str]:
-    "Return what `--set`, `--steps`, `--val` and `--data-fraction` change."
+    "Return what `--set`, `--steps`, `--val`, `--data-fraction` and `--device` change."
     flags = {"training.steps": args.steps, "data.val_frac": getattr(args, "val", None)}
-    flags["data.fraction"] = getattr(args, "data_fraction", None)
+    flags |= {"data.fraction": getattr(args, "data_fraction", None), "device": args.device}
     return args.set + [f"{name}={value}" for name, value in flags.items() if value is not None]
 
 
@@ -119,8 +119,18 @@ def do_evaluate(args) -> None:
 
     if args.streaming and args.task not in PAIR_TASKS:
         _no_stream()
-    options = {name: getattr(args, name) for name in (*DataOptions._fields, "split", "limit")}
+    names = (*DataOptions._fields, "split", "limit", "device")
+    options = {name: getattr(args, name) for name in names}
+    number = "" if args.limit is None else f", at most {args.limit:,} of them"
+    default = "held-out pairs of its own data" if args.task in PAIR_TASKS else "scenes"
+    _announce(f"evaluates {args.task} of {args.checkpoint} on {args.data or default}{number}")
     _write_json(args.json, evaluate(args.checkpoint, args.task, args.data, **options))
+
+
+def _announce(text: str) -> None:
+    "Print what a command is about to do, on a terminal only: elsewhere a mistake stays one line."
+    if sys.stderr.isatty():
+        print(f"mvl-bench {text}", file=sys.stderr)
 
 
 def _note(text: str) -> None:
@@ -131,6 +141,7 @@ def _note(text: str) -> None:
 
 def do_doctor(args) -> None:
     "Print what is wrong with a run; without one, print what the machine has."
+    from mvl_bench.core import pick_device
     from mvl_bench.training.doctor import diagnose, machine_info, format_findings
 
     if args.run is None:
@@ -138,7 +149,8 @@ def do_doctor(args) -> None:
         print("\n".join(f"{name:16}{value}" for name, value in results.items()))
         _write_json(args.json, results)
         return
-    run, steps, results = diagnose(args.run)
+    _announce(f"reads the log of {args.run} and reconstructs 100 held-out pairs by its newest checkpoint")
+    run, steps, results = diagnose(args.run, device=pick_device(args.device))
     print(format_findings(run, steps, results))
     findings = [finding._asdict() for finding in results]
     _write_json(args.json, dict(task="doctor", run=args.run, steps=steps, findings=findings))
@@ -148,7 +160,8 @@ def do_bench(args) -> None:
     "Measure speed, print a table and, if a file is named, write the same as JSON."
     from mvl_bench.benchmarks.speed import bench_lines, run_bench
 
-    results = run_bench(quick=args.quick)
+    _announce(f"measures speed: about {'one minute' if args.quick else 'ten minutes'} on two cores with nothing else to do")
+    results = run_bench(args.quick, lambda part: print(f"measures {part}", file=sys.stderr))
     print("\n".join(bench_lines(results)))
     _write_json(args.json, results)
 
@@ -173,7 +186,7 @@ def do_reconstruct(args) -> None:
     import torch
 
     from mvl_bench.api import reconstruct
-    from mvl_bench.core import Pair, UserError
+    from mvl_bench.core import Pair, UserError, pick_device
     from mvl_bench.inference.reconstruction import nearby, column_scores
     from mvl_bench.masking.base import random_squares
     from mvl_bench.models.registry import load
@@ -182,7 +195,7 @@ def do_reconstruct(args) -> None:
 
     if not args.out.lower().endswith(".png"):
         raise UserError(f"--out {args.out}: the figure is a PNG file, so its name must end in .png")
-    model, seed = load(args.checkpoint), args.seed
+    model, seed = load(args.checkpoint, pick_device(args.device)), args.seed
     square = model.cfg.masking.mask_size // model.cfg.image.patch_size
     masks = random_squares(
         torch.tensor([seed]), model.cfg.image.grid, args.hide_image, (seed,), square
@@ -208,7 +221,7 @@ def do_demo(args) -> None:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     from mvl_bench.apps.web.server import serve
 
-    serve(args.checkpoint, args.host, args.port, args.also, args.root_path)
+    serve(args.checkpoint, args.host, args.port, args.also, args.root_path, args.device)
 
 
 def do_lab(args) -> None:

@@ -107,7 +107,7 @@ def answer_masking(question: PanelRequest) -> dict:
     if kind != "patches" and not maskable:
         raise UserError("the caption has no word to mask: write one on the board first")
     scored = kind == "patches" and model.patch_scores is not None
-    scores = model.patch_scores(batch)[0] if scored else None
+    scores = model.patch_scores(batch.to(model.device))[0].cpu() if scored else None
     no_scores = f"{NAMES['patches']['score']} is not shown: {question.board.model} gives no attention scores of patches."
     strategies = []
     for name in STRATEGIES[kind][1]:

@@ -8,7 +8,7 @@ __all__ = ['STORED', 'MOST_STEPS', 'MOST_POINTS', 'SIDE', 'COLUMNS', 'LOSSES', '
 
 # %% ../../../nbs/apps/panels/09_timeline.ipynb #f9b593ce
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -105,10 +105,12 @@ def training_losses(run: Path) -> list[dict]:
     return losses
 
 
-def answer_timeline(run: Path | None, question: PanelRequest) -> dict:
-    "Return a run's recorded steps and losses; raise `UserError` for a folder that a page asks for."
+def answer_timeline(run: Path | None, stop: Callable[[], None] | None, question: PanelRequest) -> dict:
+    "Return a run's recorded steps and losses, after stopping it where asked; raise `UserError` for a folder that a page asks for."
     if "run" in question.settings:
         raise UserError("a run's folder is opened from Python only: TrainingTimeline(run)")
+    if stop and question.settings.get("stop") is True:
+        stop()
     at = question.number("step", 0, 10**9, 10**9)
     folder = data_path("runs", STORED) if run is None else run
     steps = recorded_steps(folder)
@@ -120,15 +122,18 @@ def answer_timeline(run: Path | None, question: PanelRequest) -> dict:
     going = planned is not None and last < planned
     state = f"At step {last:,.0f} of {planned:,}." if going else ""
     name = STORED if run is None else run.name
-    return dict(run=name, about=f"{about} {state}".strip(), steps=steps, at=nearest, losses=losses, **same)
+    return dict(run=name, about=f"{about} {state}".strip(), steps=steps, at=nearest, losses=losses, can_stop=bool(stop and going), **same)
 
 
-def timeline_panel(run: str | Path | None = None) -> Panel:  # None = the stored run
+def timeline_panel(
+    run: str | Path | None = None,  # None = the stored run
+    stop: Callable[[], None] | None = None,  # ends the run, for a button; None = no button
+) -> Panel:
     "Build the panel of a run's folder; raise `UserError` where there is no such folder."
     if run is not None and not Path(run).is_dir():
         raise UserError(f"{run} is no run's folder")
     about = "The same held-out pairs under the same masks, reconstructed at intervals while a model trained: play it, or move to a step."
-    answer = partial(answer_timeline, None if run is None else Path(run))
+    answer = partial(answer_timeline, None if run is None else Path(run), stop)
     return Panel("timeline", "Training timeline", about, answer, needs_board=False)
 
 

@@ -40,8 +40,9 @@ class SpreadCalibration(NamedTuple):
 
 def spread_and_error(model, batch, masks) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     "Compute spread and error of hidden patches (b n), nan elsewhere, and predicted patches (b n p*p*c)."
+    there = batch.to(model.device), masks.to(model.device)
     with torch.inference_mode():
-        painted = model(batch, masks, requested=ONLY_PIXELS).pixels.float().clamp(0, 1)
+        painted = model(*there, requested=ONLY_PIXELS).pixels.float().clamp(0, 1).to(batch.ids.device)
     errors = (painted - patchify(batch.images, model.cfg.image.patch_size)).abs().mean(-1)
     return spread(model, batch, masks), errors.masked_fill(~masks.image_mask, torch.nan), painted
 

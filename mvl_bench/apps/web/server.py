@@ -35,7 +35,7 @@ from mvl_bench.apps.web.bounds import (
     is_loopback,
     log,
 )
-from ...core import UserError
+from ...core import UserError, pick_device
 from ...models.registry import load
 from ...storage import SHIPPED
 
@@ -127,17 +127,19 @@ def serve(
     also: Sequence[str | Path]
     | None = None,  # other checkpoints, for the menu; None = all shipped ones beside a shipped one
     root_path: str = "",  # path under which a proxy serves the page
+    device: str | None = None,  # where models answer; None = the best there is
 ) -> None:
     "Serve the page until Ctrl+C; raise `UserError` where the first model lacks a modality."
     check_root_path(root_path)
-    first = load(checkpoint)
+    where = pick_device(device)
+    first = load(checkpoint, where)
     if also is None:
         also = tuple(SHIPPED) if str(checkpoint) in SHIPPED else ()
     if not first.offers >= {"pixels", "words"}:
         raise UserError(
             f"{first.lacks} The page opens with a model of both: give this one to --also"
         )
-    models = {str(checkpoint): first} | {str(name): load(name) for name in also}
+    models = {str(checkpoint): first} | {str(name): load(name, where) for name in also}
     torch.set_num_threads(1)  # a few rows at a time: threads that wait for each other cost more
     blocks = build(models)
     address = open_page(blocks, host, port, root_path)

@@ -134,7 +134,7 @@ def test_a_page_for_the_network_warns(host, lines, capsys):
 def test_serve_warns_and_answers_other_names(monkeypatch, capsys):
     with gr.Blocks() as blocks:
         gr.Markdown("nothing")
-    monkeypatch.setattr(server, "load", lambda name: untrained())
+    monkeypatch.setattr(server, "load", lambda name, device: untrained())
     monkeypatch.setattr(server, "build", lambda models: blocks.queue())
     monkeypatch.setattr(blocks, "block_thread", lambda: None)
     try:

@@ -4,9 +4,10 @@ function build(page) {
   const play = button('Play', () => (timer ? stop() : start()), { class: 'mb-button mb-primary' }), back = button('Back', () => go(at - 1)), forward = button('Step', () => go(at + 1));
   const bar = slider('recorded step', { min: 0, max: 1, value: 0, format: (i) => (shown ? shown.steps[i].step.toLocaleString('en') : ''), live: (i) => go(i) }, (i) => go(i));
   const pace = menu('speed', [['1000', 'slow'], ['500', 'normal'], ['200', 'fast']], '500', (value) => { speed = Number(value); if (timer) { stop(); start(); } });
+  const end = button('Stop training', () => { end.disabled = true; end.textContent = 'Stopping'; page.ask({ stop: true }); }, { class: 'mb-button mb-primary', hidden: true });
   const say = make('p', { class: 'mb-say', role: 'status' }), source = make('p', { class: 'mb-how' }), charts = make('div', { class: 'mb-timeline-charts' }), pairs = make('div', { class: 'mb-timeline-pairs' }), words = make('div', { class: 'mb-timeline-words' });
   page.left.append(make('div', { class: 'mb-timeline' }, charts));
-  page.right.append(source, make('div', { class: 'mb-player' }, play, back, forward, bar.el, pace.el), say, pairs, words);
+  page.right.append(source, make('div', { class: 'mb-player' }, end, play, back, forward, bar.el, pace.el), say, pairs, words);
   page.right.parentNode.classList.add('mb-timeline-main');
   let tiles = [], chips = [];
 
@@ -63,6 +64,7 @@ function build(page) {
     if (timer) stop();
     shown = value;
     source.textContent = value.about;
+    end.hidden = !value.can_stop;
     layPairs(); layWords();
     go(before === null || newest || asked ? value.at : nearest(before));
   };
