@@ -33,7 +33,14 @@ from mvl_bench.benchmarks.stock_models import (
     without_captions,
     words_only,
 )
-from .timing import run_fresh_process, activation_bytes, interleave, medians, calls_per_second, seconds
+from mvl_bench.benchmarks.timing import (
+    activation_bytes,
+    calls_per_second,
+    interleave,
+    medians,
+    run_fresh_process,
+    seconds,
+)
 from ..core import Batch, update
 from ..data.factory import make_tokenizer
 from ..data.loader import batches
@@ -42,9 +49,9 @@ from ..inference.reconstruction import nearby, reconstruct_pair
 from ..models.losses import Vectors
 from ..models.maskvlm import MASKVLM_PRESETS, MaskVLM, MaskVLMConfig, maskvlm_tiny
 from ..models.mlim import MLIM, MLIM_PRESETS
+from ..training.doctor import matmul_speed
 from ..training.loop import train_step
 from ..training.optim import TrainConfig, fastest_precision, make_optimizer
-from ..training.doctor import matmul_speed
 
 # %% ../../nbs/benchmarks/02_speed.ipynb #f1a795e0
 def four_losses(

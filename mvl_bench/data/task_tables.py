@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 from ..core import TaskSource, UserError, hashed_uniform, update
-from .factory import is_drawn, open_data
 from .annotations import IMAGE_NAMES, PROBLEM, find_picture
+from .factory import is_drawn, open_data
 from .formats import find_columns, spec_rows, streamed
 from .images import as_size, fetch, open_picture, read_bytes, resize
 from .tasks import CLASSES, DrawnTask, Example, ExampleText, share_of

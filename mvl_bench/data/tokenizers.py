@@ -13,8 +13,8 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from functools import lru_cache
+from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 

@@ -17,7 +17,7 @@ from ..data.pairs import collate, collate_for
 from ..data.scenes import COLOURS, Scenes, nearest_colour, object_masks, words_of
 from .attribution import with_interval
 from .scene_probes import Question, questions
-from ..inference.decoding import Plan, Step, first_step, decode
+from ..inference.decoding import Plan, Step, decode, first_step
 from ..inference.uncertainty import rank_correlation, reliability, spread
 from ..masking.base import random_squares
 from ..patches import patchify

@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ..core import Batch, UserError, track
 from ..data.task_tables import open_task, user_columns
-from ..data.tasks import CLASSES, TaskBatch, ExampleText, collate_examples, some_ids
+from ..data.tasks import CLASSES, ExampleText, TaskBatch, collate_examples, some_ids
 from ..models.task_heads import TaskModel
 
 # %% ../../nbs/evaluation/04_tasks.ipynb #ee6b8278

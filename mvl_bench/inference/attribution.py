@@ -16,7 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import ONLY_PIXELS, ONLY_WORDS, Batch, Pair, UserError, by_hand, hashed_uniform, view
+from mvl_bench.core import (
+    ONLY_PIXELS,
+    ONLY_WORDS,
+    Batch,
+    Pair,
+    UserError,
+    by_hand,
+    hashed_uniform,
+    view,
+)
 from ..data.pairs import collate
 from ..data.tokenizers import Chip, word_chips
 from ..masking.base import random_squares, without_image

@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 
 from ..core import Batch, Masks, Pair, UserError, by_hand
-from ..patches import as_picture, patchify, unpatchify
 from ..data.factory import is_drawn
 from ..data.images import photograph, resize
 from ..data.pairs import collate
@@ -29,6 +28,7 @@ from mvl_bench.data.tokenizers import (
     token_texts,
     without_marker,
 )
+from ..patches import as_picture, patchify, unpatchify
 
 # %% ../../nbs/inference/00_reconstruction.ipynb #abaae661
 class Guess(NamedTuple):

@@ -25,9 +25,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..core import Masks, StepKey, UserError, settings_of
-from ..data.pairs import Pairs
 from ..data.factory import own_pairs
-from ..data.tokenizers import load_tokenizer, short_message, save_tokenizer
+from ..data.pairs import Pairs
+from ..data.tokenizers import load_tokenizer, save_tokenizer, short_message
 from ..masking.base import Masking, MaskingConfig
 from ..masking.joint import build_masking, full_mask, hides
 from ..patches import grid_of

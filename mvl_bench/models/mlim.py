@@ -35,8 +35,8 @@ from ..masking.base import MaskingConfig
 from .base import LossConfig, ModelConfig, Saved, load_weights
 from .encoders import TextEncoder
 from .layers import DeconvDecoder, PatchEmbedder, halvings, in_bf16
-from .pretrained import read_published
 from .losses import itm, match_pairs, mlm, recon
+from .pretrained import read_published
 from ..patches import patchify, sincos_positions
 
 # %% ../../nbs/models/07_mlim.ipynb #2f0680e8

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..core import Batch, Losses, StepKey, UserError, seed_torch, settings_of
-from ..distributed import all_reduce_named, processes, all_reduce_gradients
+from ..distributed import all_reduce_gradients, all_reduce_named, processes
 from ..masking.joint import with_scores
 from ..models.base import LossConfig
 from ..models.losses import weigh

@@ -19,7 +19,7 @@ from PIL import Image
 from ..core import Pair, UserError
 from ..data.loader import first_pairs
 from ..data.pairs import collate
-from ..inference.reconstruction import Reconstruction, reconstruct_pair, column_scores
+from ..inference.reconstruction import Reconstruction, column_scores, reconstruct_pair
 from ..masking.base import one_box, random_squares, random_words
 from ..storage import write_file
 

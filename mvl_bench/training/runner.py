@@ -29,7 +29,12 @@ from ..data.images import shrunk
 from ..data.loader import batches, mismatched, some_pairs
 from ..data.pairs import Pairs, collate
 from ..data.tokenizers import load_tokenizer
-from ..distributed import check_same_weights, all_reduce_named, processes, peer_failure_guard
+from mvl_bench.distributed import (
+    all_reduce_named,
+    check_same_weights,
+    peer_failure_guard,
+    processes,
+)
 from ..evaluation.baselines import baselines_of
 from ..masking.joint import with_kinds
 from ..models.base import load_matching_weights

@@ -20,10 +20,10 @@ from mvl_bench.viz.base import (
     LOSS_COLOURS,
     Drawing,
     Ink,
+    draw_image,
     enlarge,
     frame,
     on_grid,
-    draw_image,
     sheet,
     theme,
 )

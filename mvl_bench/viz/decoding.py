@@ -22,9 +22,9 @@ from mvl_bench.viz.base import (
     LOSS_COLOURS,
     Drawing,
     Ink,
+    draw_image,
     frame,
     hide_patches,
-    draw_image,
     theme,
 )
 from .text import draw_chip, text_width, wrap_text

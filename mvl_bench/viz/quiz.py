@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
-from .base import LOSS_COLOURS, Drawing, Ink, frame, hide_patches, draw_image, theme
+from .base import LOSS_COLOURS, Drawing, Ink, draw_image, frame, hide_patches, theme
 from .text import chip_style, draw_chip, percent, text_width
 
 # %% ../../nbs/viz/08_quiz.ipynb #12ee6518

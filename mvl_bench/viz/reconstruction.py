@@ -18,13 +18,13 @@ from ..patches import as_picture
 from mvl_bench.viz.base import (
     Drawing,
     Ink,
+    draw_image,
     enlarge,
     error_cells,
     error_scale,
     frame,
     hide_patches,
     on_grid,
-    draw_image,
     theme,
 )
 from mvl_bench.viz.text import (

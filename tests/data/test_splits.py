@@ -9,11 +9,11 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Pillow
 
 from mvl_bench.core import UserError
-from mvl_bench.data.pairs import open_pairs
 from mvl_bench.data.factory import hold_out, own_pairs, picture_digest
 from mvl_bench.data.loader import sample_ids
+from mvl_bench.data.pairs import open_pairs
 from mvl_bench.training.config import DataConfig, RunConfig
-from mvl_bench.training.runner import run_facts, open_parts
+from mvl_bench.training.runner import open_parts, run_facts
 
 
 def picture(folder, name, seed, caption):

@@ -11,8 +11,8 @@ from mvl_bench.data.images import photograph
 from mvl_bench.inference.training_distance import (
     REFERENCE_PAIRS,
     caption_nats,
-    make_reference,
     fitting_model,
+    make_reference,
     reference_of,
     training_distance,
 )

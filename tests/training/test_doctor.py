@@ -14,12 +14,12 @@ from mvl_bench.models.maskvlm import MaskVLM
 from mvl_bench.training import doctor
 from mvl_bench.training.config import DataConfig, RunConfig, with_settings
 from mvl_bench.training.doctor import (
+    check_data,
+    check_leaks,
+    check_loss_curves,
     comparable,
     diagnose,
     recent_mean,
-    check_data,
-    check_loss_curves,
-    check_leaks,
 )
 from mvl_bench.training.runner import run_training
 

@@ -16,7 +16,6 @@ from mvl_bench.training import runner as runs
 from mvl_bench.training.config import DataConfig, RunConfig
 from mvl_bench.training.resume import changed_settings
 
-
 LONGER = [pytest.param(name, marks=pytest.mark.slow) for name in ("maskvlm", "stream", "stream by length")]
 
 

@@ -8,8 +8,8 @@ __all__ = ['EXAMPLES', 'OWN_EXAMPLES', 'MOST_EXAMPLES', 'EVENTS', 'random_mask',
 
 # %% ../../../nbs/apps/board/03_events.ipynb #4443a0a4
 import re
-from dataclasses import replace
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import zip_longest
 from typing import NamedTuple
@@ -21,9 +21,9 @@ from mvl_bench.apps.board.codec import (
     PATTERNS,
     VIEWS,
     Board,
-    read_choices,
     from_link,
     picture_bytes,
+    read_choices,
     read_number,
     read_places,
     read_text,

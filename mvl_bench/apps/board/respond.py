@@ -28,9 +28,15 @@ from mvl_bench.apps.board.codec import (
     to_url,
     unpack,
 )
-from .events import EVENTS, BoardUpdate, open_uploaded, examples, next_kind
+from .events import EVENTS, BoardUpdate, examples, next_kind, open_uploaded
 from .experiment_card import card_text
-from .session import Session, board_distance, board_influence, fit_board, session_of
+from mvl_bench.apps.board.session import (
+    Session,
+    board_distance,
+    board_influence,
+    fit_board,
+    session_of,
+)
 from ...core import UserError
 from ...data.tokenizers import Chip, letters
 from ...inference.reconstruction import Column, Guess, of_whole_words, reconstruct_pair

@@ -142,7 +142,7 @@ def _note(text: str) -> None:
 def do_doctor(args) -> None:
     "Print what is wrong with a run; without one, print what the machine has."
     from mvl_bench.core import pick_device
-    from mvl_bench.training.doctor import diagnose, machine_info, format_findings
+    from mvl_bench.training.doctor import diagnose, format_findings, machine_info
 
     if args.run is None:
         results = machine_info()
@@ -187,7 +187,7 @@ def do_reconstruct(args) -> None:
 
     from mvl_bench.api import reconstruct
     from mvl_bench.core import Pair, UserError, pick_device
-    from mvl_bench.inference.reconstruction import nearby, column_scores
+    from mvl_bench.inference.reconstruction import column_scores, nearby
     from mvl_bench.masking.base import random_squares
     from mvl_bench.models.registry import load
     from mvl_bench.storage import write_file

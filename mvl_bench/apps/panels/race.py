@@ -17,7 +17,16 @@ from .base import Panel, PanelRequest
 from ...core import UserError
 from ...masking.joint import STRATEGY_HELP
 from mvl_bench.training.race import (
-    MEASURES, SEED_RANGE, SIDES, UPDATE_RANGE, UPDATES, Lap, check_race, compare_strategies, describe_gap, race_updates,
+    MEASURES,
+    SEED_RANGE,
+    SIDES,
+    UPDATE_RANGE,
+    UPDATES,
+    Lap,
+    check_race,
+    compare_strategies,
+    describe_gap,
+    race_updates,
 )
 
 # %% ../../../nbs/apps/panels/08_race.ipynb #a4f36235

@@ -6,10 +6,10 @@ from boards import BOARD, answered, shipped, untrained, url
 from chromium import needs_chromium, tab
 
 from mvl_bench.apps.board import session as told
+from mvl_bench.apps.board.codec import unpack
 from mvl_bench.apps.board.events import EXAMPLES, example_board
 from mvl_bench.apps.board.respond import opening, react
 from mvl_bench.apps.board.session import MOST_PASSES, board_influence, floor_of
-from mvl_bench.apps.board.codec import unpack
 from mvl_bench.apps.board.static_export import export_board
 from mvl_bench.core import Pair
 from mvl_bench.inference.attribution import SCALE, influence_under

@@ -13,9 +13,9 @@ from PIL import Image
 from samples import drawing, encoded
 
 from mvl_bench.apps.board import codec as compact
+from mvl_bench.apps.board.codec import pack, unpack
 from mvl_bench.apps.board.events import EVENTS
 from mvl_bench.apps.board.respond import opening, react
-from mvl_bench.apps.board.codec import pack, unpack
 from mvl_bench.core import UserError
 
 SMALL = "data:image/png;base64," + base64.b64encode(encoded(drawing())).decode()

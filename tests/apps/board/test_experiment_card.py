@@ -12,10 +12,10 @@ from chromium import needs_chromium, tab
 from nbclient import NotebookClient
 from nbconvert.filters.markdown_mistune import markdown2html_mistune as markdown2html
 
+from mvl_bench.apps.board.codec import pack
 from mvl_bench.apps.board.events import EXAMPLES, example_board
 from mvl_bench.apps.board.experiment_card import card_text, experiment_card, literal
 from mvl_bench.apps.board.respond import react
-from mvl_bench.apps.board.codec import pack
 from mvl_bench.apps.widgets.board import MaskBoard
 from mvl_bench.core import UserError
 from mvl_bench.models import base as saving

@@ -10,9 +10,9 @@ from boards import BOARD, answered, drag, hidden, pixels, shipped
 from chromium import needs_chromium, tab
 
 from mvl_bench.apps.board import codec as compact
-from mvl_bench.apps.board.events import EXAMPLES, example_board
 from mvl_bench.apps.board.codec import pack
-from mvl_bench.apps.board.static_export import export_board, boards_to_store
+from mvl_bench.apps.board.events import EXAMPLES, example_board
+from mvl_bench.apps.board.static_export import boards_to_store, export_board
 from mvl_bench.apps.widgets.board import MaskBoard
 
 pytestmark = needs_chromium

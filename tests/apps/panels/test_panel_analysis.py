@@ -13,9 +13,9 @@ from mvl_bench.apps.panels.base import last_answer
 from mvl_bench.apps.panels.decoding import DECODING
 from mvl_bench.apps.panels.influence import INFLUENCE
 from mvl_bench.apps.panels.uncertainty import UNCERTAINTY
+from mvl_bench.core import by_hand
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.inference.attribution import SCALE, one_row
-from mvl_bench.core import by_hand
 from mvl_bench.models.registry import load
 from mvl_bench.patches import patchify
 

@@ -9,7 +9,7 @@ from chromium import needs_chromium
 from panel_page import panel_page, still
 
 from mvl_bench.apps.board.codec import Board
-from mvl_bench.apps.panels.base import last_answer, answers
+from mvl_bench.apps.panels.base import answers, last_answer
 from mvl_bench.apps.panels.compare import COMPARE, UNTRAINED
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.models.registry import load

@@ -9,7 +9,7 @@ from chromium import needs_chromium, tab
 from playwright.sync_api import expect
 
 from mvl_bench.apps.panels import race
-from mvl_bench.apps.panels.base import last_answer, answers
+from mvl_bench.apps.panels.base import answers, last_answer
 from mvl_bench.apps.widgets.panels import MaskingRace
 from mvl_bench.training.race import Lap, compare_strategies, race_updates
 
