@@ -60,7 +60,7 @@ from mvl_bench.inference.training_distance import training_distance
 from mvl_bench.inference.uncertainty import spread
 from mvl_bench.models.base import ImageConfig, save
 from mvl_bench.models.ideal_observer import IdealConfig, IdealObserver
-from mvl_bench.models.registry import load, untrained
+from mvl_bench.models.registry import load, untrained_copy
 from mvl_bench.models.task_heads import TaskConfig, TaskModel
 from mvl_bench.training import finetune as finetuning
 from mvl_bench.training import race, runner
@@ -493,7 +493,7 @@ def test_a_loaded_model_knows_its_device(checkpoint):
     with device() as where:
         model = load(checkpoint, where)
         expected = torch.zeros(1, device=where).device
-        assert model.device == untrained(model).device == expected
+        assert model.device == untrained_copy(model).device == expected
         assert TaskModel(model, TaskConfig("vqa", ("a", "b"))).device == expected
     assert load(checkpoint).device == torch.device("cpu")
 

@@ -29,7 +29,7 @@ from ..data.formats import files_of, load_rows, quiet
 from ..data.images import as_size, open_picture, resize, shift_colour
 from ..data.pairs import collate_for
 from ..masking.base import without_image, without_text
-from ..models.registry import load, untrained
+from ..models.registry import load, untrained_copy
 from ..patches import patchify, unpatchify
 from ..storage import write_file
 
@@ -323,7 +323,7 @@ def evaluate_painted_colours(
     if "words" in model.offers:
         scores["colour_words"] = score_colour_words(model, items)
     if twin:
-        scores["untrained"] = evaluate_painted_colours(untrained(model), items, prototypes, False)
+        scores["untrained"] = evaluate_painted_colours(untrained_copy(model), items, prototypes, False)
     return scores
 
 # %% ../../nbs/evaluation/09_painted_colours.ipynb #5c020002

@@ -37,7 +37,7 @@ def hide_share(
     if allowed is None:
         allowed = torch.ones_like(chance, dtype=torch.bool)
     count = units_to_hide(allowed.sum(1), ratio)[:, None]
-    rank = chance.masked_fill(~allowed, 2.0).argsort(1).argsort(1)
+    rank = chance.masked_fill(~allowed, torch.inf).argsort(1).argsort(1)
     return (rank < count) & allowed
 
 # %% ../../nbs/masking/00_base.ipynb #2f05d047
@@ -111,7 +111,7 @@ class MaskingConfig:
 
     mask_size: int = 16  # side of a masked square, in pixels; a multiple of the patch size
     image_ratio: float = 0.6  # fraction of the squares to mask; a square that the edge cuts counts as one
-    text_ratio: float = 0.3  # fraction of the words to mask
+    text_ratio: float = 0.3  # fraction of the tokens of words to mask
     image_strategy: str = "random"  # which patches: random, block, grid or score
     text_strategy: str = "random"  # which words: random, whole_word, span or content
     joint_strategy: str = "alternating"  # how much of which modality: alternating (one modality at a time), joint, mam, pooled, dirichlet or alternating_any_ratio

@@ -31,7 +31,7 @@ from mvl_bench.core import (
     view,
 )
 from ..data.finite_worlds import KNOWN, prototypes
-from ..distributed import gather_rows, processes
+from ..distributed import gather_rows, rank_and_world_size
 from .base import LossConfig, ModelConfig, Saved, check_numbers
 from .layers import CrossEncoder, DecoderBlock, Refiner, kept, or_absent, pieces
 from mvl_bench.models.losses import (
@@ -125,7 +125,7 @@ def maskvlm_tiny() -> MaskVLMConfig:
     "Return the preset of 64 px, 1.5 million parameters: synthetic scenes and small photographs on two cores."
     # synthetic scenes have plain backgrounds, where L1 is slow to use the caption (see "Whole-image masking first"); users may mask any fraction by hand;
     # a patch has 192 values: one linear layer from 96 cannot produce every shape in every colour;
-    # from random weights, a queue and negatives that are all hard slow training down (see "What makes matching learn")
+    # from random weights, negatives that are all hard slow training down (see "What makes matching learn")
     return update(
         MaskVLMConfig(), pixel_head_dim=384, recon=10.0, random_ratio_prob=0.8, object_mask_prob=0.5, full_mask_steps=1000,
         queue_size=0, momentum=0.9, random_negative_frac=0.5,
@@ -311,7 +311,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
 
     @torch.no_grad()
     def patch_scores(self, batch: Batch) -> Tensor:  # (b n)
-        "Return attention to each patch: of the momentum encoder's class token with ITC, else of the caption's words."
+        "Return the attention to each patch, from the momentum encoder's class token with ITC, else from the caption's words."
         if self.contrast and self.contrast.slow[0].class_attention is not None:
             return self.contrast.slow[0].class_attention(batch.images)
         unmasked, weights = view(batch, self.num_patches), []
@@ -366,7 +366,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
             parts["itc"], counts["itc"], carry = self.contrast(vectors, slow, rows)
         if self.to_match:
             parts["itm"], counts["itm"] = self._match(batch, rows, encoded, vectors[:2], key)
-        named = [name for name, count in counts.items() if count or processes()[1] > 1]
+        named = [name for name, count in counts.items() if count or rank_and_world_size()[1] > 1]
         return Losses({n: parts[n] for n in named}, {n: counts[n] for n in named}, carry)
 
     def _match(

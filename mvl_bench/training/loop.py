@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..core import Batch, Losses, StepKey, UserError, seed_torch, settings_of
-from ..distributed import all_reduce_gradients, all_reduce_named, processes
+from ..distributed import all_reduce_gradients, all_reduce_named, rank_and_world_size
 from ..masking.joint import with_scores
 from ..models.base import LossConfig
 from ..models.losses import weigh
@@ -124,7 +124,7 @@ def train_step(
     units = all_reduce_named(units_of(passes, key.losses))
     totals, fractions, carries = dict.fromkeys(weights, 0.0), dict.fromkeys(weights, 0.0), []
     for i, (batch, views) in enumerate(passes):
-        seed_torch(key.seed, key.step, processes()[0], i)
+        seed_torch(key.seed, key.step, rank_and_world_size()[0], i)
         with precision(device, cfg.precision):
             losses = model.losses(batch, views, key._replace(micro_batch=i))
             shares = shares_of(losses, units, len(passes))

@@ -33,7 +33,7 @@ from mvl_bench.distributed import (
     all_reduce_named,
     check_same_weights,
     peer_failure_guard,
-    processes,
+    rank_and_world_size,
 )
 from ..evaluation.baselines import baselines_of
 from ..masking.joint import with_kinds
@@ -75,7 +75,7 @@ def stops() -> Iterator[Callable[[], int]]:  # the signal that asks to stop, 0 =
     heard = []
 
     def note(number, frame):
-        if heard and number == signal.SIGINT and processes()[1] == 1:
+        if heard and number == signal.SIGINT and rank_and_world_size()[1] == 1:
             raise KeyboardInterrupt
         heard.append(number)
 
@@ -276,7 +276,7 @@ def _check_prints(run: RunConfig, facts: dict, source, changed: bool) -> bool:
 
 def _tell(text: str) -> None:
     "Print a note to stderr, once for all processes."
-    if not processes()[0]:
+    if not rank_and_world_size()[0]:
         print(f"note: {text}", file=sys.stderr)
 
 # %% ../../nbs/training/07_runner.ipynb #173e3220
@@ -306,7 +306,7 @@ def run_facts(run: RunConfig, model, source) -> dict:
         held_out = 0.0 if source.streamed else run.data.val_frac  # a stream holds out nothing
         settings |= dict(val_frac=held_out, **columns)
     how = dict(batch_size=cfg.batch_size * cfg.accumulate, precision=cfg.precision)
-    how |= dict(processes=processes()[1])
+    how |= dict(processes=rank_and_world_size()[1])
     prints = dict(data_fingerprint=data_fingerprint(source), code_fingerprint=code_fingerprint())
     began = {k: v for k, v in model.facts.items() if k.startswith("began_")}
     return {**settings, **how, "command": command(run), "commit": commit(), **prints, **began}
@@ -388,7 +388,7 @@ def run_training(
     view: Callable[[RunConfig, int], View] = TerminalView,  # called with the run and its first step
 ) -> Path:  # the last checkpoint
     "Train, log, monitor and save, also where the view stops the run; on Ctrl-C or SIGTERM, save and raise `Stopped` with how to resume."
-    part = processes()  # first, as it gives each process its device
+    part = rank_and_world_size()  # first, as it gives each process its device
     with (
         nullcontext() if part[0] else lock_folder(run.out),
         memory_guard(run.out, run.training.batch_size),

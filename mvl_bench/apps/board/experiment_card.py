@@ -20,7 +20,7 @@ from ... import __version__
 from .codec import Board, unpack
 from ...core import Pair, UserError
 from ...inference.reconstruction import Reconstruction, nearby, reconstruct_pair
-from ...models.registry import load, untrained
+from ...models.registry import load, untrained_copy
 from ...storage import find, write_file
 
 # %% ../../../nbs/apps/board/04_experiment_card.ipynb #bac6b493
@@ -54,7 +54,7 @@ def fill_in(
     board: Board,
 ) -> Reconstruction:
     "Reconstruct a board's columns with the model, or with its untrained copy if the view says so."
-    chosen_model = untrained(model) if "untrained" in board.view else model
+    chosen_model = untrained_copy(model) if "untrained" in board.view else model
     pair, edit = Pair(board.image, board.caption, board.seed, 0), board.edit.strip()
     change = edit if edit and edit != board.caption.strip() else None
     return reconstruct_pair(chosen_model, pair, board.patches, board.words, nearby(model, pair), change)

@@ -23,7 +23,7 @@ class Photograph(NamedTuple):
 
     name: str  # in `data.images.PHOTOGRAPHS`
     caption: str
-    edit: str  # another wording of the caption
+    edited_caption: str  # another wording
     disc: tuple[float, float, float] | None = (
         None  # hidden: centre down and right, radius, in sides; None = nothing
     )
@@ -87,4 +87,4 @@ def pose_photograph(
         patches = tuple(np.flatnonzero(far <= radius).tolist())
     positions = positions_of(model.tokenizer, example.caption, example.words, model.cfg.text.max_text_len)
     words = with_all_pieces(model, example.caption, positions, any_piece=True)
-    return Board(image, example.caption, patches, words, seed=number, edit=example.edit, grid=grid)
+    return Board(image, example.caption, patches, words, seed=number, edit=example.edited_caption, grid=grid)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROUND', 'SHARES', 'ASKED', 'NOTHING', 'Riddle', 'check_quiz', 'riddle', 'Answer', 'answer', 'luck', 'split', 'Mark',
-           'Round', 'verdict', 'score_table', 'describe_result', 'Game', 'press', 'Face', 'face', 'show_game']
+           'Round', 'verdict', 'score_table', 'describe_result']
 
 # %% ../../../nbs/apps/board/07_quiz.ipynb #3ef65b72
 from dataclasses import dataclass, replace
@@ -33,7 +33,6 @@ from mvl_bench.data.scenes import (
 )
 from ...data.tokenizers import Chip, chips
 from ...patches import patchify, touched, unpatchify
-from ...viz.base import Drawing
 from ...viz.quiz import show_riddle
 
 # %% ../../../nbs/apps/board/07_quiz.ipynb #3b3d2a10
@@ -326,60 +325,3 @@ def describe_result(mark: Mark) -> str:  # HTML
         f"It is <b>{escape(mark.truth)}</b>. You said {escape(mark.guess)}: {you}. "
         f"The model {'painted' if mark.answer == NOTHING else 'said'} {escape(mark.answer)}: {its}."
     )
-
-# %% ../../../nbs/apps/board/07_quiz.ipynb #edda7d85
-class Game(NamedTuple):
-    "Hold one person's round and the last question with the model's answer."
-
-    round: Round
-    last: tuple[Riddle, Answer] | None = None  # the last question with the model's answer
-
-
-def press(
-    model,  # that plays
-    game: Game | None,  # None = not begun
-    choice: str | None,  # what is chosen, if a question stands
-    turn: int = 0,  # which round to begin
-    seed: int = 0,
-) -> Game:
-    "Return the game after the button is pressed; raise `UserError` where no answer is chosen."
-    if game is None or (game.last and game.round.done):
-        check_quiz(model)
-        return Game(Round(seed, turn))
-    if game.last:
-        return Game(game.round)
-    if not choice:
-        raise UserError("choose an answer first")
-    after, *question_and_answer = game.round.guess(model, choice)
-    return Game(after, tuple(question_and_answer))
-
-
-class Face(NamedTuple):
-    "Hold the texts, choices and button label that a page shows of a round."
-
-    message: str  # HTML
-    read_out: str  # of the picture, in words
-    score: str  # HTML
-    choices: list[str]  # none where the answer is told
-    button: str
-
-
-def face(model, game: Game) -> Face:
-    "Return what a page shows of a round; include the truth only after the guess."
-    marks = game.round.marks
-    question, reply = game.last or (game.round.asked(model), None)
-    number = len(marks) + (reply is None)
-    heading = f"<b>Question {number} of {ROUND}.</b> "
-    score = score_table(marks) + (f"<p>{escape(verdict(marks))}</p>" if game.round.done else "")
-    if reply is None:
-        choices = list(question.choices)
-        return Face(
-            heading + question.question, question.read_out, score, choices, "This is my guess"
-        )
-    button = "New round" if game.round.done else "Next question"
-    return Face(heading + describe_result(marks[-1]), question.read_out, score, [], button)
-
-
-def show_game(model, game: Game, dark: bool | None = None) -> Drawing:
-    "Draw the current question, or the last one with its answer."
-    return show_riddle(*(game.last or (game.round.asked(model), None)), dark)

@@ -32,15 +32,15 @@ from .events import EVENTS, BoardUpdate, examples, next_kind, open_uploaded
 from .experiment_card import card_text
 from mvl_bench.apps.board.session import (
     Session,
-    board_distance,
     board_influence,
+    distance_note,
     fit_board,
     session_of,
 )
 from ...core import UserError
 from ...data.tokenizers import Chip, letters
 from ...inference.reconstruction import Column, Guess, of_whole_words, reconstruct_pair
-from ...models.registry import untrained
+from ...models.registry import untrained_copy
 from ...patches import patchify
 
 # %% ../../../nbs/apps/board/05_respond.ipynb #1de52a01
@@ -291,12 +291,12 @@ def as_python(
 ) -> str:
     "Return a Python program that reconstructs the same hidden parts."
     blind = "untrained" in board.view
-    uses = [f"from mvl_bench.models.registry import load{', untrained' * blind}"]
+    uses = [f"from mvl_bench.models.registry import load{', untrained_copy' * blind}"]
     uses += ["from mvl_bench.core import Pair"]
     uses += ["from mvl_bench.viz.reconstruction import four_columns"]
     uses += ["from mvl_bench.inference.reconstruction import nearby, reconstruct_pair"]
     load = f"load({name or board.model!r})"
-    lines = [f"model = {f'untrained({load})' if blind else load}"]
+    lines = [f"model = {f'untrained_copy({load})' if blind else load}"]
     if board.scene:
         uses += [
             "from mvl_bench.data.scenes import Scene, draw",
@@ -335,11 +335,11 @@ def describe(
 ) -> dict:
     "Return a board and its answer as JSON; raise `UserError` for input that the model cannot take."
     model = models[board.model]
-    answering = untrained(model) if "untrained" in board.view else model
+    answering = untrained_copy(model) if "untrained" in board.view else model
     session = session_of(model, board)
     tables, why = board_influence(answering, board) if "influence" in board.view else (None, "")
     messages = (what_is_lacking(model, board), why, edit_in_view(session, board), edit_of_hidden(session, board))
-    messages += (*notes, board_distance(model, board), *session.warnings)
+    messages += (*notes, distance_note(model, board), *session.warnings)
     state, word_chips = pack(board), [chip._asdict() for chip in session.words]
     content = dict(influence=tables, story=story or board_story(session, board))
     content |= dict(picture=session.url, chips=word_chips, honest=HONEST)

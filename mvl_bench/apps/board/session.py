@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'MOST_PASSES', 'pieces_of', 'with_all_pieces', 'redraw', 'warnings_about', 'Session', 'session_of', 'floor_of',
-           'pair_influence', 'board_influence', 'outside_training', 'board_distance', 'fit_board']
+           'pair_influence', 'board_influence', 'outside_training', 'distance_note', 'fit_board']
 
 # %% ../../../nbs/apps/board/01_session.ipynb #00f12af7
 import re
@@ -280,7 +280,7 @@ def _distance(model, board: Board) -> TrainingDistance | None:
     return _distances(model, key, lambda: training_distance(model, board.image, board.caption))
 
 
-def board_distance(
+def distance_note(
     model,  # with `tokenizer`, `cfg` and `facts`
     board: Board,
 ) -> str:  # empty = not a user's pair, or a model without words

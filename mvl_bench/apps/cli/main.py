@@ -56,14 +56,14 @@ def _print_settings(run) -> None:
 
 def _train(run, resume: bool = False, changed: bool = False) -> None:
     "Train a run; in the first process, print what its model lacks and the checkpoint's path."
-    from mvl_bench.distributed import processes
+    from mvl_bench.distributed import rank_and_world_size
     from mvl_bench.models.registry import MODELS
     from mvl_bench.training.runner import run_training
 
-    if processes()[0] == 0:
+    if rank_and_world_size()[0] == 0:
         _note(MODELS[run.model][0].lacks)
     path = run_training(run, resume, changed=changed)
-    if processes()[0] == 0:
+    if rank_and_world_size()[0] == 0:
         print(f"checkpoint: {path}")
         _print_next(run.out)
 

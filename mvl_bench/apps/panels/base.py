@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..board.codec import Board, taken, unpack
-from ..board.session import Session, board_distance, outside_training, session_of
+from ..board.session import Session, distance_note, outside_training, session_of
 from ...core import Pair, UserError
 
 # %% ../../../nbs/apps/panels/00_base.ipynb #0aef841d
@@ -94,7 +94,7 @@ def _described(question: PanelRequest) -> dict:
     "Return what every panel about the board shows: the answering model, warnings, picture, words and what is hidden."
     model, board, session = question.model, question.board, question.session
     data = str(model.facts.get("data", "scenes"))
-    notes = [board_distance(model, board), *session.warnings]
+    notes = [distance_note(model, board), *session.warnings]
     words = [
         dict(position=chip.position, text=chip.text, hidden=chip.position in board.words)
         for chip in session.words

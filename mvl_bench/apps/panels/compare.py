@@ -17,7 +17,7 @@ from ..board.session import Session, fit_board, outside_training
 from .base import Panel, PanelRequest
 from ...core import Pair, UserError
 from ...data.images import resize
-from ...models.registry import untrained
+from ...models.registry import untrained_copy
 
 # %% ../../../nbs/apps/panels/05_compare.ipynb #50f4e949
 UNTRAINED = "untrained"  # name of the row with random weights
@@ -59,7 +59,7 @@ def compare_row(
     hidden_kinds = [n for n, places in dict(pixels=board.patches, words=board.words).items() if places]
     row["missing"] = {n: ABOUT_ROW[n] for n in hidden_kinds if n not in source.offers}
     try:
-        model = untrained(source) if is_untrained else source
+        model = untrained_copy(source) if is_untrained else source
         fitted = fit_board(board, model, name, question.model)
         row["outside"] = not is_untrained and outside_training(model, fitted)
         session = SharedWrong(model, fitted, question.session.wrong)

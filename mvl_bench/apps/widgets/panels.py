@@ -196,7 +196,7 @@ class TrainingTimeline(PanelWidget):
     def __init__(
         self,
         run: str | Path | None = None,  # the run's folder; None = a short run that is stored with the library
-        every: float = 0.0,  # seconds between two reads of the run; 0 = only when `more` is called
+        every: float = 0.0,  # seconds between two reads of the run; 0 = only when `refresh` is called
         **settings,  # step
     ):
         self._ended, self.panel = Event(), timeline_panel(run)
@@ -204,7 +204,7 @@ class TrainingTimeline(PanelWidget):
         if every:
             Thread(target=self._follow, args=(every,), daemon=True).start()
 
-    def more(self) -> int:  # number of new records
+    def refresh(self) -> int:  # number of new records
         "Read the run again and return how many recorded steps are new."
         known = len(self.shown["steps"])
         self._answer(dict(settings=self.settings))
@@ -213,7 +213,7 @@ class TrainingTimeline(PanelWidget):
     def _follow(self, every: float) -> None:
         "Read the run every `every` seconds until closed."
         while not self._ended.wait(every):
-            self.more()
+            self.refresh()
 
     def close(self) -> None:
         "Stop following the run and close the widget."

@@ -52,8 +52,8 @@ def test_a_run_that_grows_is_followed(run):
     known = len(widget.shown["steps"])
     for path, data in kept.items():
         path.write_bytes(data)
-    assert widget.more() == 1 and len(widget.shown["steps"]) == known + 1
-    assert widget.more() == 0
+    assert widget.refresh() == 1 and len(widget.shown["steps"]) == known + 1
+    assert widget.refresh() == 0
     widget.close()
 
 

@@ -75,4 +75,4 @@ def test_the_untrained_twin_and_the_figure(model):
     before = board.answer["shown"]["columns"]["with"]["error"]
     board.state = board.state | dict(view=["untrained", "numbers"])
     assert board.answer["shown"]["columns"]["with"]["error"] != before
-    assert "untrained(load('one'))" in board.as_python()
+    assert "untrained_copy(load('one'))" in board.as_python()
