@@ -434,17 +434,9 @@ def flava(
     "Build transformers' FLAVA at MaskVLM's size; half of its pairs are wrong, its image codes are arbitrary."
     wide = cfg.embed_dim
     d = dict(hidden_size=wide, intermediate_size=4 * wide, num_attention_heads=cfg.num_heads)
-    words = dict(
-        vocab_size=cfg.text.vocab_size,
-        max_position_embeddings=cfg.text.max_text_len,
-        pad_token_id=cfg.text.pad_id,
-    )
-    tokens = dict(
-        image_size=cfg.image.img_size[0],
-        patch_size=cfg.image.patch_size,
-        vocab_size=CODES,
-        mask_token=True,
-    )
+    text, image = cfg.text, cfg.image
+    words = dict(vocab_size=text.vocab_size, max_position_embeddings=text.max_text_len, pad_token_id=text.pad_id)
+    tokens = dict(image_size=image.img_size[0], patch_size=image.patch_size, vocab_size=CODES, mask_token=True)
     net = FlavaForPreTraining(
         FlavaConfig(
             image_config=dict(d, **tokens, num_hidden_layers=cfg.image_depth),
