@@ -85,7 +85,7 @@ def answer_decoding(question: PanelRequest) -> dict:
     guesses = steps[1].guesses or {}
     return dict(
         steps=[_frame(question, step, truth) for step in steps],
-        first={place: [[letters(text), p] for text, p in top] for place, top in guesses.items()},
+        first={str(place): [[letters(text), p] for text, p in top] for place, top in guesses.items()},
     )
 
 

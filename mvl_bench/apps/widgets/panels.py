@@ -199,7 +199,8 @@ class TrainingTimeline(PanelWidget):
         every: float = 0.0,  # seconds between two reads of the run; 0 = only when `refresh` is called
         **settings,  # step
     ):
-        self._ended, self.panel = Event(), timeline_panel(run)
+        self._ended = Event()
+        self.panel = timeline_panel(run)
         super().__init__(**settings)
         if every:
             Thread(target=self._follow, args=(every,), daemon=True).start()

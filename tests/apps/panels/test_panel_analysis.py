@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import orjson
 import pytest
 import torch
 from PIL import Image
@@ -13,6 +14,7 @@ from mvl_bench.apps.panels.base import last_answer
 from mvl_bench.apps.panels.decoding import DECODING
 from mvl_bench.apps.panels.influence import INFLUENCE
 from mvl_bench.apps.panels.uncertainty import UNCERTAINTY
+from mvl_bench.apps.web import app
 from mvl_bench.core import by_hand
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.inference.attribution import SCALE, one_row
@@ -78,6 +80,12 @@ def test_decoding_fills_in_everything_and_keeps_what_is_pinned(models, board):
     assert pinned[0]["hidden_patches"] == [*range(2, 32)]
     for settings, rule in ((dict(steps=0), "steps"), (dict(patches="0"), "pins"), (dict(order="x"), "order")):
         assert rule in error(DECODING, models, board, **settings)
+
+
+@pytest.mark.parametrize("panel", (*app.PANELS, *app.SCENE_PANELS), ids=lambda panel: panel.name)
+@pytest.mark.parametrize("hidden", [dict(patches=()), dict(words=()), {}], ids=["words", "patches", "both"])
+def test_the_page_can_send_every_answer(models, board, panel, hidden):
+    orjson.dumps(last_answer(panel, models, replace(board, **hidden)))  # gradio's encoder takes no number as a key
 
 
 def test_spread_and_error_are_of_the_hidden_patches_only(models, board):

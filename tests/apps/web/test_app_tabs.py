@@ -46,6 +46,15 @@ def test_a_tab_answers_when_it_is_opened(browser, url, theme):
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
 
 
+def test_a_tab_answers_with_words_hidden(browser, url):
+    with tab(browser) as page:
+        begin(page, url)
+        with answered(page):
+            page.locator(".mb").first.locator("[data-word][aria-pressed=false]").nth(3).click()
+        for name in OF_BOARD:
+            expect(opened(page, name).locator(".mb-error")).to_have_count(0)
+
+
 def test_every_panel_has_its_tab(browser, url):
     with tab(browser, width=1920) as page:
         begin(page, url)

@@ -385,7 +385,7 @@ export function mount(el, first, emit, options = {}) {
       : make('textarea', { id: `${id}-edit`, rows: 1, maxlength: 2000, spellcheck: false, oninput: (e) => { grow(e.target); change('edit', { edit: e.target.value }, { text: e.target.value }); } }),
     caption: make('textarea', { rows: 1, maxlength: 2000, placeholder: 'such as: a brown dog runs on the beach', oninput: (e) => { grow(e.target); ready(); } }),
     own: make('div', { class: 'mb-own' }), preview: make('img', { alt: '' }), chosen: make('span', {}, 'Choose a picture'), lacks: make('p', { class: 'mb-lacks', role: 'status' }),
-    open: button('Open this pair', () => ask('bring', { picture: own.picture, caption: parts.caption.value, name: own.name }), { disabled: true }),
+    open: button('Open this pair', () => { ask('bring', { picture: own.picture, caption: parts.caption.value, name: own.name }); showTop(); }, { disabled: true }),
     next: button('Next pair', () => ask('another')),
     model: menu('the model that answers', {}, (name) => ask('model', { name })), file: make('input', { type: 'file', accept: 'image/*', class: 'mb-live', tabindex: -1, 'aria-hidden': true, onchange: (e) => { choose(e.target.files[0]); e.target.value = ''; } }) };
   parts.own.append(make('button', { type: 'button', class: 'mb-button mb-file', onclick: () => parts.file.click() }, parts.preview, parts.chosen), parts.file,
@@ -395,6 +395,7 @@ export function mount(el, first, emit, options = {}) {
   parts.columns.append(...NAMES.map((name) => { const { title, beside, canvas, line, heat, said } = figures[name];
     return make('figure', { class: `mb-column mb-${name}` }, make('figcaption', {}, title, beside), make('div', { class: 'mb-pic' }, canvas, line),
       make('div', { class: 'mb-number mb-hot' }, heat), said); }));
+  const showTop = () => { if (root.getBoundingClientRect().top < 0) root.scrollIntoView({ block: 'start' }); };  // a new pair is shown from its first sentence on
   const heading = (text) => make(options.heading ?? 'h3', { class: 'mb-heading' }, text);
   const root = make('div', { class: 'mb', id, 'data-lm-suppress-shortcuts': true },
     make('div', { class: 'mb-top' }, parts.story, can.has('bring') && options.examples ? button('Use your own picture', () => { parts.own.scrollIntoView({ block: 'center' }); parts.own.firstChild.focus({ preventScroll: true }); }) : null), make('div', { class: 'mb-main' },
@@ -418,7 +419,7 @@ export function mount(el, first, emit, options = {}) {
           copy(base + writeLink(state), 'link');
         })), parts.said), parts.copied,
       options.examples ? [make('div', { class: 'mb-row2' }, heading('Examples'), can.has('another') ? parts.next : null),
-        make('div', { class: 'mb-cards' }, options.examples.map(([src, text], i) => make('button', { type: 'button', 'data-card': i, onclick: () => ask('example', { number: i }) }, make('img', { src, alt: '' }), make('span', {}, text))))] : null,
+        make('div', { class: 'mb-cards' }, options.examples.map(([src, text], i) => make('button', { type: 'button', 'data-card': i, onclick: () => { ask('example', { number: i }); showTop(); } }, make('img', { src, alt: '' }), make('span', {}, text))))] : null,
       can.has('bring') ? [heading('Bring your own picture and caption'), parts.own] : null)), parts.live);
 
   function draw() {

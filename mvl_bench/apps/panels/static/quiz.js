@@ -19,8 +19,10 @@ function build(page) {
     if (shown.result) return begin({ round: page.settings.round + 1 });
     page.ask({ number: page.settings.number + 1, guess: null });
   }
-  root.addEventListener('keydown', (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest('input, select, textarea') || !/^[1-9]$/.test(event.key)) return;
+  document.addEventListener('keydown', function press(event) {  // also right after the tab was opened
+    if (!root.isConnected) return document.removeEventListener('keydown', press);
+    const here = root.contains(event.target) || (root.offsetParent && (event.target === document.body || event.target.matches?.('[role=tab]')));
+    if (!here || event.ctrlKey || event.metaKey || event.altKey || event.target.closest('input, select, textarea') || !/^[1-9]$/.test(event.key)) return;
     event.preventDefault();
     pick(Number(event.key) - 1);
   });

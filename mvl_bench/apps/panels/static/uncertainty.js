@@ -16,9 +16,9 @@ function build(page) {
     say.textContent = shown.verdict;
     const check = shown.check;
     if (!check) return curve.replaceChildren(make('p', { class: 'mb-how' }, shown.no_check));
-    const most = (values) => Math.max(...values) * 1.08, own = shown.outside ? [] : [{ x: shown.mean.spread, y: shown.mean.error, tone: 'pink', size: 7, title: `this picture: spread ${fixed(shown.mean.spread)}, error ${fixed(shown.mean.error)}` }];
+    const most = (values) => Math.max(...values), own = shown.outside ? [] : [{ x: shown.mean.spread, y: shown.mean.error, tone: 'pink', size: 7, title: `this picture: spread ${fixed(shown.mean.spread)}, error ${fixed(shown.mean.error)}` }];
     curve.replaceChildren(make('h3', { class: 'mb-heading' }, `Is spread a sign of error? ${check.verdict}`), make('p', { class: 'mb-how' }, check.about),
-      chart({ label: 'mean error over spread', x: { label: 'spread', min: 0, max: most([...check.bins.map((bin) => bin.spread), shown.outside ? 0 : shown.mean.spread]) }, y: { label: 'error', min: 0, max: most([...check.bins.map((bin) => bin.ci[1]), shown.outside ? 0 : shown.mean.error]) },
+      chart({ label: 'mean error over spread', x: { label: 'spread', ...upTo(most([...check.bins.map((bin) => bin.spread), shown.outside ? 0 : shown.mean.spread])) }, y: { label: 'error', ...upTo(most([...check.bins.map((bin) => bin.ci[1]), shown.outside ? 0 : shown.mean.error])) },
         lines: [{ points: check.bins.map((bin) => [bin.spread, bin.error]), tone: shown.outside ? 'muted' : 'accent' }],
         dots: [...check.bins.map((bin) => ({ x: bin.spread, y: bin.error, low: bin.ci[0], high: bin.ci[1], tone: shown.outside ? 'muted' : 'accent', title: `${bin.count} patches: spread ${fixed(bin.spread, 3)}, error ${fixed(bin.error, 3)}` })), ...own] }),
       make('p', { class: 'mb-scale' }, shown.outside ? 'This picture is not on the curve: it lies outside the data that the curve was measured on.' : [make('b', { class: 'mb-key-pink' }, '●'), ' this picture (mean of its hidden patches); bars: 95 % intervals of the means']));
