@@ -4,14 +4,26 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from contextlib import contextmanager
+
+import nbformat
 
 SETTINGS = {  # nothing is asked of other machines, and the notebook is left as it is
     "apputils-extension/notification": dict(fetchNews="false", checkForUpdates=False),
     "docmanager-extension/plugin": dict(autosave=False),
 }
+
+
+def notebook_command(cells, folder, name):
+    "Write a notebook of code cells; return the command that opens it in JupyterLab."
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in cells])
+    book.metadata.kernelspec = dict(name="python3", display_name="python3", language="python")
+    nbformat.write(book, folder / name)
+    command = [sys.executable, "-m", "jupyterlab", "--allow-root", f"--notebook-dir={folder}"]
+    return [*command, f"--LabApp.default_url=/lab/tree/{name}"]
 
 
 @contextmanager

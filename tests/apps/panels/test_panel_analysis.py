@@ -85,7 +85,8 @@ def test_decoding_fills_in_everything_and_keeps_what_is_pinned(models, board):
 @pytest.mark.parametrize("panel", (*app.PANELS, *app.SCENE_PANELS), ids=lambda panel: panel.name)
 @pytest.mark.parametrize("hidden", [dict(patches=()), dict(words=()), {}], ids=["words", "patches", "both"])
 def test_the_page_can_send_every_answer(models, board, panel, hidden):
-    orjson.dumps(last_answer(panel, models, replace(board, **hidden)))  # gradio's encoder takes no number as a key
+    reply = last_answer(panel, models, replace(board, **hidden))
+    assert orjson.loads(orjson.dumps(reply))["title"] == panel.title  # gradio's encoder takes no number as a key
 
 
 def test_spread_and_error_are_of_the_hidden_patches_only(models, board):

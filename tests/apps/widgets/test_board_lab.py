@@ -1,14 +1,12 @@
 "The board in JupyterLab: two boards, two views of one, clicks that Python sees and settings that views follow."
 
 import os
-import sys
 
-import nbformat
 import pytest
 from accessible import objections
 from boards import BOARD, answered, drag, hidden, pixels
 from chromium import needs_chromium, tab
-from jupyter import serving
+from jupyter import notebook_command, serving
 from samples import ROOT
 
 pytestmark = [needs_chromium, pytest.mark.slow]
@@ -24,14 +22,7 @@ CELLS = (
 
 
 def test_boards_in_a_notebook(browser, tmp_path):
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in CELLS])
-    book.metadata.kernelspec = dict(name="python3", display_name="python3", language="python")
-    nbformat.write(book, tmp_path / "boards.ipynb")
-    command = [sys.executable, "-m", "jupyterlab", "--allow-root", f"--notebook-dir={tmp_path}"]
-    command += [
-        "--LabApp.default_url=/lab/tree/boards.ipynb",
-        "--LabApp.expose_app_in_browser=True",
-    ]
+    command = notebook_command(CELLS, tmp_path, "boards.ipynb") + ["--LabApp.expose_app_in_browser=True"]
     path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     os.environ["PYTHONPATH"], before = path, os.environ.get("PYTHONPATH", "")
     try:

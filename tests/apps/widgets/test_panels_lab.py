@@ -1,13 +1,11 @@
 "The panels in JupyterLab, by mouse and keyboard; a timeline of a run that goes on while it is watched."
 
 import os
-import sys
 from pathlib import Path
 
-import nbformat
 import pytest
 from chromium import needs_chromium, tab
-from jupyter import serving
+from jupyter import notebook_command, serving
 from playwright.sync_api import expect
 from samples import ROOT
 
@@ -94,11 +92,7 @@ def drive_quiz(part):
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
 def test_panels_in_a_notebook(browser, tmp_path, theme):
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in CELLS])
-    book.metadata.kernelspec = dict(name="python3", display_name="python3", language="python")
-    nbformat.write(book, tmp_path / "panels.ipynb")
-    command = [sys.executable, "-m", "jupyterlab", "--allow-root", f"--notebook-dir={tmp_path}"]
-    command += ["--LabApp.default_url=/lab/tree/panels.ipynb"]
+    command = notebook_command(CELLS, tmp_path, "panels.ipynb")
     looks = {"apputils-extension/themes": dict(theme=f"JupyterLab {theme}")}
     path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     os.environ["PYTHONPATH"], before = path, os.environ.get("PYTHONPATH", "")

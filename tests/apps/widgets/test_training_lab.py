@@ -1,13 +1,11 @@
 "A run in JupyterLab: its losses and pairs are seen while the cell is busy, and its button saves and ends it."
 
 import os
-import sys
 from pathlib import Path
 
-import nbformat
 import pytest
 from chromium import needs_chromium, tab
-from jupyter import serving
+from jupyter import notebook_command, serving
 from playwright.sync_api import expect
 from test_panels_lab import SHOTS, SLOW
 
@@ -21,11 +19,7 @@ CELLS = (
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"] if SHOTS else ["Light"])
 def test_a_run_is_watched_and_stopped(browser, tmp_path, theme):
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in CELLS])
-    book.metadata.kernelspec = dict(name="python3", display_name="python3", language="python")
-    nbformat.write(book, tmp_path / "run.ipynb")
-    command = [sys.executable, "-m", "jupyterlab", "--allow-root", f"--notebook-dir={tmp_path}"]
-    command += ["--LabApp.default_url=/lab/tree/run.ipynb"]
+    command = notebook_command(CELLS, tmp_path, "run.ipynb")
     looks = {"apputils-extension/themes": dict(theme=f"JupyterLab {theme}")}
     with serving(command, tmp_path, looks) as url, tab(browser, 1500, 1400, silent=False) as page:
         page.set_default_timeout(SLOW)
