@@ -86,7 +86,7 @@ def _verdict(means: dict, check: SpreadCalibration | None, outside: bool) -> str
     place = "more spread than most" if rank > len(errors) * 2 / 3 else "less spread than most" if rank < len(errors) / 3 else "about as much spread as"
     expected = float(np.interp(means["spread"], [b.spread for b in check.bins], errors))
     worse = means["error"] / max(expected, 1e-6)
-    beside = "more than" if worse > 1.25 else "less than" if worse < 0.8 else "about as much as"
+    beside = "more than" if worse > 1.1 else "less than" if worse < 0.9 else "about as much as"
     sure = f"Patches with such a spread are wrong by {expected:.2f} on average; these are wrong by {beside} that."
     return f"{numbers} That is {place} held-out patches have. {sure}"
 
