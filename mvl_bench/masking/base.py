@@ -95,7 +95,7 @@ def one_box(
 # %% ../../nbs/masking/00_base.ipynb #ac4da3cf
 def random_words(
     batch: Batch,
-    ratio: float | Tensor,  # fraction of the words to mask, 0..1: one for all rows, or (b)
+    ratio: float | Tensor,  # fraction of the maskable tokens to mask, 0..1: one for all rows, or (b)
     key: tuple,  # e.g. (seed, epoch)
 ) -> Tensor:  # (b t) bool, True = masked
     "Mask single tokens uniformly at random; padding and special tokens are never masked."
@@ -109,9 +109,9 @@ def random_words(
 class MaskingConfig:
     "Configure what training masks; a part of the configuration of every model."
 
-    mask_size: int = 16  # side of a masked square, in pixels; a multiple of the patch size
+    mask_size: int = 16  # side of a masked square, in pixels; rounded down to whole patches, at least one (MaskVLM: 32)
     image_ratio: float = 0.6  # fraction of the squares to mask; a square that the edge cuts counts as one
-    text_ratio: float = 0.3  # fraction of the tokens of words to mask
+    text_ratio: float = 0.3  # fraction of the caption's maskable tokens to mask (of its words for `whole_word`)
     image_strategy: str = "random"  # which patches: random, block, grid or score
     text_strategy: str = "random"  # which words: random, whole_word, span or content
     joint_strategy: str = "alternating"  # how much of which modality: alternating (one modality at a time), joint, mam, pooled, dirichlet or alternating_any_ratio
@@ -119,12 +119,12 @@ class MaskingConfig:
     corruption_ratio: float = (
         0.0  # fraction of masked words shown as a random word or unchanged, not [MASK]; BERT: 0.2
     )
-    modality_dropout: float = 0.1  # fraction of rows in which the modality that is not masked is absent
-    random_ratio_prob: float = 0.0  # fraction of rows with random ratios, squares and places
+    modality_dropout: float = 0.1  # fraction of rows in which one modality is absent: the one that is not masked or, if both are, either one
+    random_ratio_prob: float = 0.0  # fraction of rows with random ratios, square size and shift
     object_mask_prob: float = (
         0.0  # fraction of rows in which one object's box is masked instead of squares
     )
-    full_mask_steps: int = 0  # number of first training steps in which the whole image is masked
+    full_mask_steps: int = 0  # number of first training steps in which every image that would be masked in part is masked completely
 
     def __post_init__(self):
         fractions = (
@@ -140,7 +140,8 @@ class MaskingConfig:
                 raise UserError(f"{name} {value} is not a whole number from {least} up")
 
 # %% ../../nbs/masking/00_base.ipynb #231d3434
-# random numbers: is the caption absent where patches are masked, is the image where words are
+# random numbers: one decides whether the caption is absent in the view that masks patches, one whether the image is
+# in the view that masks words; with one view, the first decides both
 ABSENCE_DRAWS = ("text", "image")
 # random numbers: are a row's ratios and squares random; their values; is one box masked instead of squares
 RATIO_DRAWS = (
@@ -161,9 +162,9 @@ class Masking:
     grid: tuple[int, int]  # rows and columns of patches
     square: int = 2  # side of a masked square, in patches
     image_ratio: float = 0.6  # fraction of the squares to mask
-    text_ratio: float = 0.3  # fraction of the words to mask
+    text_ratio: float = 0.3  # fraction of the maskable tokens to mask (of words for `whole_word`)
     joint: bool = False  # False = one modality at a time (two views), True = both (one view)
-    modality_dropout: float = 0.1  # fraction of rows in which the modality that is not masked is absent
+    modality_dropout: float = 0.1  # fraction of rows in which one modality is absent: the one that is not masked or, if both are, either one
     random_ratio_prob: float = 0.0  # fraction of rows whose ratios and squares are random
     object_mask_prob: float = 0.0  # fraction of rows in which one box is masked instead of squares
     hide_patches: Callable = random_squares  # chooses the patches

@@ -56,7 +56,7 @@ class ModalityAware(Masking):
     square: int = 1  # side of a masked square, in patches
     image_ratio: float = 0.8  # fraction of the squares to mask in mode `heavy image`
     text_ratio: float = 0.8  # fraction of the words to mask in mode `heavy text`
-    joint: bool = True  # False = two views, every row in each of the heavy modes
+    joint: bool = True  # False = two views: every row is heavy image in the first, heavy text in the second
     mam_light_ratio: float = 0.15  # fraction of squares and of words to mask in mode `light`
 
     def __post_init__(self):
@@ -173,7 +173,7 @@ def any_shares(
 class JointStrategy(NamedTuple):
     "Specify how much of each modality is masked, and in how many views."
 
-    joint: bool = True  # True = one view with both modalities masked; False = two views, one modality masked in each
+    joint: bool = True  # True = one view, in which a row may mask patches, words or both; False = two views: patches in the first, words in the second
     ratio_sampler: Callable | None = (
         None  # samples the ratios of each row; None = the configured ones
     )

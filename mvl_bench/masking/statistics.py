@@ -89,7 +89,7 @@ def draw_many(
     masking,  # a `Masking`, from `masking.joint.build_masking`
     batch: Batch,  # one row
     draws: int = 1000,
-    key: tuple = (0, "lab"),  # another key samples other masks
+    key: tuple = (0, "samples"),  # another key samples other masks
 ) -> MaskSamples:
     "Sample many masks of one pair; raise `UserError` for more than one pair."
     if len(batch) != 1:
@@ -110,7 +110,7 @@ STRATEGIES = dict(  # what is masked -> its setting, and its strategies
 
 @dataclass(frozen=True)
 class _Parts:
-    "Hold what a masking needs of a configuration: a model of one modality refuses the other's ratios."
+    "Hold what a masking needs of a configuration: that of a model of one modality refuses ratios of the other."
 
     masking: Any
     image: Any

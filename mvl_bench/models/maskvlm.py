@@ -58,7 +58,7 @@ class ContrastConfig:
     proj_dim: int = 64  # width e of the vectors that ITC compares
     queue_size: int = 4096  # earlier pairs that ITC compares with too; a multiple of the batch size
     momentum: float = 0.995  # fraction that the momentum encoders keep of themselves in each step
-    same_item_positives: bool = False  # True = other captions of the same item are ITC's positives, too; else they are neither positives nor negatives
+    same_item_positives: bool = False  # True = other captions of the same item (image) are ITC's positives, too; else they are neither positives nor negatives
     soft_targets: float = 0.0  # fraction of ITC's target that the momentum encoders predict (ALBEF: 0.4); 0 = hard targets
     random_negative_frac: float = (
         0.0  # fraction of ITM's negatives that are sampled uniformly; the others by similarity
@@ -81,7 +81,7 @@ class MaskVLMConfig(ModelConfig):
     cross_depth: int = 2  # blocks of each cross-modality encoder
     decoder_depth: int = 1  # blocks of the image decoder; 0 = none
     pixel_head_dim: int = (
-        0  # hidden units of the layers that turn a token into pixels; 0 = one linear layer
+        0  # width of the hidden layer that turns a token into pixels; 0 = one linear layer
     )
     refine_width: int = 0  # channels of the convolutions that correct predicted patches, not in the paper; 0 = none
     mask_token_at: str = (
@@ -91,7 +91,7 @@ class MaskVLMConfig(ModelConfig):
 
     # a setting of all models that has no effect here; any value but the default is refused
     unused: ClassVar[str] = "losses.recon_area"
-    # smallest value of each
+    # smallest allowed value of each field
     least: ClassVar[dict] = dict(
         image_depth=1, text_depth=1, cross_depth=0, decoder_depth=0, pixel_head_dim=0, refine_width=0
     )
@@ -123,9 +123,10 @@ class MaskVLMConfig(ModelConfig):
 # %% ../../nbs/models/06_maskvlm.ipynb #0387cdd7
 def maskvlm_tiny() -> MaskVLMConfig:
     "Return the preset of 64 px, 1.5 million parameters: synthetic scenes and small photographs on two cores."
-    # synthetic scenes have plain backgrounds, where L1 is slow to use the caption (see "Whole-image masking first"); users may mask any fraction by hand;
-    # a patch has 192 values: one linear layer from 96 cannot produce every shape in every colour;
-    # from random weights, negatives that are all hard slow training down (see "What makes matching learn")
+    # full_mask_steps: synthetic scenes have plain backgrounds, where L1 is slow to use the caption (see "Whole-image masking first");
+    # random_ratio_prob: users may mask any fraction by hand;
+    # pixel_head_dim: a patch has 192 values, and one linear layer from 96 cannot produce every shape in every colour;
+    # random_negative_frac: from random weights, negatives that are all hard slow training down (see "What makes matching learn")
     return update(
         MaskVLMConfig(), pixel_head_dim=384, recon=10.0, random_ratio_prob=0.8, object_mask_prob=0.5, full_mask_steps=1000,
         queue_size=0, momentum=0.9, random_negative_frac=0.5,
@@ -141,7 +142,7 @@ def maskvlm_mini() -> MaskVLMConfig:
 
 def maskvlm_photo() -> MaskVLMConfig:
     "Return the preset of 64 px for photographs whose captions name colours: learns to paint them in minutes."
-    # with everything masked and squared errors, the caption is all there is to go by; contrast and matching take longer
+    # in the first 400 steps all patches are masked, and the caption is the only evidence; contrast and matching would take longer
     sizes = dict(embed_dim=128, num_heads=4, vocab_size=4096, max_text_len=40)
     learns = dict(full_mask_steps=400, image_ratio=0.8, object_mask_prob=0.0, recon_saliency_weight=1.0)
     return update(maskvlm_tiny(), **sizes, **learns, mlm=0.3, itc=0.0, itm=0.0)
@@ -156,7 +157,7 @@ def maskvlm_small() -> MaskVLMConfig:
 
 
 def maskvlm_base() -> MaskVLMConfig:
-    "Return the paper's size and its four losses: ViT-B/16 and RoBERTa-base, three cross-modality and three decoder blocks."
+    "Return the paper's size and its four losses: ViT-B/16, RoBERTa-base, three blocks in each cross-modality encoder and in the image decoder."
     return update(
         MaskVLMConfig(), img_size=(224, 224), patch_size=16, mask_size=32, vocab_size=50265, max_text_len=512, pad_id=1,
         mask_id=50264, arch="roberta", embed_dim=768, num_heads=12, image_depth=12, text_depth=12, cross_depth=3,
@@ -174,7 +175,7 @@ TEXTURE_PATCHES, TEXTURE_OFFSETS, TEXTURE_FILTERS = 48, 12, 24
 
 
 class MaskVLM(nn.Module, Saved, MaskedVLModel):
-    "Reconstruct the hidden part of one modality with the help of the other (MaskVLM, arXiv 2208.02131)."
+    "Reconstruct the masked part of one modality with the help of the other (MaskVLM, arXiv 2208.02131)."
 
     kind, config = "maskvlm", MaskVLMConfig
 
@@ -234,7 +235,10 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
     def encode_image(
         self, batch: Batch, masks: Masks
     ) -> tuple[Tensor, Tensor]:  # (b 1+n d), (b 1+n) bool
-        "Encode the image alone: return its tokens, and which of them may be attended to."
+        """Encode the image alone: return its tokens, and which of them may be attended to.
+
+        With `mask_token_at="cross"` masked positions hold placeholders that nothing attends to; `fuse_image` puts [MASK] vectors there.
+        """
         hidden = masks.image_mask if masks.image_mask.any() else None
         way = "gather" if self.cfg.mask_token_at == "cross" else "mask"
         tokens = self.image_encoder(batch.images, hidden, way)
@@ -249,7 +253,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
     def encode_text(
         self, batch: Batch, masks: Masks
     ) -> tuple[Tensor, Tensor]:  # (b t d), (b t) bool
-        "Encode the caption alone, hidden words as [MASK]: return its tokens, and which may be attended to."
+        "Encode the caption alone, masked words as [MASK]: return its tokens, and which may be attended to."
         ids = masks.text_ids
         if ids is None:
             ids = batch.input_ids.masked_fill(masks.text_mask, self.cfg.text.mask_id)
@@ -278,7 +282,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         return self.text_cross(*text, *image, weights, segments)
 
     def decode_image(self, x: Tensor, text) -> Tensor:  # (b k d) -> (b k p*p*c)
-        "Decode tokens to pixels: cross-attention to the caption, then the pixel head; 0.5 is grey."
+        "Decode tokens to pixels: cross-attention to the caption, then the pixel head plus 0.5, so that an output of zero is mid-grey."
         for block in self.image_decoder:
             x = block(x, *text)
         return self.to_pixels(x).float() + 0.5
@@ -320,7 +324,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         return (attention * batch.maskable[..., None]).sum(1)
 
     def losses(self, batch: Batch, views: tuple[Masks, ...], key: StepKey = StepKey()) -> Losses:
-        "Compute the mean losses over hidden units of all views and over unmasked pairs, at a step; change no state."
+        "Compute the losses, means over the masked patches and words of all views and over unmasked pairs; change no state."
         cfg = key.losses or self.cfg.losses
         outputs = {name: [] for name in ("mlm", "recon") if name in cfg.weights}
         textures: list[tuple[Tensor, int]] = []
@@ -383,12 +387,12 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
             logits, item, draws, self.cfg.contrast.random_negative_frac, mine
         )
         if not len(matched):
-            return 0 * (image.sum() + text.sum()), 0  # other processes wait for the way back
+            return 0 * (image.sum() + text.sum()), 0  # other processes wait for the backward pass
         scores = self.match((image, image_keys), (text, text_keys), images, texts)
         return itm(scores, matched), len(matched)
 
     def _encode_once(self, batch: Batch, masks: Masks, unmasked: dict):
-        "Encode both modalities of a view; a modality with nothing hidden is encoded once per step and reused."
+        "Encode both modalities of a view; a modality with nothing masked is encoded once per step and reused."
         encoders = dict(
             image=(self.encode_image, masks.has_image, self.absent_image),
             text=(self.encode_text, masks.has_text, self.absent_text),
@@ -411,7 +415,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         return encoded
 
     def _refine(self, images: Tensor, hidden: Tensor, pixels: Tensor) -> Tensor:
-        "Correct the hidden patches of `pixels (b n p*p*3)` by convolutions over the image with visible patches in place."
+        "Correct the masked patches of `pixels (b n p*p*3)` by convolutions over the image with visible patches in place."
         p, grid = self.cfg.image.patch_size, self.cfg.image.grid
         whole = unpatchify(torch.where(hidden[..., None], pixels, patchify(images, p)), grid)
         area = hidden.view(len(hidden), 1, *grid).to(whole.dtype)
@@ -434,7 +438,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
     def _recon(
         self, batch: Batch, masks: Masks, image, text, saliency: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        "Return predicted and true pixels of the hidden patches, and the weight of each value."
+        "Return predicted and true pixels of the masked patches, and the weight of each value."
         # positions of the masked tokens in segments, and the row of the batch of each segment
         places, rows = segments = pieces(F.pad(masks.image_mask, (1, 0)))  # class token first
         x = self.fuse_image(masks, image, text, None, segments)
@@ -447,11 +451,11 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         return rebuilt, truth[hidden], focus(truth, saliency)[hidden]
 
     def score_patches(self, rebuilt: Tensor, truth: Tensor, weights: Tensor, kind: str) -> Tensor:
-        "Compute the loss of the hidden patches."
+        "Compute the loss of the masked patches."
         return recon(rebuilt, truth, kind, weights=weights)
 
     def _mlm(self, batch: Batch, masks: Masks, image, text) -> tuple[Tensor, Tensor]:
-        "Return the scores at the hidden words, and the true words."
+        "Return the scores at the masked words, and the true words."
         places, _ = segments = pieces(masks.text_mask)
         fused = kept(self.fuse_text(image, text, None, segments), places)
         return self.to_words(fused), batch.input_ids[masks.text_mask]
@@ -497,7 +501,7 @@ class ReaderConfig(MaskVLMConfig):
             )
 
     def trivial_recon(self, batch: Batch, views: tuple[Masks, ...]) -> dict[str, float]:
-        "Return nats per hidden patch of a predictor that knows each prototype's frequency at each place."
+        "Return nats per masked patch of a predictor that knows each prototype's frequency at each place."
         kinds = prototypes(self.world, tuple(self.image.img_size), self.image.patch_size)
         numbers = numbers_of(patchify(batch.images, self.image.patch_size), as_patches(self))
         places = torch.from_numpy(kinds.of_picture).T  # (n m)
@@ -525,7 +529,7 @@ def numbers_of(
 
 # %% ../../nbs/models/06_maskvlm.ipynb #17d8bab0
 class PatchReader(MaskVLM):
-    "Predict a probability for every prototype at every hidden patch: MaskVLM with a patch codebook."
+    "Predict a probability for every prototype at every masked patch: MaskVLM with a patch codebook."
 
     kind, config = "reader", ReaderConfig
 
@@ -542,7 +546,7 @@ class PatchReader(MaskVLM):
         return self.to_pixels(x).float()
 
     def score_patches(self, rebuilt: Tensor, truth: Tensor, weights: Tensor, kind: str) -> Tensor:
-        "Compute cross-entropy in nats per hidden patch, all with the same weight."
+        "Compute cross-entropy in nats per masked patch, all with the same weight."
         return F.cross_entropy(rebuilt, numbers_of(truth, self.prototypes))
 
     def numbers_of(self, images: Tensor) -> Tensor:  # (b 3 h w) -> (b n)

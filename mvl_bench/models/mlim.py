@@ -46,18 +46,18 @@ class MLIMConfig(ModelConfig):
 
     masking: MaskingConfig = MaskingConfig(
         mask_size=8, image_ratio=0.8, text_ratio=0.8, joint_strategy="mam"
-    )  # mask_size: side of a masked square, in pixels; the ratios are those of the heavy modes
-    losses: LossConfig = LossConfig(recon_kind="sse")
+    )  # mask_size: side of a masked square, in pixels, here one patch; the ratios are those of the heavy modes
+    losses: LossConfig = LossConfig(recon_kind="sse")  # squared error, summed over the channels
     embed_dim: int = 128  # width d of every token
     num_heads: int = 4  # attention heads of each block
     depth: int = 6  # blocks of the one transformer
     embedder_dim: int = 64  # channels of the image's CNN after its last downsampling
     decoder_dim: int = 64  # channels of the decoder after its first upsampling
 
-    # settings of all models that have no effect here; any value but the default is refused
+    # settings shared by all models that MLIM does not use; any value but the default is refused
     unused: ClassVar[str] = """image.timm_model image.timm_weights
         losses.itc losses.texture losses.recon_saliency_weight losses.full_mask_recon_weight"""
-    least: ClassVar[dict] = dict(depth=1)  # smallest value of each
+    least: ClassVar[dict] = dict(depth=1)  # smallest allowed value of each field
 
     def __post_init__(self):
         super().__post_init__()
@@ -142,7 +142,7 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
 
     @property
     def offers(self) -> frozenset:
-        "Return what the model predicts: pixels and words, and a match logit with ITM."
+        "Return what the model predicts: pixels and words, and with ITM a match logit, the difference of its two scores."
         return frozenset({"pixels", "words"} | ({"match"} if self.to_match else set()))
 
     @property
@@ -166,7 +166,7 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
         headless = any(not name.startswith(published.base_model_prefix) for name in missing)
         before = self.words.std()
         self._load_transformer(published.base_model)
-        self.embedder[-1].weight.mul_(self.words.std() / before)  # tokens as large as its words
+        self.embedder[-1].weight.mul_(self.words.std() / before)  # scales patch tokens to the published word embeddings
         if not headless:
             transform, norm, bias = _word_head(published)
             self.to_words[0].load_state_dict(transform.state_dict())
@@ -194,7 +194,7 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
         return [*self.bert.parameters(), *self.to_words.parameters(), self.word_bias]
 
     def _places(self, count: int) -> Tensor:  # (1 s)
-        "Return the position ids, patches first, then words; they start at pad_id + 1 (RoBERTa's first rows are for padding)."
+        "Return the position ids, patches first, then words; they start at pad_id + 1, as RoBERTa's do."
         return torch.arange(count, device=self.word_bias.device)[None] + self.cfg.text.pad_id + 1
 
     def sequence(self, batch: Batch, masks: Masks) -> tuple[Tensor, Tensor]:  # (b n+t d), (b n+t)
@@ -244,7 +244,7 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
     def forward(
         self, batch: Batch, masks: Masks, attention: bool = False, requested: dict | None = None
     ) -> Output:
-        "Predict every patch and the scores of every word of one view; attention is over patches and words together."
+        "Predict the pixels of every patch and the scores of every word of one view, or only of those in `requested`."
         weights: list | None = [] if attention else None
         image, text = self.fuse(batch, masks, weights)
         attentions = {f"joint_{i}": w for i, w in enumerate(weights)} if attention else None
@@ -282,7 +282,7 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
         return Losses(parts, counts)
 
     def _pairs(self, batch: Batch, key: StepKey) -> tuple[Batch, Tensor]:  # r rows, (r) 1 = match
-        "Build ITM's unmasked pairs: each true one, and two negatives sampled uniformly from other items."
+        "Build ITM's unmasked pairs: each true one, and two negatives, sampled uniformly from other images of all processes."
         chosen = (batch.has_image & batch.has_text).nonzero()[:, 0]
         *columns, _ = vars(replace(batch, boxes=None).rows(chosen)).values()
         columns, mine = gather_rows(columns, chosen)
@@ -293,7 +293,7 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
         return replace(gathered.rows(others), images=gathered.images[rows]), matched
 
     def _mlm(self, batch: Batch, masks: Masks, text: Tensor) -> tuple[Tensor, Tensor]:
-        "Return the scores at the hidden words alone, and the true words."
+        "Return the scores at the masked words alone, and the true words."
         return self.score_words(text[masks.text_mask]), batch.input_ids[masks.text_mask]
 
     def _recon(self, batch: Batch, masks: Masks, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -304,7 +304,7 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
         return self.decoder(image[rows], self.cfg.image.grid)[scored[rows]], truth[scored[rows]]
 
     def features(self, batch: Batch) -> Features:
-        "Return the features of unmasked pairs, alone and fused; the first token of an image alone is that of the absent caption, in place of a class token."
+        "Return the features of each image alone, each caption alone and the pair; of an image alone, the output at the absent caption's token serves as class token."
         nothing = view(batch, self.num_patches)
         none = torch.zeros_like(nothing.has_text)
         image, first = self.fuse(batch, replace(nothing, has_text=none))

@@ -243,7 +243,7 @@ def _draw_key(ax: Axes, blocks: dict[str, Block], ink: Ink) -> None:
     draw_arrow(ax, [(114, y), (138, y)], ink, IMAGE, True)
     draw_note(ax, 142, y, "keys and values, from text and from image", ink, "left")
     if pairs:
-        text = f"one modality is masked at a time; {' and '.join(pairs)} use class tokens of the unmasked pair"
+        text = f"each step has two views, with one modality masked in each; {' and '.join(pairs)} use class tokens of unmasked pairs"
         draw_note(ax, 752, y, text, ink, "right")
 
 # %% ../../nbs/viz/09_architecture.ipynb #a4c10011
@@ -331,7 +331,7 @@ def show_mlim(
                 ax, [blocks[name].bottom, (blocks[name].bottom[0], 112), (x, 112), (x, y - 3)], ink
             )
             draw_arrow(ax, [(x, y + 21), (x, blocks["bert"].y)], ink)
-        note = "masked patches and masked words: the same [MASK] embedding\nplus positions, one range for each modality"
+        note = "masked patches and masked words become the same [MASK] embedding;\nall tokens get positions, one range for each modality"
         draw_note(ax, places["patches"][0] + 8, 172, note, ink, "left")
         for tail, head in (("decoder", "recon"), ("head", "mlm")):
             x = blocks[tail].bottom[0]
