@@ -179,7 +179,7 @@ def trivial_losses(
     batch_size: int = 32,  # pairs that ITC and ITM compare in training
 ) -> dict[str, float]:
     "Compute each loss of the config for every trivial predictor, by the names used in plots."
-    trivial = cfg.trivial_recon or partial(_pixels, baselines, cfg=cfg)
+    trivial = cfg.recon_baselines or partial(_pixels, baselines, cfg=cfg)
     losses = trivial(batch, views) if "recon" in cfg.losses.weights else {}
     losses |= _pairs(batch, cfg, batch_size)
     labels = torch.cat([batch.input_ids[view.text_mask] for view in views])

@@ -122,9 +122,9 @@ class MaskingConfig:
     modality_dropout: float = 0.1  # fraction of rows in which one modality is absent: the one that is not masked or, if both are, either one
     random_ratio_prob: float = 0.0  # fraction of rows with random ratios, square size and shift
     object_mask_prob: float = (
-        0.0  # fraction of rows in which one object's box is masked instead of squares
+        0.0  # fraction of rows in which one box (an object's or, if none is known, a random one) is masked instead of squares
     )
-    full_mask_steps: int = 0  # number of first training steps in which every image that would be masked in part is masked completely
+    full_mask_steps: int = 0  # number of first training steps in which images are masked completely instead of in part (with `mam`: only in the heavy image mode)
 
     def __post_init__(self):
         fractions = (
@@ -232,7 +232,7 @@ class Masking:
         return torch.where(boxed[:, None], one_box(batch, self.grid, key), squares)
 
     def ratios(self, batch: Batch, key: tuple) -> list[Tensor]:  # (b) image, (b) words
-        "Return each row's ratios, as configured or random; a quarter of the random ones mask the whole image."
+        "Return each row's ratios, as configured or random; a quarter of the random image ratios are 1."
         draws = hashed_draws((*key, "ratio"), batch.ids, RATIO_DRAWS)
         is_random = draws["is_random"] < self.random_ratio_prob
         sampled = (draws["image_ratio"] * 4 / 3).clamp(max=1), draws["text_ratio"]

@@ -148,7 +148,7 @@ def dirichlet_shares(
     ratios: tuple[float, float],  # configured ratios: of the squares, of the words
     key: tuple,  # e.g. (seed, epoch)
 ) -> tuple[Tensor, Tensor]:  # (b) each, fractions of the squares and of the words
-    "Split the sum of both ratios by a Dirichlet sample of total concentration 2 (2204.01678)."
+    "Split the sum of both ratios by a Dirichlet sample of total concentration 2, similar to 2204.01678."
     total = sum(ratios)
     if not min(ratios):  # nothing to divide
         return tuple(torch.full((len(batch),), float(r), dtype=torch.float64) for r in ratios)
@@ -298,7 +298,7 @@ def hides(
 def full_mask(
     masking: MaskingConfig,
 ) -> MaskingConfig:
-    "Return the settings with the whole image masked wherever a part of it would be; strategies that sample ratios get fixed ones."
+    "Return the settings with an image ratio of 1 (`mam` uses it in its heavy image mode only), random squares and no sampled ratios."
     name = masking.joint_strategy
     sampled = by_name(masking, "joint_strategy", JOINT).ratio_sampler is not None
     fixed = "alternating" if name == "alternating_any_ratio" else "joint" if sampled else name

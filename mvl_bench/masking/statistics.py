@@ -110,7 +110,7 @@ STRATEGIES = dict(  # what is masked -> its setting, and its strategies
 
 @dataclass(frozen=True)
 class _Parts:
-    "Hold what a masking needs of a configuration: that of a model of one modality refuses ratios of the other."
+    "Hold the parts of a configuration that a masking needs; the whole of a one-modality model would refuse a ratio of the other."
 
     masking: Any
     image: Any

@@ -160,7 +160,7 @@ class ModelConfig:
         ""  # full names of fields that the model cannot use, with spaces between
     )
     least: ClassVar[dict] = {}  # smallest value of each of its own numbers
-    trivial_recon: ClassVar = (
+    recon_baselines: ClassVar = (
         None  # what a trivial predictor scores on patches, where pixels are not the units
     )
 

@@ -55,7 +55,7 @@ from ..patches import patchify, sincos_positions, unpatchify
 class ContrastConfig:
     "Configure the vectors, the momentum encoders and the queue of ITC, and the negatives of ITM."
 
-    proj_dim: int = 64  # width e of the vectors that ITC compares
+    proj_dim: int = 64  # width of the vectors that ITC compares
     queue_size: int = 4096  # earlier pairs that ITC compares with too; a multiple of the batch size
     momentum: float = 0.995  # fraction that the momentum encoders keep of themselves in each step
     same_item_positives: bool = False  # True = other captions of the same item (image) are ITC's positives, too; else they are neither positives nor negatives
@@ -109,7 +109,7 @@ class MaskVLMConfig(ModelConfig):
         scored = self.cross_depth or (self.losses.itc and not self.image.timm_model)
         if self.masking.image_strategy == "score" and not scored:
             raise UserError(
-                "image_strategy 'score' goes by attention: cross_depth 0 and itc 0 leave none"
+                "image_strategy 'score' goes by attention: with cross_depth 0 it needs itc and a ViT without timm_model"
             )
 
     def at_step(self, step: int) -> "MaskVLMConfig":
@@ -124,9 +124,9 @@ class MaskVLMConfig(ModelConfig):
 def maskvlm_tiny() -> MaskVLMConfig:
     "Return the preset of 64 px, 1.5 million parameters: synthetic scenes and small photographs on two cores."
     # full_mask_steps: synthetic scenes have plain backgrounds, where L1 is slow to use the caption (see "Whole-image masking first");
-    # random_ratio_prob: users may mask any fraction by hand;
+    # random_ratio_prob: in the app people choose any fraction;
     # pixel_head_dim: a patch has 192 values, and one linear layer from 96 cannot produce every shape in every colour;
-    # random_negative_frac: from random weights, negatives that are all hard slow training down (see "What makes matching learn")
+    # random_negative_frac: from random weights, negatives that are all chosen by similarity slow training down (see "What makes matching learn")
     return update(
         MaskVLMConfig(), pixel_head_dim=384, recon=10.0, random_ratio_prob=0.8, object_mask_prob=0.5, full_mask_steps=1000,
         queue_size=0, momentum=0.9, random_negative_frac=0.5,
@@ -141,8 +141,8 @@ def maskvlm_mini() -> MaskVLMConfig:
 
 
 def maskvlm_photo() -> MaskVLMConfig:
-    "Return the preset of 64 px for photographs whose captions name colours: learns to paint them in minutes."
-    # in the first 400 steps all patches are masked, and the caption is the only evidence; contrast and matching would take longer
+    "Return the preset of 64 px for photographs whose captions name colours: learns to paint these colours in minutes."
+    # in the first 400 steps all patches are masked, and the caption is the only evidence; ITC and ITM would take longer, so they are off
     sizes = dict(embed_dim=128, num_heads=4, vocab_size=4096, max_text_len=40)
     learns = dict(full_mask_steps=400, image_ratio=0.8, object_mask_prob=0.0, recon_saliency_weight=1.0)
     return update(maskvlm_tiny(), **sizes, **learns, mlm=0.3, itc=0.0, itm=0.0)
@@ -170,7 +170,7 @@ MASKVLM_PRESETS = dict(
 )
 
 # %% ../../nbs/models/06_maskvlm.ipynb #5c7bba83
-# sampled masked patches of an image, sampled pixels within each, and random filters of the windows around these
+# numbers of masked patches sampled of an image, of pixels within each, and of random filters of the windows around these
 TEXTURE_PATCHES, TEXTURE_OFFSETS, TEXTURE_FILTERS = 48, 12, 24
 
 
@@ -282,7 +282,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         return self.text_cross(*text, *image, weights, segments)
 
     def decode_image(self, x: Tensor, text) -> Tensor:  # (b k d) -> (b k p*p*c)
-        "Decode tokens to pixels: cross-attention to the caption, then the pixel head plus 0.5, so that an output of zero is mid-grey."
+        "Decode tokens to pixels by the decoder blocks and the pixel head; 0.5 is added, so that an output of zero is mid-grey."
         for block in self.image_decoder:
             x = block(x, *text)
         return self.to_pixels(x).float() + 0.5
@@ -376,7 +376,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
     def _match(
         self, batch: Batch, rows: Tensor, encoded, vectors, key: StepKey
     ) -> tuple[Tensor, int]:
-        "Compute ITM of this process's pairs with hard negatives from all; return it and its number of pairs."
+        "Compute ITM of this process's pairs with negatives from all processes; return it and its number of pairs."
         columns = [*encoded, batch.item[rows], *(part.detach() for part in vectors)]
         (image, image_keys, text, text_keys, item, *vectors), mine = gather_rows(columns, rows)
         logits = torch.zeros(len(item), len(item), device=item.device)  # without ITC: all equal
@@ -461,7 +461,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         return self.to_words(fused), batch.input_ids[masks.text_mask]
 
     def after_step(self, *carries) -> None:
-        "Update the momentum encoders and the queue after a step, from the carry of each of its passes."
+        "Update the momentum encoders and the queue after a step, from what `losses` returned as `carry` in each of its passes."
         if self.contrast:
             self.contrast.after_step(self.encoders, carries)
 
@@ -500,7 +500,7 @@ class ReaderConfig(MaskVLMConfig):
                 f"the patches of {self.world!r} cannot be named: the worlds are {', '.join(KNOWN)}"
             )
 
-    def trivial_recon(self, batch: Batch, views: tuple[Masks, ...]) -> dict[str, float]:
+    def recon_baselines(self, batch: Batch, views: tuple[Masks, ...]) -> dict[str, float]:
         "Return nats per masked patch of a predictor that knows each prototype's frequency at each place."
         kinds = prototypes(self.world, tuple(self.image.img_size), self.image.patch_size)
         numbers = numbers_of(patchify(batch.images, self.image.patch_size), as_patches(self))
@@ -567,7 +567,7 @@ class PatchReader(MaskVLM):
     def forward(
         self, batch: Batch, masks: Masks, attention: bool = False, requested: dict | None = None
     ) -> Output:
-        "Predict the mean over prototypes of every patch and the scores of every word of one view."
+        "Predict for every patch the mean of the prototypes, weighted by their probabilities, and the scores of every word of one view."
         output = super().forward(batch, masks, attention, requested)
         if output.pixels is None:
             return output

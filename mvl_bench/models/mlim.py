@@ -109,7 +109,7 @@ def mlim_base() -> MLIMConfig:
 
 
 def mlim_paper() -> MLIMConfig:
-    "Return the paper's size: BERT-large-uncased, 384 px, all patches scored (2109.12178); patches of 32 px are our choice."
+    "Return the paper's size: BERT-large-uncased and 384 px (2109.12178); patches of 32 px and scoring all patches are our choices."
     return update(
         mlim_base(), img_size=(384, 384), patch_size=32, mask_size=32, embed_dim=1024, num_heads=16, depth=24,
         recon_area="whole",
@@ -282,7 +282,7 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
         return Losses(parts, counts)
 
     def _pairs(self, batch: Batch, key: StepKey) -> tuple[Batch, Tensor]:  # r rows, (r) 1 = match
-        "Build ITM's unmasked pairs: each true one, and two negatives, sampled uniformly from other images of all processes."
+        "Build ITM's unmasked pairs: each true one, and two negatives, sampled uniformly from the pairs of other images, of all processes."
         chosen = (batch.has_image & batch.has_text).nonzero()[:, 0]
         *columns, _ = vars(replace(batch, boxes=None).rows(chosen)).values()
         columns, mine = gather_rows(columns, chosen)

@@ -267,7 +267,7 @@ def _mlim_blocks(cfg: MLIMConfig) -> dict[str, Block]:
         embedder=Block(112, 30, 192, 62, "Patch embedder", (f"unmasked image in, {patches} patches of {p} px out", f"{steps} convolutions 2 x 2, then {len(down) - steps} of 1 x 1", f"channels {', '.join(map(str, down))}"), IMAGE),
         words=Block(474, 34, 150, 54, "Word embeddings", (words,), TEXT),
         bert=Block(20, 196, 606, 46, f"One transformer ({ARCHS[cfg.text.arch]})", (block + "; every token attends to all patches and all words",)),
-        decoder=Block(112, 274, 192, 62, "Deconvolution decoder", (f"{len(up)} x (2 x 2 transposed convolution, norm,", "3 x 3 convolution) on the 2-D grid, sigmoid", f"channels {', '.join(map(str, up))}, last 3"), IMAGE),
+        decoder=Block(112, 274, 192, 62, "Deconvolution decoder", (f"{len(up)} x (2 x 2 transposed convolution, norm,", "3 x 3 convolution) on the 2-D grid, sigmoid", f"channels {', '.join(map(str, up))}; output RGB"), IMAGE),
         head=Block(474, 284, 150, 46, "Word head", ("two layers; shares the embeddings",), TEXT),
         recon=Block(112, 362, 192, 46, "RECON", (ERRORS[cfg.losses.recon_kind], area), IMAGE),
         mlm=Block(474, 362, 150, 46, "MLM", ("cross-entropy over masked words",), TEXT),
@@ -320,7 +320,7 @@ def show_mlim(
     "Draw the data flow of an MLIM with the sizes of its configuration (arXiv 2109.12178)."
     with sheet(ax, (646, 430), dark, points=True) as (ax, ink):
         blocks = {name: draw_block(ax, b, ink) for name, b in _mlim_blocks(cfg).items()}
-        draw_picture(ax, (24, 24, 74), MASKED_PATCHES, ink)
+        draw_picture(ax, (24, 24, 74), (), ink)
         draw_caption(ax, (366, 29, 92), ink)
         draw_arrow(ax, [(102, 61), blocks["embedder"].left], ink)
         draw_arrow(ax, [(442, 61), blocks["words"].left], ink)

@@ -28,7 +28,7 @@ class WordQuestion(NamedTuple):
     caption: str
     word: str
     others: tuple[str, ...]
-    hue: int = 0  # degrees that every hue of the photograph is turned by
+    hue_shift: int = 0  # degrees that every hue of the photograph is turned by
 
 
 _EVERYDAY = """temple | a building in front of a lake | building | boat horse train
@@ -162,12 +162,12 @@ def _installed(model, seed: int, turn: int, number: int) -> Riddle:
     order = _seeded(seed, turn, "order").sample(listed, len(listed))
     share = np.interp(number, (0, ROUND - 1), SHARES[kind])
     first, chance = number * len(order) // ROUND, _seeded(seed, turn, str(number))
-    pictures = dict.fromkeys((q.name, q.hue) for q in _seeded(seed, turn, f"others {number}").sample(listed, len(listed)))
+    pictures = dict.fromkeys((q.name, q.hue_shift) for q in _seeded(seed, turn, f"others {number}").sample(listed, len(listed)))
     for question in order[first:] + order[:first]:
-        image = resize(photograph(question.name, question.hue), size)
+        image = resize(photograph(question.name, question.hue_shift), size)
         pair, words = Pair(image, question.caption, number, -1), _words_of(model, question.caption)
         if kind == "crop":
-            others = (resize(photograph(*key), size) for key in pictures if key != (question.name, question.hue))
+            others = (resize(photograph(*key), size) for key in pictures if key != (question.name, question.hue_shift))
             riddle = _crop(model, pair, words, others, share, chance)
         else:
             chip = next((w for w in words if w.text == question.word), None)
