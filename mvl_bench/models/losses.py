@@ -236,7 +236,7 @@ def hard_negatives(
     even = allowed / allowed.sum(1, keepdim=True)
     below = torch.lerp(hard, even.double(), random_negative_frac).cumsum(1)
     drawn = torch.searchsorted(below / below[:, -1:], lots[rows, None], right=True)
-    return mine[rows], drawn[:, 0]
+    return mine[rows], drawn[:, 0].clamp_max(len(item) - 1)  # beyond it where logits are NaN
 
 # %% ../../nbs/models/04_losses.ipynb #980eaf30
 class Matches(NamedTuple):

@@ -153,6 +153,8 @@ class Contrast(nn.Module):
         others, carry = gather(slow, place)
         candidates = join([others, self.queue.filled()])
         counted = is_negative(pairs.item, candidates.item).any(1).sum().item()
+        if not counted:  # nothing to compare here; other processes may have pairs
+            return 0 * (pairs.image.sum() + pairs.text.sum()), 0, carry
         loss = itc(pairs, candidates, self.temperature, self.same_item_positives, self.soft_targets)
         return loss, counted, carry
 
