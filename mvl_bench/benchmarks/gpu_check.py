@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VOCABULARY', 'CLOSE', 'SIZES', 'LIMIT', 'random_batch', 'Trial', 'Setup', 'machine', 'gradient_of', 'same_as_cpu',
            'deterministic', 'resume', 'waits', 'WeightedLosses', 'ddp_of_one', 'gflop_of', 'step_times', 'speed',
-           'compiled', 'profile', 'parts_of', 'attempt', 'run_gpu_check']
+           'compiled', 'profile', 'gpu_parts', 'attempt', 'run_gpu_check']
 
 # %% ../../nbs/benchmarks/03_gpu_check.ipynb #gpuc0002
 import gc
@@ -176,12 +176,12 @@ def same_as_cpu(setup: Setup) -> dict:
 
 # %% ../../nbs/benchmarks/03_gpu_check.ipynb #gpuc0019
 @contextmanager
-def deterministic(wanted: bool = True) -> Iterator[set[str]]:
+def deterministic(exact: bool = True) -> Iterator[set[str]]:
     "Choose deterministic kernels meanwhile; yield a set that receives a sentence per operation that has none."
     notes, before = set(), torch.are_deterministic_algorithms_enabled()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        torch.use_deterministic_algorithms(wanted, warn_only=True)
+        torch.use_deterministic_algorithms(exact, warn_only=True)
         try:
             yield notes
         finally:
@@ -189,10 +189,10 @@ def deterministic(wanted: bool = True) -> Iterator[set[str]]:
     notes |= {str(w.message)[:90] for w in caught if "determin" in str(w.message)}
 
 
-def resume(setup: Setup, wanted: bool) -> dict:
+def resume(setup: Setup, exact: bool) -> dict:
     "Train six steps twice, and in two halves with a saved state between; compare the weights."
     steps = range(4) if setup.small else range(6)
-    with deterministic(wanted) as notes:
+    with deterministic(exact) as notes:
         whole, again = (setup.trial("tiny").train(steps).digest() for _ in range(2))
         half = setup.trial("tiny").train(steps[:3])
         states = half.model.state_dict(), half.optimizer.state()
@@ -202,7 +202,7 @@ def resume(setup: Setup, wanted: bool) -> dict:
         rest.optimizer.load_state(moments)
         resumed = rest.train(steps[3:]).digest()
     same = dict(repeats=whole == again, resumes=whole == resumed)
-    promised = wanted or not setup.on_gpu  # on a GPU nothing is promised of other kernels
+    promised = exact or not setup.on_gpu  # on a GPU nothing is promised of other kernels
     return dict(ok=all(same.values())) | same | dict(without=sorted(notes)) if promised else same
 
 # %% ../../nbs/benchmarks/03_gpu_check.ipynb #gpuc0022
@@ -356,18 +356,18 @@ def profile(setup: Setup, rows: int = 14) -> dict:  # rows: kernels to name
     spent = {event.key[:60]: time_of(event) / 1e3 for event in events}
     operations = sum(event.count for event in events if event.key.startswith("aten::"))
     launches = sum(event.count for event in events if "LaunchKernel" in event.key)
-    figures = dict(update_ms=1e3 * took, operations=operations, launches=launches)
+    figures = dict(update_ms=1e3 * took, operations=operations)
     if setup.on_gpu:
-        figures["busy"] = sum(spent.values()) / 1e3 / took
+        figures |= dict(launches=launches, busy=sum(spent.values()) / 1e3 / took)
     longest = sorted(spent, key=spent.get, reverse=True)[:rows]
     return figures | dict(longest_ms={name: spent[name] for name in longest})
 
 # %% ../../nbs/benchmarks/03_gpu_check.ipynb #gpuc0040
-def parts_of(small: bool = False) -> dict[str, Callable[[Setup], dict]]:
+def gpu_parts(small: bool = False) -> dict[str, Callable[[Setup], dict]]:
     "Return the parts of the check by name, in their order; if `small`, only one of the speeds."
     parts = dict(machine=machine, same_as_cpu=same_as_cpu)
-    parts["resume_as_it_is"] = partial(resume, wanted=False)
-    parts["resume_deterministic"] = partial(resume, wanted=True)
+    parts["resume_as_it_is"] = partial(resume, exact=False)
+    parts["resume_deterministic"] = partial(resume, exact=True)
     parts |= dict(waits=waits, ddp_of_one=ddp_of_one)
     for preset, sizes in (dict(tiny=(32,)) if small else SIZES).items():
         for size in sizes:
@@ -407,8 +407,8 @@ def run_gpu_check(
             "--gpu --small runs the same parts on the CPU in half a minute"
         )
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may differ
-    parts, results = parts_of(small), {}
-    limit = "half a minute" if small else "at most five minutes"
+    parts, results = gpu_parts(small), {}
+    limit = "about half a minute" if small else "at most five minutes"
     tell(f"checks training on {setup.device} in {limit}: {', '.join(parts)}")
     for name, part in parts.items():
         late = time.perf_counter() - start > LIMIT

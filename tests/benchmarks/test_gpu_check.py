@@ -36,7 +36,7 @@ def test_a_small_run_reports_every_part_and_goes_on_after_a_failure(tmp_path, mo
     assert main(["bench", "--gpu", "--small", "--json", str(path)]) == 1
     out, err = capsys.readouterr()
     found = json.loads(path.read_text())
-    assert list(found) == [*gpu_check.parts_of(small=True)]
+    assert list(found) == [*gpu_check.gpu_parts(small=True)]
     failed = found.pop("ddp_of_one")
     assert failed["status"] == "failed" and failed["error"] == "RuntimeError: no kernel for this"
     assert "in no_kernel" in failed["traceback"]
@@ -66,7 +66,7 @@ def test_a_difference_is_reported(monkeypatch):
     assert gpu_check.attempt(gpu_check.same_as_cpu, setup)["status"] == "differs"
     load = torch.nn.Module.load_state_dict
     monkeypatch.setattr(Trial, "digest", lambda trial: id(trial))
-    assert gpu_check.attempt(gpu_check.parts_of(True)["resume_deterministic"], setup)["status"] == "differs"
+    assert gpu_check.attempt(gpu_check.gpu_parts(True)["resume_deterministic"], setup)["status"] == "differs"
     assert torch.nn.Module.load_state_dict is load and not torch.are_deterministic_algorithms_enabled()
 
 
