@@ -266,7 +266,7 @@ def bench_lines(
     "Format each figure with its name and interquartile range as lines of text."
     spread = figures.get("spread", {})
     for key, value in figures.items():
-        label = f"{name} {key.replace('_', ' ')}".strip()
+        label = f"{name} {key.replace('_', ' ') if key.isidentifier() else key}".strip()
         if isinstance(value, dict) and key != "spread":
             yield from bench_lines(value, label)
         elif isinstance(value, str) and len(value) > 20:

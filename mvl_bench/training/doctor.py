@@ -468,13 +468,17 @@ TOOLS = dict(
 def matmul_speed(
     kind: torch.dtype,
     side: int = 1024,  # of the matrices
+    device: str | torch.device = "cpu",
 ) -> float:  # FLOP/s
-    "Measure this machine's speed in products of square matrices, the best of five, the first a warm-up."
-    a, b = (torch.randn(side, side).to(kind) for _ in range(2))
+    "Measure a device's speed in products of square matrices, the best of five, the first a warm-up."
+    a, b = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
+    wait = torch.cuda.synchronize if a.is_cuda else lambda: None
     best = float("inf")
     for _ in range(5):  # the first finds its kernel
+        wait()
         start = time.perf_counter()
         a @ b
+        wait()
         best = min(best, time.perf_counter() - start)
     return 2 * side**3 / best
 

@@ -135,6 +135,11 @@ def _add_health(commands) -> None:
     bench.add_argument(
         "--quick", action="store_true", help="fewer rounds, and only the preset tiny"
     )
+    help_text = "check training on one GPU instead: right, repeatable, how fast (five minutes)"
+    bench.add_argument("--gpu", action="store_true", help=help_text)
+    help_text = "with --gpu: the same parts at smaller sizes, on a CPU too (half a minute)"
+    bench.add_argument("--small", action="store_true", help=help_text)
+    bench.set_defaults(fail=bench.error)
 
 
 def _add_study(commands) -> None:

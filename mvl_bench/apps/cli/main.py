@@ -158,12 +158,34 @@ def do_doctor(args) -> None:
 
 def do_bench(args) -> None:
     "Measure speed, print a table and, if a file is named, write the same as JSON."
+    if args.gpu:
+        _check_gpu(args)
+        return
+    if args.small:
+        args.fail("--small is for --gpu; --quick measures less")
     from mvl_bench.benchmarks.speed import bench_lines, run_bench
 
     _announce(f"measures speed: about {'one minute' if args.quick else 'ten minutes'} on two cores with nothing else to do")
     results = run_bench(args.quick, lambda part: print(f"measures {part}", file=sys.stderr))
     print("\n".join(bench_lines(results)))
     _write_json(args.json, results)
+
+
+def _check_gpu(args) -> None:
+    "Check training on one GPU; raise `UserError` with exit code 1 if a part did not pass."
+    if args.quick:
+        args.fail("--quick is not for --gpu; --gpu --small runs smaller sizes")
+    from mvl_bench.benchmarks.gpu_check import run_gpu_check
+    from mvl_bench.benchmarks.speed import bench_lines
+    from mvl_bench.core import UserError
+
+    results = run_gpu_check(args.small, args.json, lambda line: print(line, file=sys.stderr))
+    print("\n".join(bench_lines(results)))
+    bad = [f"{name} ({part['status']})" for name, part in results.items() if part["status"] != "done"]
+    if bad:
+        error = UserError(f"{len(bad)} of {len(results)} parts did not pass: {', '.join(bad)}")
+        error.code = 1
+        raise error
 
 
 def do_study(args) -> None:
