@@ -29,6 +29,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import mvl_bench
+from ..core import track
 
 # %% ../../nbs/benchmarks/00_timing.ipynb #72d71656
 def seconds(work: Callable, *args) -> float:
@@ -45,7 +46,7 @@ def interleave(
 ) -> dict[str, list[float]]:
     "Call all functions in every round and collect their values; rotate their order and discard a warm-up round."
     results, names, start = {name: [] for name in works}, list(works), time.perf_counter()
-    for i in range(-1, rounds):
+    for i in track(range(-1, rounds), "rounds"):
         if i >= 3 and time.perf_counter() - start > limit:
             break
         turn = i % len(names)

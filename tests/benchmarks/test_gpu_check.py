@@ -86,7 +86,7 @@ def test_without_a_gpu_it_is_one_sentence(tmp_path, capsys):
         run_gpu_check()
 
 
-@pytest.mark.parametrize("words", [["--small"], ["--gpu", "--quick"]])
+@pytest.mark.parametrize("words", [["--small"], ["--gpu", "--quick"], ["--gpu", "--full"], ["--quick", "--full"]])
 def test_flags_that_do_not_go_together(words, capsys):
     with pytest.raises(SystemExit) as end:
         main(["bench", *words])

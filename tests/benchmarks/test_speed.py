@@ -209,9 +209,27 @@ def test_what_is_said_has_the_agreed_names(monkeypatch):
         assert low <= figures["reference_ratio"] <= high
     assert {"pixels_words", "pixels"} <= found["latency_ms"].keys()
     assert all(found["latency_ms"][name]["p95"] > 0 for name in ("pixels_words", "pixels"))
-    assert found["data"]["loader"] > 0 and found["seconds"] > 0 and len(told) == 3
+    assert found["data"]["loader"] > 0 and found["seconds"] > 0
+    assert len(told) == 5 and "one minute" in told[0] and "1 of 4: training steps of tiny" in told[1]
     lines = "\n".join(bench.bench_lines(found))
     assert "tiny fp32 reference ratio" in lines and "dropout 0" in lines and "spread" not in lines
+
+
+def test_only_a_full_run_measures_everything():
+    names = {full: [name for _, name, _ in bench.bench_parts(full=full)] for full in (False, True)}
+    assert names[False] == ["tiny", "tiny", "small", "small", "latency_ms", "data"]
+    assert names[True] == [*names[False], "growth", "starts_s", "train_peak_mb"]
+    limits = {full: sum(map(sum, bench.LIMITS[full].values())) for full in (False, True)}
+    assert limits[False] <= 150 < limits[True]
+
+
+def test_parts_are_told_before_they_run(monkeypatch):
+    told = []
+    parts = [("a", "x", lambda: dict(n=len(told))), ("b", "x", lambda: dict(m=len(told))), ("c", "y", lambda: 5.0)]
+    monkeypatch.setattr(bench, "bench_parts", lambda quick, full: parts)
+    found = bench.run_bench(tell=told.append)
+    assert found["x"] == dict(n=2, m=3) and found["y"] == 5.0 and found["machine"]["cores"]
+    assert "three minutes" in told[0] and "a, b, c" in told[0] and told[1].endswith("1 of 3: a") and len(told) == 4
 
 
 def test_rounds_and_medians():

@@ -129,12 +129,13 @@ def _add_health(commands) -> None:
     doctor.add_argument("run", nargs="?", metavar="RUN", help="the run's folder")
     doctor.add_argument("--json", metavar="FILE", help="write the same as JSON")
     _add_device(doctor)
-    help_text = "how fast this machine trains and answers, beside stock parts (ten quiet minutes)"
+    help_text = "how fast this machine trains and answers, beside stock parts (three quiet minutes)"
     bench = commands.add_parser("bench", help=help_text)
     bench.add_argument("--json", metavar="FILE", help="write the same as JSON")
-    bench.add_argument(
-        "--quick", action="store_true", help="fewer rounds, and only the preset tiny"
-    )
+    help_text = "fewer rounds, and only the preset tiny (one minute)"
+    bench.add_argument("--quick", action="store_true", help=help_text)
+    help_text = "all rounds, and growth, start-up and memory too (six minutes)"
+    bench.add_argument("--full", action="store_true", help=help_text)
     help_text = "check training on one GPU instead: right, repeatable, how fast (five minutes)"
     bench.add_argument("--gpu", action="store_true", help=help_text)
     help_text = "with --gpu: the same parts at smaller sizes, on a CPU too (half a minute)"

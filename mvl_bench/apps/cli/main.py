@@ -165,16 +165,17 @@ def do_bench(args) -> None:
         args.fail("--small is for --gpu; --quick measures less")
     from mvl_bench.benchmarks.speed import bench_lines, run_bench
 
-    _announce(f"measures speed: about {'one minute' if args.quick else 'ten minutes'} on two cores with nothing else to do")
-    results = run_bench(args.quick, lambda part: print(f"measures {part}", file=sys.stderr))
+    if args.quick and args.full:
+        args.fail("--quick and --full do not go together")
+    results = run_bench(args.quick, args.full, lambda line: print(line, file=sys.stderr))
     print("\n".join(bench_lines(results)))
     _write_json(args.json, results)
 
 
 def _check_gpu(args) -> None:
     "Check training on one GPU; raise `UserError` with exit code 1 if a part did not pass."
-    if args.quick:
-        args.fail("--quick is not for --gpu; --gpu --small runs smaller sizes")
+    if args.quick or args.full:
+        args.fail("--quick and --full are not for --gpu; --gpu --small runs smaller sizes")
     from mvl_bench.benchmarks.gpu_check import run_gpu_check
     from mvl_bench.benchmarks.speed import bench_lines
     from mvl_bench.core import UserError
