@@ -202,7 +202,7 @@ STRATEGY_HELP = dict(  # descriptions of the strategies, for users of the app
     words=dict(
         random="random tokens: words, or single pieces of rare words",
         whole_word="a word with all of its pieces",
-        span="several tokens in a row",
+        span="runs of one or more neighbouring tokens, with a visible token between any two runs",
         content="words that carry meaning first; small ones such as “a” and “on” last",
     ),
     joint=dict(

@@ -58,7 +58,7 @@ def untrained_copy(
     if not any(True for _ in model.parameters()):
         raise UserError(f"the {model.kind} observer has no weights, so it has no untrained twin")
     if model not in _twins:
-        with torch.random.fork_rng(devices=[]):
+        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):  # its weights outlive an inference
             torch.manual_seed(0)
             twin = type(model)(model.cfg).eval().to(model.device)
         twin.tokenizer, twin.facts, twin.pairs = model.tokenizer, model.facts, model.pairs

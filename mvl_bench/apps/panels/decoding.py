@@ -6,12 +6,16 @@
 __all__ = ['MOST_STEPS', 'DECODING', 'start_decoding', 'answer_decoding']
 
 # %% ../../../nbs/apps/panels/02_decoding.ipynb #fa6648f7
+import numpy as np
+import torch
+
 from ..board.codec import to_url
 from ..board.session import with_all_pieces
 from .base import Panel, PanelRequest
 from ...core import UserError
 from ...data.tokenizers import bare, letters
 from ...inference.decoding import ORDERS, Plan, Step, decode, first_step, pin
+from ...patches import patchify
 from ...viz.base import hide_patches
 
 # %% ../../../nbs/apps/panels/02_decoding.ipynb #7090c93f
@@ -56,8 +60,19 @@ def _word(step: Step, k: int, truth: Step) -> tuple[str, str, str]:
     return text, "new" if place in step.new_words else right, right
 
 
-def _frame(question: PanelRequest, step: Step, truth: Step) -> dict:
-    "Return one step as JSON: its picture, words, what is still hidden and what is new."
+def _score(first: Step, step: Step, truth: Step, size: int) -> dict:  # error is None before a patch is filled in
+    "Return the mean absolute error (0..1) over the patches filled in so far, their number, and how many words are right."
+    filled = [i for i in first.hidden_patches if i not in step.hidden_patches]
+    words = [place for place in first.hidden_words if place not in step.hidden_words]
+    apart = np.abs(step.picture.astype(np.float32) - truth.picture) / 255
+    errors = patchify(torch.from_numpy(apart).permute(2, 0, 1)[None], size)[0, filled]  # (filled p*p*c)
+    right = sum(step.ids[place] == truth.ids[place] for place in words)
+    error = round(float(errors.mean()), 4) if filled else None
+    return dict(error=error, patches=len(filled), right=right, words=len(words))
+
+
+def _frame(question: PanelRequest, first: Step, step: Step, truth: Step) -> dict:
+    "Return one step as JSON: its picture, words, what is still hidden, what is new, and its error so far."
     size = question.model.cfg.image.patch_size
     mask = [i in step.hidden_patches for i in range(question.model.num_patches)]
     guesses = [
@@ -71,6 +86,7 @@ def _frame(question: PanelRequest, step: Step, truth: Step) -> dict:
         words=[_word(step, k, truth) for k in range(len(step.places))],
         description=step.description or "The beginning: nothing is filled in yet.",
         guesses=guesses,
+        score=_score(first, step, truth, size),
     )
 
 
@@ -84,7 +100,7 @@ def answer_decoding(question: PanelRequest) -> dict:
     truth = Step(**{**vars(truth), "hidden_words": first.hidden_words})
     guesses = steps[1].guesses or {}
     return dict(
-        steps=[_frame(question, step, truth) for step in steps],
+        steps=[_frame(question, first, step, truth) for step in steps],
         first={str(place): [[letters(text), p] for text, p in top] for place, top in guesses.items()},
     )
 

@@ -14,6 +14,7 @@ from statistics import fmean
 from threading import Event, Lock
 
 from .base import Panel, PanelRequest
+from .masking import NAMES
 from ...core import UserError
 from ...masking.joint import STRATEGY_HELP
 from mvl_bench.training.race import (
@@ -126,15 +127,16 @@ def _verdicts(laps: list[Lap], options: RaceOptions) -> list[dict]:
     verdicts = []
     for gap in compare_strategies(laps, (options.a, options.b)):
         interval = dict(mean=gap.mean, low=gap.low, high=gap.high)
+        plain = gap._replace(means={NAMES[options.masked][name]: mean for name, mean in gap.means.items()})
         differences = [gap.differences[seed] for seed in sorted(gap.differences)]
         better = {None: "", options.a: "a", options.b: "b"}[gap.better]
-        verdicts.append(dict(measure=gap.measure, differences=differences, better=better, text=describe_gap(gap), **interval))
+        verdicts.append(dict(measure=gap.measure, differences=differences, better=better, text=describe_gap(plain), **interval))
     return verdicts
 
 
 def _view(options: RaceOptions, state: str, **parts) -> dict:
     "Return what the panel shows in a state: ready, running, stopped or done."
-    menus = {side: [[name, STRATEGY_HELP[side][name]] for name in SIDES[side][1]] for side in SIDES}
+    menus = {side: [[name, NAMES[side][name], STRATEGY_HELP[side][name]] for name in SIDES[side][1]] for side in SIDES}
     known = dict(sides=[*SIDE_NAMES.items()], strategies=menus, measures={m: [*about] for m, about in MEASURES.items()})
     known |= dict(update_range=UPDATE_RANGE, seed_range=SEED_RANGE, seconds_per_update=seconds_per_update())
     return dict(state=state, options=vars(options), total=options.total, **known, **parts)

@@ -27,6 +27,12 @@ def scores(models, posed, names=("with", "wrong")):
     return [[columns[name][score] for name in names] for score in ("error", "nats")]
 
 
+def test_the_untrained_twin_of_a_model_with_pretrained_encoders_answers():
+    models = {"maskvlm-photos": load("maskvlm-photos")}
+    ask = dict(state=opening(models)["state"], kind="view", given=dict(on=["untrained"]))
+    assert react(models, ask)["shown"]["columns"]["with"]["guesses"]
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_wrong_caption_never_wins_in_the_examples(name):
     models = {name: load(name)}

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from skimage import data
 
-from mvl_bench.apps.board.codec import Board
+from mvl_bench.apps.board.codec import Board, from_url
 from mvl_bench.apps.panels.base import last_answer
 from mvl_bench.apps.panels.decoding import DECODING
 from mvl_bench.apps.panels.influence import INFLUENCE
@@ -80,6 +80,18 @@ def test_decoding_fills_in_everything_and_keeps_what_is_pinned(models, board):
     assert pinned[0]["hidden_patches"] == [*range(2, 32)]
     for settings, rule in ((dict(steps=0), "steps"), (dict(patches="0"), "pins"), (dict(order="x"), "order")):
         assert rule in error(DECODING, models, board, **settings)
+
+
+def test_decoding_scores_what_is_filled_in_so_far(models, board):
+    steps = shown(DECODING, models, board, steps=4)["steps"]
+    scores = [step["score"] for step in steps]
+    assert scores[0] == dict(error=None, patches=0, right=0, words=0)
+    assert scores[-1]["patches"] == 32 and scores[-1]["words"] == 1
+    assert scores[-1]["right"] == (steps[-1]["words"][2][2] == "right")
+    apart = np.abs(from_url(steps[-1]["picture"], (64, 64)).astype(float) - board.image)[:32] / 255  # the upper half
+    assert scores[-1]["error"] == pytest.approx(apart.mean(), abs=1e-3)
+    one = shown(DECODING, models, replace(board, words=()), steps=4, patches=[0, 1])["steps"][-1]["score"]
+    assert one["patches"] == 30 and one["words"] == 0  # what is pinned is given
 
 
 @pytest.mark.parametrize("panel", (*app.PANELS, *app.SCENE_PANELS), ids=lambda panel: panel.name)

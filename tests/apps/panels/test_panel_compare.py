@@ -3,14 +3,18 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from boards import untrained as small
 from chromium import needs_chromium
 from panel_page import panel_page, still
+from PIL import Image
+from skimage import data
 
 from mvl_bench.apps.board.codec import Board
+from mvl_bench.apps.board.photographs import pose_photograph
 from mvl_bench.apps.panels.base import answers, last_answer
-from mvl_bench.apps.panels.compare import COMPARE, UNTRAINED
+from mvl_bench.apps.panels.compare import COMPARE, UNTRAINED, painted_nearest
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.models.registry import load
 
@@ -87,6 +91,39 @@ def test_errors_of_two_sizes_are_not_called_comparable(models, board):
     assert "only" not in one and "mean absolute error" in one
 
 
+def test_a_verdict_names_who_painted_nearest_and_counts_the_words(models, board):
+    patches, words = shown(models, board)["verdict"]
+    assert patches.startswith("Patches: ") and "maskvlm-tiny 0.0" in patches and ", all at 64 × 64 pixels)." in patches
+    assert not any(name in patches for name in ("photos", UNTRAINED, "vilt-tiny"))
+    assert words.startswith("Words: ") and "of 1" in words and "photos" not in words
+    (clear,) = shown(models, replace(board, words=()), models=["maskvlm-tiny", "fine"])["verdict"]
+    assert clear.startswith("Patches: maskvlm-tiny painted nearest (error maskvlm-tiny 0.0")
+    row = by_name(shown(models, board))["maskvlm-tiny"]
+    assert painted_nearest([row, row]).startswith("Patches: no clear difference (error ")
+    few = by_name(shown(models, replace(board, patches=(0,))))["maskvlm-tiny"]
+    assert painted_nearest([few, few]) == "Patches: too little is hidden for a verdict."
+
+
+def test_no_winner_is_named_outside_the_training_data(models, board):
+    photo = np.asarray(Image.fromarray(data.cat()).resize((64, 64)))
+    other = replace(board, image=photo, caption="a cat", words=(), scene=None, brought=True)
+    everywhere = shown(models, other, models=["maskvlm-tiny", "vilt-tiny", "vitmae-tiny", UNTRAINED])
+    assert all(row["outside"] for row in everywhere["rows"] if row["name"] != UNTRAINED)
+    assert everywhere["verdict"] == ["No winner: the pair lies outside the training data of these models."]
+    one = shown(models, board, models=["maskvlm-tiny", "photos", UNTRAINED])
+    assert one["verdict"] == ["No winner: of these models only maskvlm-tiny was trained on such pairs."]
+    assert shown(models, board, models=["maskvlm-tiny", UNTRAINED])["verdict"] == []
+
+
+def test_an_example_of_one_model_may_lie_outside_the_data_of_another():
+    known = {name: load(name) for name in ("maskvlm-photos", "maskvlm-flowers")}
+    example = replace(pose_photograph(known["maskvlm-photos"], 1), model="maskvlm-photos")
+    content = shown(known, example)
+    assert {name: row["outside"] for name, row in by_name(content).items() if name != UNTRAINED} == {
+        "maskvlm-photos": False, "maskvlm-flowers": True}  # fmt: skip
+    assert content["verdict"][0].startswith("No winner")
+
+
 def test_an_edit_is_a_fourth_column(models, board):
     content = shown(models, replace(board, edit=board.caption + " now"), models=["maskvlm-tiny"])
     assert [*content["rows"][0]["columns"]] == ["with", "without", "wrong", "edited"]
@@ -99,6 +136,7 @@ def test_rows_arrive_one_by_one(models, board):
     ]
     assert [len(part["shown"]["rows"]) for part in parts] == [1, 2]
     assert [part["more"] for part in parts] == [True, False]
+    assert not parts[0]["shown"]["verdict"]  # not before all have answered
 
 
 @pytest.mark.parametrize(
@@ -129,7 +167,14 @@ def test_a_board_with_nothing_hidden(models, board):
 def test_the_page(browser, models, board, width):
     with panel_page(browser, COMPARE, models, board, width=width) as page:
         assert page.locator(".mb-model").count() == 6
-        assert page.locator(".mb-heads").is_visible() == (width > 700)
+        folded = page.get_by_role("article", name="photos, outside its training data")
+        assert folded.locator("canvas").first.is_visible() == (width > 700)  # little room: what says nothing is folded
+        if width < 700:
+            assert page.evaluate("document.documentElement.scrollHeight") < 3600
+            folded.locator("summary").click()
+        assert folded.locator("canvas").first.is_visible()
+        assert page.locator(".mb-says").inner_text().startswith("Patches: ")
+        assert page.locator(".mb-score abbr").first.get_attribute("title").startswith("nats: ")
         assert page.locator(".mb-outside").count() == 1
         assert page.locator(".mb-outside .mb-badge").inner_text() == "outside its training data"
         vilt = page.get_by_role("article", name="vilt-tiny")

@@ -65,6 +65,8 @@ def test_the_page_counts_as_the_evaluation_does(browser, width):
                 page.get_by_role("slider").fill(str(cut))
                 now = at_threshold(scores, cut, name)
                 said = page.locator(".mb-say[role=status]").inner_text()
+                rule = "A match: same shape, colour and maker. Called a match: probability of at least"
+                assert page.get_by_text(f"{rule} {cut:.3f}.").is_visible()
                 assert f"{now['called']} of 400 pairs are called a match" in said
                 assert f"recall {now['recall']:.2f}" in said
                 expected = f"Precision {now['precision']:.2f}" if now["called"] else "Precision has no value"

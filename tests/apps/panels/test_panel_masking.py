@@ -58,6 +58,8 @@ def test_every_strategy_is_named_explained_and_sampled(models, scene, modality, 
 
 
 def test_strategies_and_seeds_have_independent_samples(models, scene):
+    spans = by_key(shown(models, scene, modality="text"))["span"]
+    assert spans["help"].endswith("with a visible token between any two runs.")
     first, second = (shown(models, scene, modality="text", seed=seed) for seed in (0, 1))
     random, whole = (by_key(first)[name]["examples"] for name in ("random", "whole_word"))
     assert random != whole  # the same rule here: no word has pieces
@@ -87,6 +89,16 @@ def test_alternating_has_two_views_and_any_ratio_ignores_the_ratio(models, scene
         "alternating_any_ratio"
     ]
     assert len(strategies["mam"]["share"]["patch"]) == 3  # heavy, light and none
+
+
+@pytest.mark.parametrize("ratio, said", [(50, "50 % is rounded to 2 of 5 tokens (40 %)."), (40, ""), (0, "")])
+def test_a_ratio_that_is_rounded_says_so(models, scene, ratio, said):
+    from dataclasses import replace
+
+    content = shown(models, replace(scene, caption="a circle and a square"), modality="text", ratio=ratio)
+    assert content["rounded"] == said
+    hidden = {0: 0, 40: 2, 50: 2}[ratio]
+    assert all(len(example["words"]) == hidden for s in content["strategies"] for example in s["examples"])
 
 
 @pytest.mark.parametrize("ratio", [0, 100])
@@ -167,6 +179,15 @@ def test_the_page(browser, models, flower, width):
         still(page)
         assert page.locator(".mb-strategy").count() == 6
         assert page.get_by_text("Example 1, view 2: text").count() == 2
+        assert page.locator(".mb-yaxis").count() == 12 and page.locator(".mb-count", has_text="% of samples").count() == 18
+        page.get_by_role("button", name="Text", exact=True).click()
+        still(page)
+        for ratio, count, told in (("50", 6, "50 % is rounded to 6 of 11 tokens (55 %)."), ("20", 2, "20 % is rounded to 2 of 11 tokens (18 %).")):
+            page.get_by_label("Mask ratio").fill(ratio)
+            page.get_by_label("Mask ratio").dispatch_event("change")
+            still(page)
+            assert page.get_by_text(told).is_visible()  # beside the control, and the same below
+            assert page.get_by_text(f"always {count} of 11 (").count() >= 3
         page.get_by_label("Mask ratio").fill("100")
         page.get_by_label("Mask ratio").dispatch_event("change")
         still(page)

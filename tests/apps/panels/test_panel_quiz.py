@@ -146,6 +146,8 @@ def test_a_round_in_a_page_with_the_keyboard(browser):
             page.locator(".mb-pick:disabled").first.wait_for()
             truth = question_for(known["random"], 0, 0, number).truth
             assert page.locator(".mb-right-one").inner_text().split("\n")[1].startswith(truth)
+            heading = page.locator(".mb-asking:visible").inner_text()
+            assert heading.startswith("Answer: ") and truth in heading  # the question is over
             if number == 1:
                 assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
                 assert page.locator(".mb-spot path").count() == 2

@@ -35,6 +35,7 @@ def test_a_race_to_its_end():
     assert shown["state"] == "done" and shown["done"] == shown["total"] == 12
     for one in shown["verdicts"]:
         assert len(one["differences"]) == 3 and one["low"] <= one["mean"] <= one["high"]
+        assert "One modality at a time 0" in one["text"].replace("time 1", "time 0") and "alternating" not in one["text"]
         assert bool(one["better"]) == (not one["low"] <= 0 <= one["high"])
     for curve in shown["curves"]["nats"].values():
         assert [[x for x, _ in points] for points in curve["seeds"]] == [[0, 1, 2]] * 3
@@ -120,4 +121,5 @@ def test_start_and_stop_in_the_page(browser):
 def test_the_answer_without_start_is_ready():
     shown = last_answer(race.RACE, {}, None)["shown"]
     assert shown["state"] == "ready" and shown["seconds_per_update"] == 0.1
-    assert all(help for names in shown["strategies"].values() for _, help in names)
+    assert all(help for names in shown["strategies"].values() for _, _, help in names)
+    assert {name: plain for name, plain, _ in shown["strategies"]["joint"]}["mam"] == "Modality-Aware Masking (MAM)"

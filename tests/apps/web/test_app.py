@@ -191,6 +191,17 @@ def test_own_picture_and_caption(browser, url, tmp_path):
         assert "Traceback" not in page.content()
 
 
+def test_of_a_moving_picture_the_first_frame_is_shown(browser, url, tmp_path):
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    with opened(browser, url) as page:
+        page.locator("input[type=file]").set_input_files(tmp_path / "moving.gif")
+        page.get_by_label("Its caption").fill("a red square")
+        with answered(page):
+            page.get_by_role("button", name="Open this pair").click()
+        assert "Shown is the first of 3 frames." in page.locator(".mb-notes").inner_text()
+
+
 def test_a_link_opens_the_same_board(browser, url):
     with opened(browser, url) as page:
         with answered(page):

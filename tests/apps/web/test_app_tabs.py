@@ -105,6 +105,8 @@ def test_decoding_starts_filled_and_is_stepped_through_and_pinned(browser, url):
         step = panel.get_by_label("step", exact=True)
         assert step.input_value() == step.get_attribute("max") == "8"
         assert panel.locator(".mb-right .mb-on").count() == 0
+        expect(panel.locator(".mb-right .mb-score")).to_contain_text(re.compile(r"error so far 0\.\d+ of the pixel range \(12 patches\)"))
+        assert panel.locator(".mb-slider").first.locator(".mb-ends span").all_inner_texts() == ["1", "16"]
         panel.get_by_role("button", name="Back").click()
         assert step.input_value() == "7" and panel.locator(".mb-right .mb-on").count() > 0
         panel.locator(".mb-left .mb-on").first.click()
@@ -123,6 +125,7 @@ def test_influence_names_what_helps_and_keeps_it(browser, url):
     with tab(browser) as page:
         begin(page, url)
         panel = opened(page, "Influence")
+        assert "%" not in panel.inner_text() and "50 percentage points and more" in panel.inner_text()
         word = panel.locator(".mb-left .mb-chip", has_text=re.compile("^left$"))
         word.hover()
         say = panel.locator(".mb-say").first

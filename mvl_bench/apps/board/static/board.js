@@ -4,6 +4,7 @@
 const PATTERNS = { patches: { random: 'random', block: 'block-wise', grid: 'grid-wise' },
   words: { random: 'random', whole_word: 'whole-word', span: 'span', content: 'content words' } };
 const NO_RESPONSE = 'No response: the server is busy or disconnected.';
+const NATS = 'mean of -ln(probability of the true word): 0 = certain and right';
 const PATIENCE = 15000;  // milliseconds until a question counts as lost
 
 function make(tag, traits = {}, ...kids) {
@@ -236,8 +237,9 @@ export function mount(el, first, emit, options = {}) {
     if (name === 'edited' && own?.moved) return far(own.moved[0] / own.moved[1], 'nearer the redrawn scene than before the edit', 'no nearer the redrawn scene than before');
     if (name === 'edited') return own?.change === undefined ? '' : `hidden part changed by ${percent(own.change)} (there is no true picture to compare with)`;
     if (own?.error === null || own?.error === undefined) return '';
-    if (name === 'without') return 'the baseline';
-    return far(without.error / own.error, 'less error than the baseline', 'same error as the baseline', `${times(own.error / without.error)} more error than the baseline`);
+    if (name === 'without') return 'the others are compared with this';
+    const rest = state.patches && state.words ? 'than each alone' : 'than without it';
+    return far(without.error / own.error, `less error ${rest}`, `the same error ${rest.replace('than', 'as')}`, `${times(own.error / without.error)} more error ${rest}`);
   }
   function scored(name, value, base, digits) {  // a number, and its change against the column without
     const by = name === 'without' || name === 'edited' || base === null ? 0 : Number((value - base).toFixed(digits));
@@ -282,7 +284,7 @@ export function mount(el, first, emit, options = {}) {
       if (!heat.hidden) {
         [heat.width, heat.height] = [columns, cells.length / columns];
         const ink = heat.getContext('2d');
-        errors.forEach((error, i) => { if (error !== null) { ink.fillStyle = `rgb(200 50 120 / ${Math.min(1, 0.06 + 2 * error)})`; ink.fillRect(i % columns, Math.floor(i / columns), 1, 1); } });
+        errors.forEach((error, i) => { if (error !== null) { ink.fillStyle = `rgb(200 50 120 / ${0.3 + 0.7 * Math.min(1, 2 * error)})`; ink.fillRect(i % columns, Math.floor(i / columns), 1, 1); } });
       }
     });
     root.dataset.answered = Number(root.dataset.answered ?? 0) + 1;
@@ -300,7 +302,7 @@ export function mount(el, first, emit, options = {}) {
       if (own?.why) rows.push(make('p', { class: 'mb-why' }, own.why));
       if (far !== null) rows.push(make('div', { class: 'mb-number mb-score' }, name === 'edited' ? 'off the edited scene' : 'mean error', ...scored(name, far, base.error, 3)));
       if (own?.guesses.length) rows.push(make('p', { class: 'mb-asked' }, `predicted word${own.guesses.length > 1 ? 's' : ''}:`), ...own.guesses.map((one, i) => guess(one, name === 'edited' && found.with.guesses[i]?.truth)));
-      if (own?.nats !== null && own?.nats !== undefined) rows.push(make('div', { class: 'mb-number mb-score' }, 'nats a word', ...scored(name, own.nats, base.nats, 2)));
+      if (own?.nats !== null && own?.nats !== undefined) rows.push(make('div', { class: 'mb-number mb-score', title: NATS }, 'nats a word', ...scored(name, own.nats, base.nats, 2)));
       if (own?.truth) rows.push(make('div', { class: 'mb-truth' }, make('img', { src: own.truth, alt: '' }), name === 'edited' ? 'the scene, redrawn' : 'the truth'));
       said.replaceChildren(...rows);
     }
@@ -333,7 +335,7 @@ export function mount(el, first, emit, options = {}) {
     const range = make('input', { type: 'range', min: 0, max: 100, step: 1, id: `${id}-${side}`, oninput: () => { told.textContent = `${range.value} %`; ask('share', { side, ratio: range.value / 100 }); } });
     const told = make('output', { for: `${id}-${side}` }), how = menu(`${label}: pattern`, patterns, (value) => ask('pattern', { patches: state.pattern[0], words: state.pattern[1], [key]: value }));
     parts[side] = { range, told, how };
-    return make('div', { class: 'mb-slider' }, make('label', { for: `${id}-${side}` }, label), told, range, how);
+    return make('div', { class: 'mb-slider' }, make('label', { for: `${id}-${side}` }, label), told, range, how, make('p', { class: 'mb-ends', 'aria-hidden': 'true' }, make('span', {}, '0 %'), make('span', {}, '100 %')));
   }
   function toggle(name, label, title) {
     const box = make('input', { type: 'checkbox', onchange: () => {
@@ -358,7 +360,8 @@ export function mount(el, first, emit, options = {}) {
   async function choose(file) {
     if (!file) return;
     let data = await new Promise((done) => { const reader = new FileReader(); reader.onload = () => done(reader.result); reader.readAsDataURL(file); });
-    try {  // made small here; what this browser cannot read goes as it is, and the answer says what is wrong with it
+    const moves = /^image\/(gif|webp)$/.test(file.type), whole = moves && data.length <= 4e6;  // goes as it is: the answer says how many frames it has
+    if (!whole) try {  // made small here; what this browser cannot read goes as it is, and the answer says what is wrong with it
       const image = await createImageBitmap(file), by = Math.min(1, 512 / Math.min(image.width, image.height)), sheet = make('canvas', { width: Math.round(image.width * by), height: Math.round(image.height * by) });
       sheet.getContext('2d').drawImage(image, 0, 0, sheet.width, sheet.height);
       data = sheet.toDataURL('image/png');
@@ -366,7 +369,7 @@ export function mount(el, first, emit, options = {}) {
     if (data.length > 4e6) return tell(`the picture ${file.name} is larger than 3 MB, the most that is sent`);
     Object.assign(own, { picture: data, name: file.name });
     parts.preview.src = data;
-    parts.chosen.textContent = file.name;
+    parts.chosen.textContent = moves && !whole ? `${file.name} (first frame)` : file.name;
     parts.own.classList.add('mb-has');
     ready();
     parts.caption.focus();
@@ -404,8 +407,8 @@ export function mount(el, first, emit, options = {}) {
         : 'Click any one word, or choose a part of the picture below. This page holds stored answers: the nearest to your click is shown.'),
       make('div', { class: 'mb-field' }, parts.grid, parts.chips, make('div', { class: 'mb-toggles', role: 'group', 'aria-label': 'what is displayed' },
         can.has('influence') ? toggle('influence', 'influence', 'point at a word or a patch: what it helps to predict, or depends on, is tinted') : null,
-        toggle('numbers', 'numbers', 'errors, nats and the likeliest words'), toggle('raw', 'raw output', 'the output for every patch: visible patches are not pasted in'),
-        can.has('untrained') ? toggle('untrained', 'untrained model', 'the baseline: the same model with random weights') : null), parts.read),
+        toggle('numbers', 'numbers', 'errors, the likeliest words, and nats: how surprising the true word is to the model, 0 = certain and right'), toggle('raw', 'raw output', 'the output for every patch: visible patches are not pasted in'),
+        can.has('untrained') ? toggle('untrained', 'untrained model', 'the same model with random weights') : null), parts.read),
       options.choices ? make('div', { class: 'mb-choices', role: 'group', 'aria-label': 'stored answers' }, options.choices.map((text, i) => text && button(text, () => ask('choice', { number: i }), { 'data-choice': i }))) : null,
       can.has('chance') ? make('div', { class: 'mb-tools' }, slider('picture', 'Picture hidden', PATTERNS.patches, 'patches'), slider('text', 'Words hidden', PATTERNS.words, 'words'),
         make('div', { class: 'mb-row2' }, button('Resample mask', () => ask('other')), button('Clear mask', () => ask('clear')))) : null),
@@ -441,7 +444,7 @@ export function mount(el, first, emit, options = {}) {
     ['picture', 'text'].forEach((side, i) => { const part = parts[side]; if (!part || waiting) return; part.range.value = shown.shares[i]; part.told.textContent = `${shown.shares[i]} %`; part.how.value = state.pattern[i]; });
     for (const name of ['numbers', 'raw', 'influence', 'untrained']) { if (parts[name]) parts[name].checked = state.view.includes(name); root.classList.toggle(`mb-${name}`, state.view.includes(name)); }
     parts.notes.replaceChildren(...shown.notes.map((text) => make('p', {}, text)),
-      ...(state.view.includes('untrained') ? [make('p', { class: 'mb-null' }, 'Baseline: the same model, untrained (random weights).')] : []));
+      ...(state.view.includes('untrained') ? [make('p', { class: 'mb-null' }, 'Untrained model: the same model with random weights answers.')] : []));
     parts.honest.textContent = `${state.view.includes('raw') ? shown.honest.raw : shown.honest.pasted} ${shown.honest.statistics}`;
     parts.honest.hidden = parts.scale.hidden = !answer.shown.columns.with.raw;
     if (parts.model.length !== shown.models.length) parts.model.replaceChildren(...shown.models.map((name) => make('option', { value: name }, name)));

@@ -1,9 +1,10 @@
 // Compare models: rows are models, columns are what each sees beside what is hidden; what a model lacks is said in its cell.
+const CHANGE = 'Change: how far the filled-in patches move from the first column; the edit has no picture to compare with.';
 function build(page) {
   const source = patchGrid('the picture, with what is hidden'), caption = wordChips('the caption'), choice = make('fieldset', { class: 'mb-choice' });
-  const compared = make('div', { class: 'mb-compared' }), heads = make('div', { class: 'mb-heads', 'aria-hidden': 'true' }), rows = make('div', { class: 'mb-models' });
+  const compared = make('div', { class: 'mb-compared' }), heads = make('div', { class: 'mb-heads', 'aria-hidden': 'true' }), rows = make('div', { class: 'mb-models' }), verdict = make('div', { class: 'mb-says', role: 'status' }), open = new Map();
   page.left.append(make('p', { class: 'mb-label' }, 'Input'), source.el, caption.el, choice);
-  page.right.append(heads, rows, compared);
+  page.right.append(verdict, heads, rows, compared);
   let shown = null;
 
   // ---- what the columns are -----------------------------------------------------------------------------------------------
@@ -44,9 +45,9 @@ function build(page) {
   function score(cell) {
     const parts = [];
     if (cell.error !== null) parts.push(['error', fixed(cell.error, 3), cell.moved ? 'against the picture of the edit' : '']);
-    if (cell.change !== undefined && cell.change !== null) parts.push(['change', fixed(cell.change, 3), 'from the first column; the edit has no picture to compare with']);
-    if (cell.nats !== null) parts.push(['nats', fixed(cell.nats, 2), '']);
-    return parts.map(([name, value, why]) => make('p', { class: 'mb-score' }, `${name} `, make('b', {}, value), why ? ` ${why}` : ''));
+    if (cell.change !== undefined && cell.change !== null) parts.push([make('abbr', { title: CHANGE }, 'change'), fixed(cell.change, 3), '']);
+    if (cell.nats !== null) parts.push([make('abbr', { title: NATS }, 'nats'), fixed(cell.nats, 2), '']);
+    return parts.map(([name, value, why]) => make('p', { class: 'mb-score' }, name, ' ', make('b', {}, value), why ? ` ${why}` : ''));
   }
   function cell(row, [name, title, beside]) {
     const one = row.columns[name], image = shown.modality.includes('image'), text = shown.modality.includes('text');
@@ -61,17 +62,20 @@ function build(page) {
   function model(row, all) {
     const facts = row.of ? [`random weights, built as ${row.of}`] : [`trained on ${row.data}`];
     facts.push(`predicts ${row.predicts}`, `${row.size[0]} × ${row.size[1]} pixels, ${row.grid[0]} × ${row.grid[1]} patches`);
-    const head = make('div', { class: 'mb-model-head' }, make('h3', { class: 'mb-heading' }, row.name), row.outside ? make('span', { class: 'mb-badge' }, 'outside its training data') : null, make('p', { class: 'mb-how' }, facts.join(' · ')), row.lacks ? make('p', { class: 'mb-how' }, row.lacks) : null, row.note ? make('p', { class: 'mb-how' }, row.note) : null);
+    const title = row.of ? 'untrained model' : row.name, narrow = page.left.parentElement.clientWidth < 640;  // there, what says nothing about a model is folded
+    const head = make('summary', { class: 'mb-model-head' }, make('h3', { class: 'mb-heading' }, title), row.outside ? make('span', { class: 'mb-badge' }, 'outside its training data') : null, make('p', { class: 'mb-how' }, facts.join(' · ')), row.lacks ? make('p', { class: 'mb-how' }, row.lacks) : null, row.note ? make('p', { class: 'mb-how' }, row.note) : null);
     const answered = Object.keys(row.columns).length > 0;
-    return make('article', { class: `mb-model${row.outside ? ' mb-outside' : ''}`, 'aria-label': `${row.name}${row.outside ? ', outside its training data' : ''}` }, head,
+    const fold = make('details', { open: open.get(row.name) ?? !(narrow && row.outside) }, head,
       answered ? make('div', { class: 'mb-results' }, all.map((column) => cell(row, column))) : make('p', { class: 'mb-absent' }, row.note || `Not answered here: it ${Object.values(row.missing).join(' and ')}.`));
+    head.addEventListener('click', () => open.set(row.name, !fold.open));  // kept while other rows arrive
+    return make('article', { class: `mb-model${row.outside ? ' mb-outside' : ''}`, 'aria-label': `${title}${row.outside ? ', outside its training data' : ''}` }, fold);
   }
   function choose() {
     const boxes = shown.names.map((name) => {
       const box = make('input', { type: 'checkbox', value: name });
       box.checked = shown.chosen.includes(name);
       box.addEventListener('change', () => page.ask({ models: [...choice.querySelectorAll('input:checked')].map((one) => one.value) }));
-      return make('label', { class: 'mb-toggle' }, box, name);
+      return make('label', { class: 'mb-toggle' }, box, name === 'untrained' ? 'untrained model' : name);
     });
     const known = [...choice.querySelectorAll('input')];
     if (known.length === shown.names.length && known.every((box, i) => box.value === shown.names[i])) known.forEach((box) => { box.checked = shown.chosen.includes(box.value); });
@@ -87,7 +91,9 @@ function build(page) {
     heads.replaceChildren(...all.map(([, title, beside]) => make('div', {}, make('b', {}, title), make('span', {}, beside))));
     rows.replaceChildren(...value.rows.map((row) => model(row, all)));
     const outside = value.rows.filter((row) => row.outside).length;
-    compared.replaceChildren(...value.compared.map((text) => make('p', { class: 'mb-how' }, text)),
+    verdict.replaceChildren(...value.verdict.map((text) => make('p', { class: 'mb-say' }, make('b', {}, text.split(':')[0], ':'), text.slice(text.indexOf(':') + 1))));
+    const moved = value.rows.some((row) => (row.columns.edited?.change ?? null) !== null);
+    compared.replaceChildren(...[...value.compared, ...(moved ? [CHANGE] : [])].map((text) => make('p', { class: 'mb-how' }, text)),
       outside ? make('p', { class: 'mb-how' }, 'Grey rows: the pair lies outside the training data of the model, so its answers say nothing about how good it is.') : '',
       make('p', { class: 'mb-how' }, 'Within the dashed line is the output of the model; the rest is the picture itself.', value.edit ? '' : ' Edit the caption on the board to add a column.'));
   };

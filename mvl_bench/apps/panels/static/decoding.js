@@ -13,9 +13,9 @@ function build(page) {
   const back = button('Back', () => go(at - 1)), forward = button('Step', () => go(at + 1));
   const bar = slider('step', { min: 0, max: 1, value: 0, live: (value) => go(value) }, (value) => go(value));
   const pace = menu('speed', SPEEDS, '800', (value) => { speed = Number(value); if (timer) { stop(); start(); } });
-  const now = patchGrid('the picture at this step'), truth = make('img', { class: 'mb-picture', alt: 'the true picture' }), words = wordChips('the caption at this step'), say = make('p', { class: 'mb-say', role: 'status' }), guesses = make('div', { class: 'mb-guesses' });
+  const now = patchGrid('the picture at this step'), truth = make('img', { class: 'mb-picture', alt: 'the true picture' }), words = wordChips('the caption at this step'), score = make('p', { class: 'mb-score' }), say = make('p', { class: 'mb-say', role: 'status' }), guesses = make('div', { class: 'mb-guesses' });
   page.right.append(make('div', { class: 'mb-player' }, play, back, forward, bar.el, pace.el),
-    make('div', { class: 'mb-figures mb-pairs' }, figure('At this step', 'outlined: filled in now', now.el), figure('Truth', 'the picture itself', truth)), words.el, say, guesses);
+    make('div', { class: 'mb-figures mb-pairs' }, figure('At this step', 'outlined: filled in now', now.el), figure('Truth', 'the picture itself', truth)), words.el, score, say, guesses);
   function start() { if (at === shown.steps.length - 1) go(0, true); play.textContent = 'Pause'; timer = setInterval(() => (at < shown.steps.length - 1 && play.isConnected ? go(at + 1, true) : stop()), speed); }
   function stop() { clearInterval(timer); timer = null; play.textContent = 'Play'; }
   function go(to, playing = false) {
@@ -39,13 +39,17 @@ function build(page) {
     choice.replaceChildren(make('span', { class: 'mb-label' }, 'Pin a word here:'), ...offers.map((text, k) => button(text, () => set(text), { title: k ? 'a prediction' : 'the true word' })), typed, button('Pin', () => set(typed.value)));
     typed.focus();
   }
+  function told({ error, patches, right, words: count }) {  // how wrong everything is that was filled in so far
+    return [...(patches ? ['error so far', make('b', {}, fixed(error, 3)), `of the pixel range (${patches} patch${patches > 1 ? 'es' : ''})`] : []), ...(count ? [patches ? ' · words right' : 'words right', make('b', {}, `${right} of ${count}`)] : [])];
+  }
   function draw() {
     const step = shown.steps[at], last = shown.steps.length - 1;
     now.draw({ url: step.picture, grid: shown.grid, hidden: new Set(step.hidden_patches), marked: new Set(step.new_patches) });
     words.draw(step.words.map(([text, state, note]) => ({ text: state === 'hidden' ? '····' : text, hidden: state === 'hidden', marked: state === 'new', note, mood: state === 'right' || (state === 'new' && note === 'right') ? 'good' : state === 'wrong' || (state === 'new' && note === 'wrong') ? 'bad' : '' })));
+    score.replaceChildren(...told(step.score));
     say.textContent = step.description;
     guesses.replaceChildren(...step.guesses.map(({ place, top }) => make('div', { class: 'mb-guess' }, make('span', { class: 'mb-label' }, `word ${place}: likeliest before this step`), bars(top.map(([text, value]) => ({ text, value }))))));
-    bar.set(at, last);
+    bar.limit(0, last); bar.set(at);
     back.disabled = at === 0; forward.disabled = at === last;
   }
   return (value, settings) => {

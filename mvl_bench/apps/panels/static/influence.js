@@ -12,7 +12,7 @@ function build(page) {
   const scaled = (value, way) => Math.min(1, Math.max(0, value) / way.scale);
   const counts = (value, way) => value !== null && !shown.outside && value > way.floor;
   const words = ([kind, i]) => (kind === 'word' ? `“${shown.words[i].text}”` : `the patch in row ${Math.floor(i / shown.grid[1]) + 1}, column ${i % shown.grid[1] + 1}`);
-  const amount = { to_patches: (value) => `${fixed(value)} of the pixel range`, to_words: (value) => `${Math.round(100 * value)} points of probability` };
+  const short = { to_patches: fixed, to_words: (value) => `${Math.round(100 * value)} points` }, amount = { to_patches: (value) => `${fixed(value)} of the pixel range`, to_words: (value) => `${Math.round(100 * value)} percentage points` };
   function column(way, chosen) { return chosen[0] === 'word' ? way.helped[chosen[1]] : way.helped.map((row) => row[chosen[1]]); }
   function look(target) { over = target; draw(); }
   function keep(target) { kept = same(kept, target) ? null : target; draw(); }
@@ -55,9 +55,9 @@ function build(page) {
     }).filter(({ most, word }) => most !== null && (way.all || word.hidden === (name === 'to_words')));
     return make('section', {}, make('h3', { class: 'mb-heading' }, title), make('p', { class: 'mb-how' }, about),
       rows.length ? make('div', { class: 'mb-figures mb-small' }, rows.map(({ word, i, most, map, strong }) => {
-        const heat = heatMap(`${word.text}: ${strong ? `up to ${fixed(most)}` : 'no effect'}`);
+        const heat = heatMap(`${word.text}: ${strong ? `up to ${amount[name](most)}` : 'no effect'}`);
         heat.draw(map.map((value) => (value === null ? null : counts(value, way) ? value : 0)), shown.grid, way.scale);
-        const el = figure(`“${word.text}”`, strong ? `up to ${name === 'to_patches' ? fixed(most) : percent(most)}` : 'no effect', heat.el);
+        const el = figure(`“${word.text}”`, strong ? `up to ${short[name](most)}` : 'no effect', heat.el);
         el.classList.toggle('mb-flat', !strong);
         el.addEventListener('pointerenter', () => look(['word', i])); el.addEventListener('pointerleave', () => look(null));
         return el;
@@ -69,7 +69,7 @@ function build(page) {
     shown = value;
     tables.replaceChildren(
       overview('to_patches', 'Words that help to predict hidden patches', shown.to_patches?.all ? 'No patch is hidden on the board: quarters of the picture are hidden in turn.' : 'Each visible word is hidden in turn, too: how much larger does the error of a hidden patch become?'),
-      overview('to_words', 'Patches that help to predict hidden words', shown.to_words?.all ? 'No word is hidden on the board: every fourth word is hidden in turn.' : 'Each visible patch is hidden in turn, too: how much less probable does a hidden word become?'));
+      overview('to_words', 'Patches that help to predict hidden words', shown.to_words?.all ? 'No word is hidden on the board: every fourth word is hidden in turn.' : 'Each visible patch is hidden in turn, too: how many percentage points of probability does a hidden word lose?'));
     draw();
   };
 }

@@ -30,16 +30,16 @@ function build(page) {
   const terms = make('dl', { class: 'mb-terms' }, TERMS.map(([term, about]) => make('div', {}, make('dt', {}, term), make('dd', {}, about)))), about = make('p', { class: 'mb-how' });
   page.left.parentElement.before(terms, about);
   const input = switches('model input', [['both', 'both'], ['pictures alone', 'pictures alone'], ['words alone', 'words alone']], 'words alone', (name) => { k = shown.inputs.indexOf(name); draw(); });
-  const bar = slider('threshold', { min: 0, max: 1, step: 0.001, value: 0.5, format: (v) => v.toFixed(3), live: (v) => { cut = v; draw(); } }, (v) => { cut = v; draw(); });
+  const bar = slider('threshold', { min: 0, max: 1, step: 0.001, value: 0.5, format: (v) => (v % 1 ? v.toFixed(3) : String(v)), live: (v) => { cut = v; draw(); } }, (v) => { cut = v; draw(); });
   const number = make('p', { class: 'mb-label' }), items = make('div', { class: 'mb-items' }), truth = make('p', { class: 'mb-say' }), decisions = make('div', { class: 'mb-decisions' });
   const step = (by) => choose((at + by + shown.pairs.length) % shown.pairs.length);
   const wrong = button('Next wrong decision', () => { const n = shown.pairs.length; for (let i = 1; i <= n; i++) if (!isRight((at + i) % n)) return choose((at + i) % n); });
   page.left.append(number, items, truth, decisions, make('div', { class: 'mb-row2' }, button('Previous pair', () => step(-1)), button('Next pair', () => step(1)), wrong));
-  const curve = make('div', {}), key = make('ul', { class: 'mb-key' }), dots = make('div', {}), say = make('p', { class: 'mb-say', role: 'status' }), table = make('div', { class: 'mb-counts' });
+  const curve = make('div', {}), key = make('ul', { class: 'mb-key' }), dots = make('div', {}), say = make('p', { class: 'mb-say', role: 'status' }), table = make('div', { class: 'mb-counts' }), rule = make('p', { class: 'mb-how' });
   page.right.append(make('div', { class: 'mb-controls' }, input.el, bar.el), say,
     make('div', { class: 'mb-charts' }, make('section', {}, make('h3', { class: 'mb-heading' }, 'Precision over recall'), make('p', { class: 'mb-how' }, 'A line for each input; click the chosen one to set the threshold there.'), curve, key),
       make('section', {}, make('h3', { class: 'mb-heading' }, 'Every pair'), make('p', { class: 'mb-how' }, 'A dot for each pair, in rows by what differs. Red: wrong at this threshold. Click one.'), dots)),
-    make('section', {}, make('h3', { class: 'mb-heading' }, 'Decisions at this threshold'), table));
+    make('section', {}, make('h3', { class: 'mb-heading' }, 'Decisions at this threshold'), rule, table));
   const isRight = (i, j = k) => (shown.pairs[i].chances[j] >= cut) === shown.pairs[i].match;
   function choose(i) { at = i; draw(); page.ask({ pair: i }); }
   function drawPair() {
@@ -78,6 +78,7 @@ function build(page) {
     input.set(shown.inputs[k]);
     bar.el.querySelector('output').textContent = cut.toFixed(3);
     say.textContent = `${shown.inputs[k][0].toUpperCase()}${shown.inputs[k].slice(1)}: ${called} of ${shown.pairs.length} pairs are called a match. ${called ? `Precision ${(now.hit / called).toFixed(2)} (${now.hit} of ${called})` : 'Precision has no value'}, recall ${(now.hit / matches).toFixed(2)} (${now.hit} of ${matches}).`;
+    rule.textContent = `A match: same shape, colour and maker. Called a match: probability of at least ${cut.toFixed(3)}.`;
     const cell = (count, text, good) => make('td', {}, make('b', { class: good ? 'mb-good' : 'mb-bad' }, String(count)), ` ${text}`);
     table.replaceChildren(make('table', { class: 'mb-table' }, make('thead', {}, make('tr', {}, make('th', {}, 'truth'), make('th', { scope: 'col' }, 'called a match'), make('th', { scope: 'col' }, 'not called a match'))),
       make('tbody', {}, make('tr', {}, make('th', { scope: 'row' }, 'a match'), cell(now.hit, 'right', true), cell(now.missed, 'missed', false)), make('tr', {}, make('th', { scope: 'row' }, 'not a match'), cell(now.false, 'false alarms', false), cell(now.rejected, 'right', true)))));

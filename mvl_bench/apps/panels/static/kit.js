@@ -14,6 +14,7 @@ function make(tag, traits = {}, ...kids) {
   made.append(...kids.flat(Infinity).filter((kid) => kid !== null && kid !== undefined));
   return made;
 }
+const NATS = 'nats: mean of −ln(probability of the true word); 0 = certain and right';
 const percent = (value) => `${Math.round(100 * value)} %`;
 const fixed = (value, digits = 2) => (value === null || value === undefined ? '–' : value.toFixed(digits));
 
@@ -28,11 +29,13 @@ function menu(label, choices, value, onpick) {  // choices: [value, text] pairs
   return { el, set(value) { select.value = value; }, fill(choices, value) { select.replaceChildren(...choices.map(([key, text]) => make('option', { value: key }, text))); select.value = value; } };
 }
 function slider(label, { min, max, step = 1, value, format = String, live = null }, onpick) {
-  const id = `mb-range-${++numbered}`, told = make('output', { for: id }, format(value));
+  const id = `mb-range-${++numbered}`, told = make('output', { for: id }, format(value)), ends = make('p', { class: 'mb-ends', 'aria-hidden': 'true' });
   const range = make('input', { id, type: 'range', min, max, step, oninput: () => { told.textContent = format(Number(range.value)); live?.(Number(range.value)); }, onchange: () => onpick(Number(range.value)) });
+  function limit(low, high) { range.min = low; range.max = high; ends.replaceChildren(...[low, high].map((end) => make('span', {}, format(end)))); }
+  limit(min, max);
   range.value = value;
-  return { el: make('div', { class: 'mb-slider' }, make('label', { for: id }, label), told, range), range,
-    set(value, most = null) { if (most !== null) range.max = most; range.value = value; told.textContent = format(Number(range.value)); } };
+  return { el: make('div', { class: 'mb-slider' }, make('label', { for: id }, label), told, range, ends), range, limit,
+    set(value) { range.value = value; told.textContent = format(Number(range.value)); } };
 }
 function switches(label, choices, value, onpick) {  // one of a few, as buttons side by side
   const all = choices.map(([key, text, title]) => button(text, () => { set(key); onpick(key); }, { title: title ?? null, 'data-key': key }));
@@ -116,7 +119,7 @@ function heatMap(label) {  // `draw(values, grid, most)`: null = not hidden; the
     const pen = canvas.getContext('2d');
     values.forEach((value, i) => {
       if (value === null) return;
-      pen.fillStyle = value > 0 ? `rgb(200 50 120 / ${0.06 + 0.94 * Math.min(1, value / most)})` : 'rgb(128 134 145 / 0.16)';
+      pen.fillStyle = value > 0 ? `rgb(200 50 120 / ${0.3 + 0.7 * Math.min(1, value / most)})` : 'rgb(128 134 145 / 0.24)';  // the pale end is seen on light and dark
       pen.fillRect(i % grid[1], Math.floor(i / grid[1]), 1, 1);
     });
   }

@@ -4,9 +4,10 @@ function build(page) {
   const modality = switches('Masked modality', [['image', 'Image'], ['text', 'Text'], ['both', 'Both jointly']], settings.modality ?? 'image', (value) => ask({ modality: value }));
   const ratio = slider('Mask ratio', { min: 0, max: 100, step: 5, value: settings.ratio ?? 50, format: (value) => `${value} %` }, (value) => ask({ ratio: value }));
   let seed = 0;
+  const rounded = make('p', { class: 'mb-how' });
   const again = button('Resample', () => ask({ seed: seed + 1 }), { title: 'draw other samples' });
   const cards = make('div', { class: 'mb-strategies' }), missing = make('p', { class: 'mb-say mb-none' }), read = make('p', { class: 'mb-how' });
-  page.left.append(make('p', { class: 'mb-label' }, 'Input'), source.el, caption, cut, modality.el, ratio.el, again);
+  page.left.append(make('p', { class: 'mb-label' }, 'Input'), source.el, caption, cut, modality.el, ratio.el, rounded, again);
   page.right.append(read, cards, missing);
 
   // ---- a picture with hidden patches, a caption with hidden pieces --------------------------------------------------------
@@ -58,28 +59,29 @@ function build(page) {
   }
 
   // ---- distributions over all samples -------------------------------------------------------------------------------------
-  function histogram(title, table, { min, max, bins, ends, rule = null, unit, tone = 'accent' }) {
+  function histogram(title, table, { min, max, bins, ends, rule = null, unit, of = 'samples', tone = 'accent' }) {  // heights: shares of `of`
     const heights = Array(bins).fill(0), values = Object.entries(table).map(([value, share]) => [Number(value), share]);
     for (const [value, share] of values) heights[Math.min(bins - 1, Math.floor((value - min) / (max - min || 1) * bins))] += share;
     const total = values.reduce((sum, [, share]) => sum + share, 0), mean = values.reduce((sum, [value, share]) => sum + value * share, 0) / (total || 1), most = Math.max(...heights, 1e-9);
-    const told = !values.length ? 'nothing hidden' : values.length === 1 ? `always ${unit(values[0][0])}` : `mean ${unit(mean)}`;
-    const bars = make('div', { class: `mb-columns-of mb-tone-${tone}`, role: 'img', 'aria-label': `${title}: ${told}` }, heights.map((height) => make('i', { style: { '--h': height / most } })), rule === null ? null : make('b', { style: { '--x': rule } }));
-    return make('div', { class: 'mb-histogram' }, make('p', { class: 'mb-count' }, title), bars, make('p', { class: 'mb-ends' }, ends.map((end) => make('span', {}, end))), make('p', { class: 'mb-sum' }, told));
+    const told = !values.length ? 'nothing hidden' : values.length === 1 ? `always ${unit(values[0][0], true)}` : `mean ${unit(mean)}`, axis = upTo(100 * most);
+    const bars = make('div', { class: `mb-columns-of mb-tone-${tone}`, role: 'img', 'aria-label': `${title}: ${told}` }, heights.map((height) => make('i', { style: { '--h': 100 * height / axis.max } })), rule === null ? null : make('b', { style: { '--x': rule } }));
+    return make('div', { class: 'mb-histogram' }, make('p', { class: 'mb-count' }, make('b', {}, title), `% of ${of}`), make('div', { class: 'mb-plot' }, make('p', { class: 'mb-yaxis', 'aria-hidden': 'true' }, [axis.max, 0].map((tick) => make('span', {}, `${Math.round(10 * tick) / 10}`))), bars), make('p', { class: 'mb-ends' }, ends.map((end) => make('span', {}, end))), make('p', { class: 'mb-sum' }, told));
   }
-  const share = (value) => percent(value);
+  const counted = (value, part) => { const all = part === 'word' ? tokensOf() : shown.grid[0] * shown.grid[1], count = value * all; return part === 'word' ? `${Math.round(count)} of ${all} (${percent(value)})` : percent(value); };
+  const tokensOf = () => shown.caption.flat().flatMap((piece) => piece.tokens).length;
   function ratios(strategy, part, title, tone) {
-    return histogram(title, strategy.share[part], { min: 0, max: 1.0001, bins: 20, ends: ['0', '100 %'], rule: strategy.uses_ratio ? shown.ratio / 100 : null, unit: share, tone });
+    return histogram(title, strategy.share[part], { min: 0, max: 1.0001, bins: 20, ends: ['0 %', '100 %'], rule: strategy.uses_ratio ? shown.ratio / 100 : null, unit: (value, always) => (always ? counted(value, part) : percent(value)), tone });
   }
   function often(strategy, label) {
     const map = heatMap(`${label}: how often each patch is hidden, ${percent(Math.min(...strategy.chance.patch))} to ${percent(Math.max(...strategy.chance.patch))}`), range = [Math.min(...strategy.chance.patch), Math.max(...strategy.chance.patch)];
     map.draw(strategy.chance.patch, shown.grid, 1);
-    return make('div', { class: 'mb-histogram' }, make('p', { class: 'mb-count' }, 'Frequency'), map.el, make('p', { class: 'mb-ends' }, make('span', {}, `of ${shown.strategies[0].draws} samples`)), make('p', { class: 'mb-sum' }, `${percent(range[0])} to ${percent(range[1])}`));
+    return make('div', { class: 'mb-histogram' }, make('p', { class: 'mb-count' }, make('b', {}, 'Frequency'), `of ${shown.strategies[0].draws} samples`), map.el, make('p', { class: 'mb-ends' }, ' '), make('p', { class: 'mb-sum' }, `${percent(range[0])} to ${percent(range[1])}`));
   }
-  const wordsOften = (strategy) => make('div', { class: 'mb-histogram mb-wide' }, make('p', { class: 'mb-count' }, 'Frequency of each token'),
+  const wordsOften = (strategy) => make('div', { class: 'mb-histogram mb-wide' }, make('p', { class: 'mb-count' }, make('b', {}, 'Frequency'), '% of samples that hide each token'),
     make('div', { class: 'mb-tokens mb-shares' }, tokens(shown.caption, (places) => ({ share: strategy.chance.word[places[0]] }))));
   function distributions(strategy) {
-    const sizes = (table, most, title, unit, tone) => histogram(title, table, { min: 1, max: most + 1, bins: Math.min(16, most), ends: ['1', String(most)], unit: (value) => `${Math.round(value * 10) / 10} ${unit}`, tone });
-    const words = shown.caption.flat().flatMap((piece) => piece.tokens).length, patches = shown.grid[0] * shown.grid[1];
+    const sizes = (table, most, title, unit, tone) => histogram(title, table, { min: 1, max: most + 1, bins: Math.min(16, most), ends: ['1', String(most)], of: `hidden ${unit}`, unit: (value) => `${Math.round(value * 10) / 10} ${unit}`, tone });
+    const words = tokensOf(), patches = shown.grid[0] * shown.grid[1];
     if (shown.modality === 'image') return [often(strategy, strategy.name), ratios(strategy, 'patch', 'Hidden share', 'orange'), sizes(strategy.hole, patches, 'Region size', 'patches', 'orange')];
     if (shown.modality === 'text') return [ratios(strategy, 'word', 'Hidden share', 'blue'), sizes(strategy.run, words, 'Run length', 'tokens', 'blue'), wordsOften(strategy)];
     return [often(strategy, strategy.name), ratios(strategy, 'patch', 'Hidden patches', 'orange'), ratios(strategy, 'word', 'Hidden tokens', 'blue'), wordsOften(strategy)];
@@ -96,6 +98,7 @@ function build(page) {
     seed = value.seed;
     modality.set(value.modality);
     ratio.set(value.ratio);
+    rounded.textContent = value.rounded; rounded.hidden = !value.rounded;
     source.draw(value.picture, value.grid, []);
     caption.replaceChildren(...tokens(value.caption, () => ({})));
     const rare = value.caption.filter((pieces) => pieces.length > 1).length;

@@ -42,7 +42,7 @@ function build(page) {
     if (!told) return [];
     const how = shown.kind === 'crop' ? 'What the model filled in is nearest to ' : told.painted ? 'The model filled in ' : 'The model said ';
     const sure = told.probability === null ? '' : ` (${percent(told.probability)} among these choices)`;
-    return [`It is ${name(told.truth)}. You said ${name(told.guess)}: `, verdict(told.guess === told.truth), `. ${how}${name(told.answer, told.nothing)}${sure}: `, verdict(told.answer === told.truth), '.'];
+    return [`You said ${name(told.guess)}: `, verdict(told.guess === told.truth), `. ${how}${name(told.answer, told.nothing)}${sure}: `, verdict(told.answer === told.truth), '.'];
   }
   function choice({ text, picture: url }, i) {
     const told = shown.told, right = told && told.truth === text, mine = told && told.guess === text, its = told && told.answer === text;
@@ -66,7 +66,7 @@ function build(page) {
     chips.draw(shown.words.map((word, i) => ({ text: told ? told.words[i] : word.asked ? 'which word?' : word.hidden ? '····' : word.text, hidden: word.hidden && !told, marked: word.asked, mood: told && word.hidden ? 'good' : '' })));
     hint.textContent = told ? 'Now the whole picture and caption.' : `${shown.hidden.length} of ${shown.grid[0] * shown.grid[1]} patches are hidden.`;
     count.textContent = `Question ${number + 1} of ${shown.of}`;
-    title.textContent = shown.question;
+    title.textContent = told ? `Answer: ${name(told.truth)}` : shown.question;
     drawChoices();
     next.hidden = !told;
     next.textContent = number + 1 === shown.of ? 'See the result' : 'Next question';

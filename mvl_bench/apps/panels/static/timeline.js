@@ -33,7 +33,7 @@ function build(page) {
   }
   function plots() {
     const monitored = [['recon', 'Masked pixels', 'error, 0 to 1', 'orange'], ['mlm', 'Masked words', 'nats per word', 'blue']].filter(([name]) => shown.steps.every((one) => one[name]));
-    charts.replaceChildren(...monitored.map(([name, title, unit, tone]) => plot(title, 'monitored pairs; solid: with the other modality, dashed: without', unit, [0, 1].map((way) => ({ points: shown.steps.map((one) => [one.step, one[name][way]]), tone, dashed: way === 1, title: way ? 'without' : 'with' })), [])),
+    charts.replaceChildren(...monitored.map(([name, title, unit, tone]) => plot(title, `monitored pairs; solid: with the other modality, dashed: without${name === 'mlm' ? `; ${NATS}` : ''}`, unit, [0, 1].map((way) => ({ points: shown.steps.map((one) => [one.step, one[name][way]]), tone, dashed: way === 1, title: way ? 'without' : 'with' })), [])),
       ...shown.losses.map((loss) => plot(loss.label, 'training loss; dashed levels: baselines', 'loss', [{ points: loss.points, tone: { recon: 'orange', mlm: 'blue' }[loss.name] ?? 'accent', title: loss.name }], once(loss.baselines))));
   }
   function once(levels) {  // baselines that lie on each other share a line
@@ -56,7 +56,7 @@ function build(page) {
     chips.forEach((pair, i) => pair.forEach((one, k) => one.draw(step.words[i].map((guess) => { const [truth] = guess, text = guess[1 + 2 * k], p = guess[2 + 2 * k]; return { text, mood: text === truth ? 'good' : 'bad', note: `true word “${truth}”: ${percent(p)}` }; }))));
     const told = [['recon', 'Masked pixels: error'], ['mlm', 'Masked words: nats per word']].filter(([name]) => step[name]).map(([name, what]) => `${what} ${fixed(step[name][0], 3)} with the other modality, ${fixed(step[name][1], 3)} without.`);
     say.textContent = `After step ${step.step.toLocaleString('en')}. ${told.join(' ')}`;
-    bar.set(at, last); back.disabled = at === 0; forward.disabled = at === last;
+    bar.limit(0, last); bar.set(at); back.disabled = at === 0; forward.disabled = at === last;
     plots();
   }
   return (value) => {
