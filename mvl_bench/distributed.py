@@ -152,9 +152,9 @@ def gather_rows(
     sizes = _gathered(torch.tensor([[len(rows), *widths]], device=rows.device))[:, 0].tolist()
     counts, *widths = zip(*sizes)
     real = torch.arange(max(counts)) < torch.tensor(counts)[:, None]  # else padding
-    kept = real.flatten().nonzero()[:, 0].to(rows.device)
+    places = real.flatten().nonzero()[:, 0].to(rows.device)
     whole = [
-        _gathered(_padded(x, max(counts), max(width))).flatten(0, 1)[kept]
+        _gathered(_padded(x, max(counts), max(width))).flatten(0, 1)[places]
         for x, width in zip(columns, widths)
     ]
     order = whole[0].argsort()

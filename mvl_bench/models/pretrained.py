@@ -438,7 +438,7 @@ def encoders_of(
     freeze((image, text), cfg.frozen)
     return image, text
 
-# %% ../../nbs/models/03_pretrained.ipynb #069f564b
+
 def _is_plain(net: nn.Module) -> bool:
     "Return whether a network is a ViT with one class token whose blocks attend once, so that masked patches can be left out."
     if not isinstance(net, VisionTransformer) or type(net.patch_embed) is not PatchEmbed:
