@@ -41,9 +41,9 @@ class MomentumCopy(nn.ModuleList):
     def follow(self, modules: Sequence[nn.Module]) -> None:
         "Move the copies one step towards the originals: theta_k = m theta_k + (1 - m) theta_q."
         for copy, module in zip(self, modules, strict=True):
-            for slow, fast in zip(copy.parameters(), module.parameters(), strict=True):
-                if slow is not fast:
-                    slow.lerp_(fast, 1 - self.momentum)
+            pairs = zip(copy.parameters(), module.parameters(), strict=True)
+            if moving := [(slow, fast) for slow, fast in pairs if slow is not fast]:
+                torch._foreach_lerp_(*map(list, zip(*moving)), 1 - self.momentum)
             for slow, fast in zip(copy.buffers(), module.buffers(), strict=True):
                 if slow is not fast:
                     slow.copy_(fast)

@@ -44,6 +44,7 @@ class TrainConfig:
         default_factory=fastest_precision
     )  # fp32, or bf16 for the passes (weights stay fp32)
     compile: bool = False  # compile blocks by torch.compile, which takes minutes at first
+    checkpoint_activations: bool = False  # run blocks again in the backward pass: less memory, a third more time
     seed: int = 0  # seed of weights, data order and masks
 
     def __post_init__(self):

@@ -81,6 +81,7 @@ def load_state(path: Path, optimizer: OptimizerGroup) -> None:
 # %% ../../nbs/training/05_resume.ipynb #b285ddd8
 FREE = (  # settings that may differ when a run goes on
     "out", "save_every", "keep_checkpoints", "log_every", "probe_every", "trackers", "data.workers", "device",
+    "training.checkpoint_activations",
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import torch
 
 from mvl_bench.core import MaskedVLModel, StepKey, UserError, update, view
 from mvl_bench.data.factory import make_tokenizer, open_data
-from mvl_bench.data.loader import batches
+from mvl_bench.data.loader import batches, first_pairs
 from mvl_bench.data.pairs import collate
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.data.tokenizers import word_tokenizer
@@ -16,9 +16,11 @@ from mvl_bench.evaluation.baselines import baselines_of
 from mvl_bench.masking.joint import with_scores
 from mvl_bench.models.maskvlm import MaskVLM, maskvlm_mini, maskvlm_tiny
 from mvl_bench.models.mlim import MLIM, mlim_tiny
+from mvl_bench.models.registry import MODELS
 from mvl_bench.training.loop import (
     NotFinite,
     check_queue,
+    checkpoint_blocks,
     compile_blocks,
     find_lr,
     precision,
@@ -250,3 +252,41 @@ def test_the_range_test_finds_a_rate_and_changes_neither_model_nor_random_state(
 
 def test_no_rate_is_suggested_without_a_trial():
     assert math.isnan(suggested([]))
+
+
+def megabytes_kept(model, batch, views):
+    "What one forward pass keeps for the backward pass, each storage once."
+    kept = {}
+
+    def pack(x):
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        losses = model.losses(batch, views)
+    assert losses.parts  # and with them the graph live until here
+    return sum(size for place, size in kept.items() if place not in weights) / 1e6
+
+
+@pytest.mark.parametrize("kind", ["maskvlm", "mlim"])
+def test_checkpoints_keep_less_and_change_no_bit(kind):
+    source = open_data("scenes", 64)
+    tokenizer = make_tokenizer(source)
+    batch = collate(first_pairs(source, 32), tokenizer, 32)
+    words = dict(vocab_size=len(tokenizer), pad_id=tokenizer.pad_token_id, mask_id=tokenizer.mask_token_id)
+    cfg = update(MODELS[kind][1]["tiny"](), **words)
+    kept, gradients = [], []
+    for checkpoints in (False, True):
+        torch.manual_seed(0)
+        model = MODELS[kind][0](cfg).train()
+        views = cfg.build_masking()(batch, (0, 0))
+        if checkpoints:
+            assert checkpoint_blocks(model) == checkpoint_blocks(model) > 2  # twice is once
+        kept.append(megabytes_kept(model, batch, views))
+        sum(model.losses(batch, views).parts.values()).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    print(kind, kept)
+    assert kept[1] < kept[0] / 2
+    assert gradients[0].keys() == gradients[1].keys()
+    assert all(value.equal(gradients[1][name]) for name, value in gradients[0].items())
