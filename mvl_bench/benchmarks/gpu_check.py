@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VOCABULARY', 'CLOSE', 'SIZES', 'LIMIT', 'random_batch', 'Trial', 'Setup', 'machine', 'gradient_of', 'same_as_cpu',
-           'deterministic', 'resume', 'waits', 'WeightedLosses', 'ddp_of_one', 'gflop_of', 'step_times', 'speed',
-           'compiled', 'profile', 'gpu_parts', 'attempt', 'run_gpu_check']
+           'deterministic', 'resume', 'waits', 'ddp_of_one', 'gflop_of', 'step_times', 'speed', 'compiled', 'profile',
+           'gpu_parts', 'attempt', 'run_gpu_check']
 
 # %% ../../nbs/benchmarks/03_gpu_check.ipynb #gpuc0002
 import gc
@@ -33,12 +33,13 @@ from torch.nn.parallel import DistributedDataParallel
 from .speed import fill, four_loss_config, plain_batch
 from .stock_models import on_contract
 from .timing import count_waits, flops, warned_waits
-from ..core import Batch, Masks, StepKey, UserError, pick_device, seed_torch
+from ..core import Batch, Masks, UserError, pick_device, seed_torch
+from ..distributed import data_parallel
 from ..models.losses import weigh
 from ..models.maskvlm import MaskVLM
 from ..storage import write_file
 from ..training.doctor import matmul_speed
-from ..training.loop import compile_blocks, precision, train_step
+from ..training.loop import LossPass, compile_blocks, precision, train_step
 from ..training.optim import TrainConfig, fastest_precision, make_optimizer
 
 # %% ../../nbs/benchmarks/03_gpu_check.ipynb #gpuc0004
@@ -228,49 +229,19 @@ def waits(setup: Setup) -> dict:
     return figures
 
 # %% ../../nbs/benchmarks/03_gpu_check.ipynb #gpuc0027
-class WeightedLosses(nn.Module):
-    "Return the weighted sum of a model's losses from `forward`, and what its `after_step` needs."
-
-    def __init__(self, model: MaskVLM):
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch, views: tuple[Masks, ...], key: StepKey):
-        losses = self.model.losses(batch, views, key)
-        return weigh(losses.parts, key.losses.weights), losses.carry
-
-
-def _train_wrapped(trial: Trial, wrapped: nn.Module, steps: range) -> str:
-    "Train by the loss that a module returns; return the digest of the weights."
-    for step in steps:
-        batch, key = trial.batch(step), trial.model.cfg.step_key(0, step)
-        views = trial.views(batch, step)
-        seed_torch(*key.numbers)
-        loss, carry = wrapped(batch, views, key)
-        loss.backward()
-        nn.utils.clip_grad_norm_(trial.model.parameters(), trial.cfg.grad_clip)
-        trial.optimizer.step()
-        trial.optimizer.zero_grad()
-        trial.model.after_step(carry)
-    return trial.digest()
-
-
 def ddp_of_one(setup: Setup) -> dict:
-    "Train with and without DistributedDataParallel over one process; compare the weights."
+    "Train without a process group and in one of a single process; compare the weights."
     steps = range(2) if setup.small else range(4)
-    plain, other = (setup.trial("tiny", kind="fp32") for _ in range(2))
     with deterministic(), tempfile.TemporaryDirectory() as folder:
-        expected = _train_wrapped(plain, WeightedLosses(plain.model), steps)
-        meeting = f"file://{folder}/meeting"
+        expected = setup.trial("tiny", kind="fp32").train(steps).digest()
+        other, meeting = setup.trial("tiny", kind="fp32"), f"file://{folder}/meeting"
         dist.init_process_group("nccl" if setup.on_gpu else "gloo", meeting, rank=0, world_size=1)
         try:
-            how = dict(broadcast_buffers=False, gradient_as_bucket_view=True)
-            losses = WeightedLosses(other.model)
-            wrapped = DistributedDataParallel(losses, find_unused_parameters=True, **how)
-            same = _train_wrapped(other, wrapped, steps) == expected
+            wrapped = isinstance(data_parallel(LossPass(other.model)), DistributedDataParallel)
+            same = other.train(steps).digest() == expected
         finally:
             dist.destroy_process_group()
-    return dict(ok=same, same_weights=same)
+    return dict(ok=same and wrapped, same_weights=same, through_ddp=wrapped)
 
 # %% ../../nbs/benchmarks/03_gpu_check.ipynb #gpuc0030
 SIZES = dict(tiny=(32, 1024), small=(64, 512), base=(64, 256))  # pairs of a batch, by preset
