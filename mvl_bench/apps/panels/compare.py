@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNTRAINED', 'PREDICTS', 'ABOUT_ROW', 'BLOCKS', 'FEWEST_BLOCKS', 'VISIBLE', 'COMPARE', 'SharedWrong', 'compare_row',
-           'comparability', 'painted_errors', 'painted_nearest', 'guessed_most', 'name_winner', 'row_names',
+           'comparability', 'painted_errors', 'painted_nearest', 'guessed_most', 'compare_verdict', 'row_names',
            'chosen_models', 'answer_compare']
 
 # %% ../../../nbs/apps/panels/05_compare.ipynb #cf00e52f
@@ -140,11 +140,11 @@ def painted_nearest(rows: list[dict]) -> str:  # as in `painted_errors`, at leas
     tied, names = [i for i in order if not clear[i]], [row["name"] for row in rows]
     scores = ", ".join(f"{names[i]} {errors[i]:.3f}" for i in order)
     where = f", all at {size[0]} × {size[1]} pixels" if len({tuple(row["size"]) for row in rows}) > 1 else ""
-    outcome = f"{names[order[0]]} painted nearest"
+    result = f"{names[order[0]]} painted nearest"
     if len(tied) > 1:
-        outcome = "no clear difference"
-        outcome += f" between {join_names([names[i] for i in tied])}" if len(tied) < len(rows) else ""
-    return f"Patches: {outcome} (error {scores}{where})."
+        result = "no clear difference"
+        result += f" between {join_names([names[i] for i in tied])}" if len(tied) < len(rows) else ""
+    return f"Patches: {result} (error {scores}{where})."
 
 
 def guessed_most(rows: list[dict]) -> str:  # from `compare_row`, with words filled in, at least two
@@ -161,11 +161,13 @@ def guessed_most(rows: list[dict]) -> str:  # from `compare_row`, with words fil
     return f"Words: {', '.join(parts)}."
 
 # %% ../../../nbs/apps/panels/05_compare.ipynb #612e55ca
-def name_winner(rows: list[dict]) -> list[str]:  # sentences
+def compare_verdict(rows: list[dict]) -> list[str]:  # sentences
     "Compare the trained models for which the pair lies within their training data; name no winner where there are not two."
     inside = [row for row in rows if not row["outside"] and row["name"] != UNTRAINED]
     if len(inside) < 2:
-        reason = f"of these models only {inside[0]['name']} was trained on such pairs" if inside else "the pair lies outside the training data of these models"
+        reason = "the pair lies outside the training data of these models"
+        if inside:
+            reason = f"of these models only {inside[0]['name']} was trained on such pairs"
         return [f"No winner: {reason}."] if any(row["outside"] for row in rows) else []
     answers = [row for row in inside if row["columns"].get("with")]
     painted = [row for row in answers if row["columns"]["with"]["raw"] and row["hidden"]]
@@ -209,7 +211,7 @@ def answer_compare(question: PanelRequest) -> Iterator[dict]:
         rows.append(compare_row(question, name))
         ordered = sorted(rows, key=lambda row: (row["name"] != board.model, row["outside"]))
         notes, last = comparability(question, rows), i + 1 == len(names)
-        yield head | dict(rows=ordered, compared=notes, verdict=name_winner(rows) if last else [], notes=[], more=not last)
+        yield head | dict(rows=ordered, compared=notes, verdict=compare_verdict(rows) if last else [], notes=[], more=not last)
 
 
 COMPARE = Panel(

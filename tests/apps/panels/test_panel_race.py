@@ -35,7 +35,7 @@ def test_a_race_to_its_end():
     assert shown["state"] == "done" and shown["done"] == shown["total"] == 12
     for one in shown["verdicts"]:
         assert len(one["differences"]) == 3 and one["low"] <= one["mean"] <= one["high"]
-        assert "One modality at a time 0" in one["text"].replace("time 1", "time 0") and "alternating" not in one["text"]
+        assert "One modality at a time " in one["text"] and "alternating" not in one["text"]
         assert bool(one["better"]) == (not one["low"] <= 0 <= one["high"])
     for curve in shown["curves"]["nats"].values():
         assert [[x for x, _ in points] for points in curve["seeds"]] == [[0, 1, 2]] * 3

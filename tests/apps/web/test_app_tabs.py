@@ -125,7 +125,7 @@ def test_influence_names_what_helps_and_keeps_it(browser, url):
     with tab(browser) as page:
         begin(page, url)
         panel = opened(page, "Influence")
-        assert "%" not in panel.inner_text() and "50 percentage points and more" in panel.inner_text()
+        assert "%" not in panel.inner_text() and "50 percentage points of probability and more" in panel.inner_text()
         word = panel.locator(".mb-left .mb-chip", has_text=re.compile("^left$"))
         word.hover()
         say = panel.locator(".mb-say").first

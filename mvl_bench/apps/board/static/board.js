@@ -4,7 +4,7 @@
 const PATTERNS = { patches: { random: 'random', block: 'block-wise', grid: 'grid-wise' },
   words: { random: 'random', whole_word: 'whole-word', span: 'span', content: 'content words' } };
 const NO_RESPONSE = 'No response: the server is busy or disconnected.';
-const NATS = 'mean of -ln(probability of the true word): 0 = certain and right';
+const NATS = 'nats: mean of −ln(probability of the true word); 0 = certain and right';
 const PATIENCE = 15000;  // milliseconds until a question counts as lost
 
 function make(tag, traits = {}, ...kids) {
@@ -302,7 +302,7 @@ export function mount(el, first, emit, options = {}) {
       if (own?.why) rows.push(make('p', { class: 'mb-why' }, own.why));
       if (far !== null) rows.push(make('div', { class: 'mb-number mb-score' }, name === 'edited' ? 'off the edited scene' : 'mean error', ...scored(name, far, base.error, 3)));
       if (own?.guesses.length) rows.push(make('p', { class: 'mb-asked' }, `predicted word${own.guesses.length > 1 ? 's' : ''}:`), ...own.guesses.map((one, i) => guess(one, name === 'edited' && found.with.guesses[i]?.truth)));
-      if (own?.nats !== null && own?.nats !== undefined) rows.push(make('div', { class: 'mb-number mb-score', title: NATS }, 'nats a word', ...scored(name, own.nats, base.nats, 2)));
+      if (own?.nats !== null && own?.nats !== undefined) rows.push(make('div', { class: 'mb-number mb-score' }, 'nats a word', ...scored(name, own.nats, base.nats, 2)));
       if (own?.truth) rows.push(make('div', { class: 'mb-truth' }, make('img', { src: own.truth, alt: '' }), name === 'edited' ? 'the scene, redrawn' : 'the truth'));
       said.replaceChildren(...rows);
     }
@@ -383,7 +383,7 @@ export function mount(el, first, emit, options = {}) {
   const parts = { live: make('span', { class: 'mb-live', 'aria-live': 'polite' }), story: make('p', { class: 'mb-story' }), notes: make('div', { class: 'mb-notes', role: 'status' }),
     grid: make('div', { class: 'mb-grid', role: 'grid', 'aria-label': 'the picture, in patches', 'aria-multiselectable': true }),
     chips: make('div', { class: 'mb-chips', role: 'toolbar', 'aria-label': 'the caption, in words' }), read: make('p', { class: 'mb-read', role: 'status' }),
-    columns: make('div', { class: 'mb-columns' }), honest: make('p', { class: 'mb-honest' }), scale: make('p', { class: 'mb-number mb-scale' }, 'error of each hidden patch: 0 ', make('i'), ' 0.5 and more'), said: make('span', { class: 'mb-copied', role: 'status' }), copied: make('div'),
+    columns: make('div', { class: 'mb-columns' }), honest: make('p', { class: 'mb-honest' }), scale: make('p', { class: 'mb-number mb-scale' }, 'error of each hidden patch: 0 ', make('i'), ' 0.5 and more'), nats: make('p', { class: 'mb-number mb-scale' }, NATS), said: make('span', { class: 'mb-copied', role: 'status' }), copied: make('div'),
     edit: options.edits ? make('select', { id: `${id}-edit`, onchange: (e) => change('edit', { edit: e.target.value }, { text: e.target.value }) })
       : make('textarea', { id: `${id}-edit`, rows: 1, maxlength: 2000, spellcheck: false, oninput: (e) => { grow(e.target); change('edit', { edit: e.target.value }, { text: e.target.value }); } }),
     caption: make('textarea', { rows: 1, maxlength: 2000, placeholder: 'such as: a brown dog runs on the beach', oninput: (e) => { grow(e.target); ready(); } }),
@@ -407,14 +407,14 @@ export function mount(el, first, emit, options = {}) {
         : 'Click any one word, or choose a part of the picture below. This page holds stored answers: the nearest to your click is shown.'),
       make('div', { class: 'mb-field' }, parts.grid, parts.chips, make('div', { class: 'mb-toggles', role: 'group', 'aria-label': 'what is displayed' },
         can.has('influence') ? toggle('influence', 'influence', 'point at a word or a patch: what it helps to predict, or depends on, is tinted') : null,
-        toggle('numbers', 'numbers', 'errors, the likeliest words, and nats: how surprising the true word is to the model, 0 = certain and right'), toggle('raw', 'raw output', 'the output for every patch: visible patches are not pasted in'),
+        toggle('numbers', 'numbers', 'errors, nats and the likeliest words'), toggle('raw', 'raw output', 'the output for every patch: visible patches are not pasted in'),
         can.has('untrained') ? toggle('untrained', 'untrained model', 'the same model with random weights') : null), parts.read),
       options.choices ? make('div', { class: 'mb-choices', role: 'group', 'aria-label': 'stored answers' }, options.choices.map((text, i) => text && button(text, () => ask('choice', { number: i }), { 'data-choice': i }))) : null,
       can.has('chance') ? make('div', { class: 'mb-tools' }, slider('picture', 'Picture hidden', PATTERNS.patches, 'patches'), slider('text', 'Words hidden', PATTERNS.words, 'words'),
         make('div', { class: 'mb-row2' }, button('Resample mask', () => ask('other')), button('Clear mask', () => ask('clear')))) : null),
     make('div', { class: 'mb-right', role: 'group', 'aria-label': 'what the model fills in' }, make('div', { class: 'mb-head' }, heading('See what the model fills in'), parts.model),
       make('div', { class: 'mb-edit' }, make('label', { for: `${id}-edit` }, 'Your edit of the caption ', make('span', {}, options.edits ? '– choose one and watch the last picture' : '– change a word and watch the last picture')), parts.edit),
-      parts.notes, parts.columns, parts.scale, parts.honest,
+      parts.notes, parts.columns, parts.scale, parts.nats, parts.honest,
       make('div', { class: 'mb-bar' }, make('div', { class: 'mb-row2' }, can.has('card') ? button('Experiment card', () => ask('card'), { title: 'a notebook that repeats this board, with its numbers' }) : null,
         button('Copy as Python', () => copy(answer.shown.code, 'Python')), button('Copy link', () => {
           const base = options.base ?? location.href.split('#')[0];
@@ -446,6 +446,7 @@ export function mount(el, first, emit, options = {}) {
     parts.notes.replaceChildren(...shown.notes.map((text) => make('p', {}, text)),
       ...(state.view.includes('untrained') ? [make('p', { class: 'mb-null' }, 'Untrained model: the same model with random weights answers.')] : []));
     parts.honest.textContent = `${state.view.includes('raw') ? shown.honest.raw : shown.honest.pasted} ${shown.honest.statistics}`;
+    parts.nats.hidden = !answer.state.words;
     parts.honest.hidden = parts.scale.hidden = !answer.shown.columns.with.raw;
     if (parts.model.length !== shown.models.length) parts.model.replaceChildren(...shown.models.map((name) => make('option', { value: name }, name)));
     parts.model.value = state.model;

@@ -1,4 +1,5 @@
 // Compare models: rows are models, columns are what each sees beside what is hidden; what a model lacks is said in its cell.
+const EDITED = 'Error with your edit: against the scene redrawn from the edit.';
 const CHANGE = 'Change: how far the filled-in patches move from the first column; the edit has no picture to compare with.';
 function build(page) {
   const source = patchGrid('the picture, with what is hidden'), caption = wordChips('the caption'), choice = make('fieldset', { class: 'mb-choice' });
@@ -44,10 +45,10 @@ function build(page) {
   }
   function score(cell) {
     const parts = [];
-    if (cell.error !== null) parts.push(['error', fixed(cell.error, 3), cell.moved ? 'against the picture of the edit' : '']);
-    if (cell.change !== undefined && cell.change !== null) parts.push([make('abbr', { title: CHANGE }, 'change'), fixed(cell.change, 3), '']);
-    if (cell.nats !== null) parts.push([make('abbr', { title: NATS }, 'nats'), fixed(cell.nats, 2), '']);
-    return parts.map(([name, value, why]) => make('p', { class: 'mb-score' }, name, ' ', make('b', {}, value), why ? ` ${why}` : ''));
+    if (cell.error !== null) parts.push([cell.moved ? make('abbr', { title: EDITED }, 'error') : 'error', fixed(cell.error, 3)]);
+    if (cell.change !== undefined && cell.change !== null) parts.push([make('abbr', { title: CHANGE }, 'change'), fixed(cell.change, 3)]);
+    if (cell.nats !== null) parts.push([make('abbr', { title: NATS }, 'nats'), fixed(cell.nats, 2)]);
+    return parts.map(([name, value]) => make('p', { class: 'mb-score' }, name, ' ', make('b', {}, value)));
   }
   function cell(row, [name, title, beside]) {
     const one = row.columns[name], image = shown.modality.includes('image'), text = shown.modality.includes('text');
@@ -92,8 +93,8 @@ function build(page) {
     rows.replaceChildren(...value.rows.map((row) => model(row, all)));
     const outside = value.rows.filter((row) => row.outside).length;
     verdict.replaceChildren(...value.verdict.map((text) => make('p', { class: 'mb-say' }, make('b', {}, text.split(':')[0], ':'), text.slice(text.indexOf(':') + 1))));
-    const moved = value.rows.some((row) => (row.columns.edited?.change ?? null) !== null);
-    compared.replaceChildren(...[...value.compared, ...(moved ? [CHANGE] : [])].map((text) => make('p', { class: 'mb-how' }, text)),
+    const edited = value.rows.map((row) => row.columns.edited ?? {}), said = [edited.some((one) => one.moved) && EDITED, edited.some((one) => (one.change ?? null) !== null) && CHANGE].filter(Boolean);
+    compared.replaceChildren(...[...value.compared, ...said].map((text) => make('p', { class: 'mb-how' }, text)),
       outside ? make('p', { class: 'mb-how' }, 'Grey rows: the pair lies outside the training data of the model, so its answers say nothing about how good it is.') : '',
       make('p', { class: 'mb-how' }, 'Within the dashed line is the output of the model; the rest is the picture itself.', value.edit ? '' : ' Edit the caption on the board to add a column.'));
   };

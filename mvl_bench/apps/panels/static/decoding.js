@@ -40,7 +40,7 @@ function build(page) {
     typed.focus();
   }
   function told({ error, patches, right, words: count }) {  // how wrong everything is that was filled in so far
-    return [...(patches ? ['error so far', make('b', {}, fixed(error, 3)), `of the pixel range (${patches} patch${patches > 1 ? 'es' : ''})`] : []), ...(count ? [patches ? ' · words right' : 'words right', make('b', {}, `${right} of ${count}`)] : [])];
+    return [...(patches ? ['error so far ', make('b', {}, fixed(error, 3)), ` of the pixel range (${patches} patch${patches > 1 ? 'es' : ''})`] : []), ...(count ? [patches ? ' · words right ' : 'words right ', make('b', {}, `${right} of ${count}`)] : [])];
   }
   function draw() {
     const step = shown.steps[at], last = shown.steps.length - 1;

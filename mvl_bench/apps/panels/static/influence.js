@@ -62,7 +62,7 @@ function build(page) {
         el.addEventListener('pointerenter', () => look(['word', i])); el.addEventListener('pointerleave', () => look(null));
         return el;
       })) : make('p', { class: 'mb-say mb-none' }, name === 'to_patches' ? 'No word is visible.' : 'No word is hidden.'),
-      make('p', { class: 'mb-scale' }, `helps by 0 `, make('i'), ` ${amount[name](way.scale)} and more. `, way.measured ? `Noise floor of this model: ${amount[name](way.floor)}.` : 'The noise floor of this model is not known: its training data is not here.'));
+      make('p', { class: 'mb-scale' }, `helps by 0 `, make('i'), ` ${amount[name](way.scale)}${name === 'to_words' ? ' of probability' : ''} and more. `, way.measured ? `Noise floor of this model: ${amount[name](way.floor)}.` : 'The noise floor of this model is not known: its training data is not here.'));
   }
   return (value) => {
     if (shown && (shown.picture !== value.picture || shown.words.length !== value.words.length)) kept = over = null;

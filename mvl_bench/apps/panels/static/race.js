@@ -4,7 +4,7 @@ const TONES = { a: 'blue', b: 'orange' };
 function build(page) {
   const name = Array.from(crypto.getRandomValues(new Uint32Array(3)), (part) => part.toString(36)).join('');
   let shown = null, options = {};
-  const label = (side) => shown.strategies[options.masked].find(([name]) => name === options[side])[1];
+  const plain = (side) => shown.strategies[options.masked].find(([name]) => name === options[side])[1];
   const send = (settings) => page.ask({ ...options, page: name, start: false, stop: false, ...settings });
   const masked = menu('masked modality', [], '', (value) => { const [a, b] = shown.strategies[value]; send({ masked: value, a: a[0], b: b[0] }); });
   const sides = Object.fromEntries(['a', 'b'].map((side) => {
@@ -24,10 +24,10 @@ function build(page) {
 
   function curves() {
     const all = Object.entries(shown.curves ?? {});
-    key.replaceChildren(...(all.length ? [...['a', 'b'].flatMap((side) => [make('span', { class: `mb-race-key mb-tone-${TONES[side]}` }, '▬ '), `Strategy ${side.toUpperCase()}: ${label(side)}   `]), 'thin: one seed each, thick: their mean'] : []));
+    key.replaceChildren(...(all.length ? [...['a', 'b'].flatMap((side) => [make('span', { class: `mb-race-key mb-tone-${TONES[side]}` }, '▬ '), `Strategy ${side.toUpperCase()}: ${plain(side)}   `]), 'thin: one seed each, thick: their mean'] : []));
     charts.replaceChildren(...all.map(([measure, of]) => {
-      const [label, unit] = shown.measures[measure], lines = ['a', 'b'].flatMap((side) => Object.entries(of[side].seeds).map(([seed, points]) => ({ points, tone: TONES[side], title: `${label(side)}, seed ${seed}` }))), thin = lines.length;
-      for (const side of ['a', 'b']) lines.push({ points: of[side].mean, tone: TONES[side], title: `${label(side)}, mean` });
+      const [label, unit] = shown.measures[measure], lines = ['a', 'b'].flatMap((side) => Object.entries(of[side].seeds).map(([seed, points]) => ({ points, tone: TONES[side], title: `${plain(side)}, seed ${seed}` }))), thin = lines.length;
+      for (const side of ['a', 'b']) lines.push({ points: of[side].mean, tone: TONES[side], title: `${plain(side)}, mean` });
       const drawn = chart({ label: `${label} over the updates`, x: { label: 'updates', min: 0, max: options.updates }, y: { label: unit, ...upTo(Math.max(0.001, ...lines.flatMap((line) => line.points.map((point) => point[1])))) }, lines });
       [...drawn.querySelectorAll('.mb-curve')].slice(0, thin).forEach((curve) => curve.classList.add('mb-thin'));
       return make('figure', { class: 'mb-figure' }, make('figcaption', {}, make('b', {}, label), `held-out pairs, lower is better${measure === 'nats' ? `; ${NATS}` : ''}`), drawn);
@@ -37,7 +37,7 @@ function build(page) {
     const all = shown.verdicts ?? [];
     verdict.replaceChildren(...(all.length ? [make('h3', { class: 'mb-heading' }, 'Verdict'), make('div', { class: 'mb-race-charts' }, all.map((one) => {
       const most = Math.max(Math.abs(one.low), Math.abs(one.high), ...one.differences.map(Math.abs), 1e-4), last = one.differences.length, [label, unit] = shown.measures[one.measure];
-      const told = one.better ? `${label(one.better)} is better` : 'cannot be told', tone = one.better ? TONES[one.better] : 'muted', axis = upTo(most), digits = Math.max(0, Math.ceil(-Math.log10(axis.max / axis.count) - 1e-9)), say = (value, more = 1) => `${value > 0 ? '+' : ''}${value.toFixed(digits + more)}`;
+      const told = one.better ? `${plain(one.better)} is better` : 'cannot be told', tone = one.better ? TONES[one.better] : 'muted', axis = upTo(most), digits = Math.max(0, Math.ceil(-Math.log10(axis.max / axis.count) - 1e-9)), say = (value, more = 1) => `${value > 0 ? '+' : ''}${value.toFixed(digits + more)}`;
       const seen = chart({ label: `difference between the strategies: ${label}`, x: { label: '', min: -0.5, max: last + 0.5, count: 2 * (last + 1), format: (at) => (at % 1 ? '' : at === last ? 'mean' : `seed ${at}`) }, y: { label: '', min: -axis.max, max: axis.max, count: 2 * axis.count, format: (at) => (Math.abs(at) < 1e-9 ? '0' : say(at, 0)) }, rules: [{ y: 0, text: '' }], height: 220,
         dots: [...one.differences.map((value, seed) => ({ x: seed, y: value, tone: 'muted', title: `seed ${seed}: ${say(value)}` })), { x: last, y: one.mean, low: one.low, high: one.high, tone, size: 6, title: `mean ${say(one.mean)}, 95 % interval ${say(one.low)} to ${say(one.high)}` }] });
       return make('figure', { class: 'mb-figure' }, make('figcaption', {}, make('b', {}, `${label}: ${told}`), `Strategy B − Strategy A, ${unit}; below 0: Strategy B is better`), seen, make('p', { class: 'mb-how' }, one.text));
