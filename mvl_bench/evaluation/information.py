@@ -9,7 +9,6 @@ __all__ = ['CHAINS', 'Chain', 'order_of_parts', 'chain', 'measure', 'in_nats', '
 # %% ../../nbs/evaluation/04_information.ipynb #aeff21c8
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 

@@ -33,7 +33,6 @@ from mvl_bench.data.scenes import (
 )
 from ...data.tokenizers import Chip, chips
 from ...patches import patchify, touched, unpatchify
-from ...viz.quiz import show_riddle
 
 # %% ../../../nbs/apps/board/07_quiz.ipynb #3b3d2a10
 ROUND = 10  # questions
