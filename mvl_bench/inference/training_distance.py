@@ -27,13 +27,16 @@ REFERENCE_PAIRS = 50  # of a run's own data; shipped references are made of 200
 
 def picture_statistics(
     image: np.ndarray,  # (h w 3) uint8
-) -> np.ndarray:  # (8)
-    "Return the means and spreads of the colours, the mean step between neighbours and the fraction of flat pixels."
+) -> np.ndarray:  # (10)
+    "Return means and spreads of the colours, the log of the mean step between neighbours, the fraction of flat pixels, and the logs of mean and spread of the colourfulness."
     pixels = image / 255.0
     down, right = np.abs(np.diff(pixels, axis=0))[:, :-1], np.abs(np.diff(pixels, axis=1))[:-1]
     flat = np.maximum(down, right).max(-1) < 1.5 / 255
     colours = pixels.reshape(-1, 3)
-    return np.array([*colours.mean(0), *colours.std(0), (down + right).mean(), flat.mean()])
+    red, green, blue = colours.T
+    colourful = np.hypot(red - green, blue - (red + green) / 2)  # distance to grey; 0 = grey
+    logs = np.log([(down + right).mean() + 0.005, colourful.mean() + 0.01, colourful.std() + 0.01])
+    return np.array([*colours.mean(0), *colours.std(0), logs[0], flat.mean(), *logs[1:]])
 
 # %% ../../nbs/inference/04_training_distance.ipynb #f0803f3c
 @torch.inference_mode()

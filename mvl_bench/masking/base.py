@@ -169,7 +169,7 @@ class Masking:
     object_mask_prob: float = 0.0  # fraction of rows in which one box is masked instead of squares
     hide_patches: Callable = random_squares  # chooses the patches
     hide_words: Callable = random_words  # chooses the words
-    ratio_sampler: Callable | None = None  # samples the ratios of each row; None = the two above
+    ratio_sampler: Callable | None = None  # samples the ratios of each row; None = `image_ratio` and `text_ratio`
     corrupt: Callable | None = None  # replaces the tokens of masked words; None = [MASK]
     scorer: Callable | None = None  # batch -> scores (b n) for `hide_patches`; None = no scores
 
@@ -232,7 +232,7 @@ class Masking:
         return torch.where(boxed[:, None], one_box(batch, self.grid, key), squares)
 
     def ratios(self, batch: Batch, key: tuple) -> list[Tensor]:  # (b) image, (b) words
-        "Return each row's ratios, as configured or random; a quarter of the random image ratios are 1."
+        "Return each row's ratios: configured, from `ratio_sampler` or, in `random_ratio_prob` of the rows, random; a quarter of the random image ratios are 1."
         draws = hashed_draws((*key, "ratio"), batch.ids, RATIO_DRAWS)
         is_random = draws["is_random"] < self.random_ratio_prob
         sampled = (draws["image_ratio"] * 4 / 3).clamp(max=1), draws["text_ratio"]

@@ -16,7 +16,7 @@ from .base import hide_share, units_to_hide
 
 # %% ../../nbs/masking/01_image.ipynb #c581c6f4
 def over_squares(
-    choose: Callable,  # (indices of k samples, shape of the grid of squares, index of each patch's square (n)) -> (k, number of squares) bool, True = masked
+    choose: Callable,  # (rows of k samples in the batch, shape of the grid of squares, index of each patch's square (n)) -> (k, number of squares) bool, True = masked
     ids: Tensor,  # (b) sample ids
     grid: tuple[int, int],  # rows and columns of patches
     square: int | Tensor = 1,  # side of a square, in patches: one for all rows, or (b)

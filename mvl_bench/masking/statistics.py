@@ -110,7 +110,7 @@ STRATEGIES = dict(  # what is masked -> its setting, and its strategies
 
 @dataclass(frozen=True)
 class _Parts:
-    "Hold the parts of a configuration that a masking needs; the whole of a one-modality model would refuse a ratio of the other."
+    "Hold the parts of a configuration that a masking needs; the whole one of an image-only or text-only model raises an error for a ratio of the modality it lacks."
 
     masking: Any
     image: Any

@@ -170,7 +170,7 @@ MASKVLM_PRESETS = dict(
 )
 
 # %% ../../nbs/models/06_maskvlm.ipynb #5c7bba83
-# numbers of masked patches sampled of an image, of pixels within each, and of random filters of the windows around these
+# the texture loss samples this many masked patches of an image, pixels of each, and random filters for the windows around these
 TEXTURE_PATCHES, TEXTURE_OFFSETS, TEXTURE_FILTERS = 48, 12, 24
 
 
@@ -308,7 +308,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         return Output(pixels, logits, attentions if attention else None)
 
     def match(self, image, text, rows: Tensor, others: Tensor) -> Tensor:  # (r), (r) -> (r 2)
-        "Score no match and match of image `rows[i]` with caption `others[i]`, from both class tokens."
+        "Return the scores of no match and of match for image `rows[i]` and caption `others[i]`, from both class tokens."
         image_token = self.image_cross.class_tokens(*image, *text, rows, others)
         text_token = self.text_cross.class_tokens(*text, *image, others, rows)
         return self.to_match(torch.cat([image_token, text_token], -1))
