@@ -24,7 +24,16 @@ import torch
 from PIL import Image
 from skimage.color import rgb2lab
 
-from ..core import ONLY_PIXELS, ONLY_WORDS, Pair, UserError, by_hand, pick_device, text_table, view
+from mvl_bench.core import (
+    ONLY_PIXELS,
+    ONLY_WORDS,
+    Pair,
+    UserError,
+    by_hand,
+    pick_device,
+    text_table,
+    view,
+)
 from ..data.formats import files_of, load_rows, quiet
 from ..data.images import as_size, open_picture, resize, shift_colour
 from ..data.pairs import collate_for
