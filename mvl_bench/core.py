@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['ONLY_PIXELS', 'ONLY_WORDS', 'BOTH', 'UserError', 'settings_of', 'full_name', 'update', 'Batch', 'Pair', 'Masks',
            'view', 'by_hand', 'Output', 'Features', 'Losses', 'StepKey', 'MaskedVLModel', 'PairSource', 'TaskSource',
-           'hashed_uniform', 'hashed_draws', 'seed_torch', 'data_path', 'pick_device', 'track']
+           'hashed_uniform', 'hashed_draws', 'seed_torch', 'data_path', 'pick_device', 'text_table', 'track']
 
 # %% ../nbs/00_core.ipynb #b6494384
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -447,6 +447,30 @@ def pick_device(name: str | None = None) -> torch.device:  # None = the best ava
         return value.device
     except (RuntimeError, AssertionError, TypeError) as error:
         raise UserError(f"device {name!r} is not to be had here; try cpu") from error
+
+# %% ../nbs/00_core.ipynb #baf7088c
+def _cell(value, form: str) -> str:
+    "Format one cell of a table."
+    if isinstance(value, (tuple, list)):
+        return " to ".join(_cell(v, form) for v in value)
+    return "" if value is None else format(value, form) if isinstance(value, float) else str(value)
+
+
+def text_table(
+    rows: Iterable[Sequence],  # cells of each row, headings first if any; None = blank, (low, high) = an interval
+    *forms: str,  # format of the numbers in the second, third, ... column; later columns hold text
+) -> str:
+    "Align cells in columns, text on the left and numbers on the right; a row may be shorter than others."
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    table = Table.grid(Column(), *(Column(justify="right") for _ in forms), padding=(0, 2))
+    for row in rows:
+        cells = zip_longest(row, ("", *forms))
+        table.add_row(*(Text(_cell(value, form or "")) for value, form in cells))
+    lines = Console(width=10_000).render_lines(table, pad=False)
+    return "\n".join("".join(part.text for part in line).rstrip() for line in lines)
 
 # %% ../nbs/00_core.ipynb #4a2f8b01
 def track(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GROWTH', 'LIMITS', 'COMMAND', 'IMPORT', 'ALL', 'four_loss_config', 'fill', 'some_passes', 'trainer', 'bench_steps',
-           'bench_peers', 'plain_batch', 'bench_growth', 'bench_parts', 'run_bench', 'bench_lines', 'bench_data',
+           'bench_peers', 'plain_batch', 'bench_growth', 'bench_parts', 'run_bench', 'bench_table', 'bench_data',
            'tiny_model', 'bench_latency', 'bench_starts', 'train_memory']
 
 # %% ../../nbs/benchmarks/02_speed.ipynb #4a8ffa82
@@ -42,7 +42,7 @@ from mvl_bench.benchmarks.timing import (
     run_fresh_process,
     seconds,
 )
-from ..core import Batch, update
+from ..core import Batch, text_table, update
 from ..data.factory import make_tokenizer
 from ..data.loader import batches
 from ..data.scenes import COLOURS, WORLDS, Scenes, caption, edit
@@ -276,24 +276,24 @@ def _machine() -> dict:
     )
 
 
-def bench_lines(
+def bench_table(
     figures: dict,  # of `run_bench`
-    name: str = "",
-) -> Iterator[str]:
+) -> str:
     "Format each figure with its name and interquartile range as lines of text."
+    return text_table(_bench_rows(figures), ".4g", ".4g")
+
+
+def _bench_rows(figures: dict, name: str = "") -> Iterator[tuple]:
+    "Yield the name, value and interquartile range of each figure; a long text stands after them."
     spread = figures.get("spread", {})
     for key, value in figures.items():
         label = f"{name} {key.replace('_', ' ') if key.isidentifier() else key}".strip()
         if isinstance(value, dict) and key != "spread":
-            yield from bench_lines(value, label)
+            yield from _bench_rows(value, label)
         elif isinstance(value, str) and len(value) > 20:
-            yield f"{label}: {value}"
+            yield label, None, None, value
         elif key != "spread":
-            low, high = spread.get(key, (None, None))
-            text = f"{value:.4g}" if isinstance(value, float) else str(value)
-            yield f"{label:44}{text:>12}" + (
-                f"   {low:.4g} to {high:.4g}" if low is not None else ""
-            )
+            yield label, value, spread.get(key)
 
 # %% ../../nbs/benchmarks/02_speed.ipynb #322e41cb
 def bench_data(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core import Batch, UserError, hashed_uniform, track, view
+from ..core import Batch, UserError, hashed_uniform, text_table, track, view
 from ..data.finite_worlds import KNOWN, truth_of
 from ..data.loader import first_pairs
 from ..data.pairs import collate
@@ -239,23 +239,17 @@ def information_table(
     scored: dict,  # from `evaluate_information`
 ) -> str:
     "Format the scores of `evaluate --task information` as lines of text."
-    head = f"{'nats a pair':28}{'estimate':>9}   {'95 %':18}" + "    truth" * ("truth" in scored)
-    lines = [f"{scored['n']} pairs; lengths of captions are given", "", head]
+    truth, pseudo = scored.get("truth", {}), scored["pseudo_likelihood"]
+    rows = [("nats a pair", "estimate", "95 %", "truth" if truth else None)]
     for name, row in scored["nats"].items():
-        low, high = row["ci"]
-        true = f"{scored['truth'][name]:9.3f}" if "truth" in scored else ""
-        lines.append(
-            f"{name.replace('_', ' '):28}{row['nats']:9.3f}   {f'{low:.3f} to {high:.3f}':18}{true}"
-        )
-    for name in ("text", "picture"):
-        if name in scored["pseudo_likelihood"]:
-            nats = scored["pseudo_likelihood"][name]["nats"]
-            lines.append(
-                f"{name + ', pseudo-likelihood':28}{nats:9.3f}   (no likelihood: each part given all others)"
-            )
+        rows.append((name.replace("_", " "), row["nats"], row["ci"], truth.get(name)))
+    for side in ("text", "picture"):
+        if side in pseudo:
+            note = "(no likelihood: each part given all others)"
+            rows.append((f"{side}, pseudo-likelihood", pseudo[side]["nats"], None, None, note))
     for side in ("text", "picture"):
         if f"{side}_calibration_error" in scored:
-            lines.append(
-                f"{side + ', calibration error':28}{scored[f'{side}_calibration_error']:9.1%}"
-            )
-    return "\n".join(lines)
+            error = scored[f"{side}_calibration_error"]
+            rows.append((f"{side}, calibration error", f"{error:.1%}"))
+    head = f"{scored['n']} pairs; lengths of captions are given"
+    return f"{head}\n\n{text_table(rows, '.3f', '.3f', '.3f')}"

@@ -24,7 +24,16 @@ import torch
 from PIL import Image
 from skimage.color import rgb2lab
 
-from ..core import ONLY_PIXELS, ONLY_WORDS, Pair, UserError, by_hand, pick_device, view
+from mvl_bench.core import (
+    ONLY_PIXELS,
+    ONLY_WORDS,
+    Pair,
+    UserError,
+    by_hand,
+    pick_device,
+    text_table,
+    view,
+)
 from ..data.formats import files_of, load_rows, quiet
 from ..data.images import as_size, open_picture, resize, shift_colour
 from ..data.pairs import collate_for
@@ -420,20 +429,20 @@ def read_photographs(
 def _cell(score: dict) -> str:
     "Format a score with its interval."
     low, high = score["ci"]
-    return f"{score['mean']:9.1%} ({low:3.0%} to {high:4.0%})"
+    return f"{score['mean']:.1%} ({low:3.0%} to {high:4.0%})"
 
 
 def colours_table(scores: dict) -> str:  # from `evaluate_painted_colours`
     "Format scores as lines of text, colours with 95 % intervals."
     names = ("true_pixels", "with_caption", "without", "shuffled", "edited")
-    head = "".join(f"{name.replace('_', ' '):>23}" for name in names)
-    lines = [f"{'hidden':18}{'n':>4}{head}{'detail':>9}{'seams':>8}"]
+    rows = [("hidden", "n", *(name.replace("_", " ") for name in names), "detail", "seams")]
     areas = ("whole", "inner")
-    rows = [(area, scores[area]) for area in areas]
-    rows += [(f"untrained, {a}", scores["untrained"][a]) for a in areas if "untrained" in scores]
-    for name, row in rows:
-        cells = "".join(f"{_cell(row['colours'][n]):>23}" for n in names)
-        lines.append(f"{name:18}{row['n']:4}{cells}{row['detail']:9.2f}{row['seams']:8.2f}")
+    parts = {area: scores[area] for area in areas}
+    parts |= {f"untrained, {a}": scores["untrained"][a] for a in areas if "untrained" in scores}
+    for name, row in parts.items():
+        colours = (_cell(row["colours"][n]) for n in names)
+        rows.append((name, row["n"], *colours, row["detail"], row["seams"]))
+    lines = [text_table(rows, "d", *["s"] * len(names), ".2f", ".2f")]
     for area in areas:
         for name in ("without_minus_with", "shuffled_minus_with"):
             low, high = scores[area][name]["ci"]
@@ -444,19 +453,13 @@ def colours_table(scores: dict) -> str:  # from `evaluate_painted_colours`
 
 def _words_lines(scores: dict) -> list[str]:
     "Format how often hidden colour words are read, as lines of text."
-    twins = dict(trained=scores, untrained=scores.get("untrained", {}))
-    rows = {name: row.get("colour_words") for name, row in twins.items()}
-    rows = {name: row for name, row in rows.items() if row and row["n"]}
-    if not rows:
-        return []
-    lines = [
-        "",
-        f"{'hidden colour word':18}{'n':>4}" + "".join(f"{w.replace('_', ' '):>31}" for w in WAYS),
-    ]
-    for name, row in rows.items():
-        cells = (f"{_cell(row['right'][w])} {row['nats'][w]:5.2f} nats" for w in WAYS)
-        lines.append(f"{name:18}{row['n']:4}" + "".join(f"{cell:>31}" for cell in cells))
-    return lines
+    rows = [("hidden colour word", "n", *(w.replace("_", " ") for w in WAYS))]
+    for name, twin in dict(trained=scores, untrained=scores.get("untrained", {})).items():
+        row = twin.get("colour_words")
+        if row and row["n"]:
+            cells = (f"{_cell(row['right'][w])} {row['nats'][w]:5.2f} nats" for w in WAYS)
+            rows.append((name, row["n"], *cells))
+    return ["", text_table(rows, "d", *["s"] * len(WAYS))] if len(rows) > 1 else []
 
 
 def _refuse(message: str) -> int:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONDITIONS', 'TRIVIAL', 'partners', 'ratio_intervals', 'blank', 'conditions', 'surprise', 'per_row', 'score_batch',
-           'evaluate_reconstruction', 'summarise', 'errors_beside', 'evaluate_shares', 'shares_table', 'loss_lines',
+           'evaluate_reconstruction', 'summarise', 'errors_beside', 'evaluate_shares', 'shares_table', 'loss_rows',
            'table']
 
 # %% ../../nbs/evaluation/02_reconstruction.ipynb #dbeacb34
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Batch, Masks, Pair, UserError, track
+from ..core import Batch, Masks, Pair, UserError, text_table, track
 from ..data.finite_worlds import KNOWN, KnownWorld
 from ..data.loader import first_pairs
 from ..data.pairs import collate
@@ -289,68 +289,46 @@ def shares_table(
     result: dict,  # from `evaluate_shares`
 ) -> str:
     "Format the normalised scores as lines of text."
-    lines = [
-        f"{'share of what can be known':30}{'model':>9}{'ideal':>9}{'trivial':>9}{'share':>8}   95 %"
-    ]
+    names = ("model", "ideal", "trivial", "share")
+    rows = [("share of what can be known", *names, "95 %")]
     for loss, unit in dict(recon="hidden pixels, mean error", mlm="hidden words, nats").items():
         for name, row in result.get(loss, {}).items():
-            low, high = row["ci"]
             label = unit if name == "with" else f"  {name} the other side"
-            lines.append(
-                f"{label:30}{row['model']:9.4f}{row['ideal']:9.4f}{row['trivial']:9.4f}"
-                f"{row['share']:8.1%}   {low:.1%} to {high:.1%}"
-            )
-    return "\n".join(lines)
+            rows.append((label, *(row[n] for n in names), row["ci"]))
+    return text_table(rows, ".4f", ".4f", ".4f", ".1%", ".1%")
 
 # %% ../../nbs/evaluation/02_reconstruction.ipynb #2673b433
-def _cells(row: dict, form: str) -> str:
-    "Format a value for each condition, blank where there is none."
-    return "".join(f"{row[c]:{form}}" if c in row else " " * 9 for c in CONDITIONS)
-
-
-def loss_lines(
+def loss_rows(
     name: str,  # label of the loss, with its unit
     row: dict,  # mean of each condition, "ci" and "baselines"
-) -> list[str]:
-    "Format one loss under each condition and its paired differences to `with`."
+) -> list[tuple]:
+    "Return rows of one loss under each condition and of its paired differences to `with`."
     extra = ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in row.get("baselines", {}).items())
-    lines = [f"{name:34}" + _cells(row, "9.4f") + f"   {extra}"]
-    for other in (c for c in CONDITIONS[1:] if c in row):
-        low, high = row["ci"][f"{other}_minus_with"]
-        lines.append(f"  {other + ' minus with, 95 % interval':32}{low:9.4f} to {high:.4f}")
-    return lines
+    intervals = {c: row["ci"][f"{c}_minus_with"] for c in CONDITIONS[1:] if c in row}
+    differences = [(f"  {c} minus with, 95 % interval", ci) for c, ci in intervals.items()]
+    return [(name, *(row.get(c) for c in CONDITIONS), extra), *differences]
 
 
 def table(
     scores: dict,  # from `evaluate_reconstruction` and `evaluate_probes`
 ) -> str:
     "Format the scores of `evaluate --task reconstruction` as lines of text."
-    lines = [
-        f"{scores['n']} pairs",
-        "",
-        f"{'':34}" + "".join(f"{c:>9}" for c in CONDITIONS) + "   baselines",
-    ]
+    rows = [("", *CONDITIONS, "baselines")]
     named = dict(
         recon="hidden pixels, mean abs. error",
         mlm="hidden words, nats",
         recon_object="hidden objects, mean abs. error",
     )
-    lines += [
-        line
-        for key, name in named.items()
-        if scores.get(key)
-        for line in loss_lines(name, scores[key])
-    ]
+    for key, name in named.items():
+        rows += loss_rows(name, scores[key]) if scores.get(key) else []
     words = {f"hidden {kind} word": row for kind, row in scores.get("words", {}).items()}
     for name, row in {"colour of a hidden object": scores.get("colour"), **words}.items():
         if row and row["n"]:
-            lines.append(
-                f"{name + ', right':34}{_cells(row, '9.1%')}   chance {row['chance']:.1%}, n {row['n']}"
-            )
+            cells = (f"{row[c]:.1%}" if c in row else None for c in CONDITIONS)
+            rows.append((f"{name}, right", *cells, f"chance {row['chance']:.1%}, n {row['n']}"))
     if scores.get("edit"):
         edit = scores["edit"]
         rest = f"rest of the picture changed by {edit['rest_changed']:.2%}, n {edit['n']}"
-        lines.append(f"{'edited colour painted':34}{edit['repainted']:9.1%}   {rest}")
-    if scores.get("lacks"):
-        lines += ["", scores["lacks"]]
-    return "\n".join(lines)
+        rows.append(("edited colour painted", f"{edit['repainted']:.1%}", None, None, None, rest))
+    lacks = f"\n\n{scores['lacks']}" if scores.get("lacks") else ""
+    return f"{scores['n']} pairs\n\n{text_table(rows, *['.4f'] * len(CONDITIONS))}{lacks}"

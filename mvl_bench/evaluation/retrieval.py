@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Batch, Pair, UserError, track, view
+from ..core import Batch, Pair, UserError, text_table, track, view
 from ..data.loader import each_pair
 from ..data.pairs import collate
 
@@ -226,16 +226,13 @@ def retrieval_table(
 ) -> str:
     "Format the scores of `evaluate --task retrieval` as lines of text."
     ks = ("r@1", "r@5", "r@10")
-    lines = [f"{scored['n']} pictures, {scored['captions']} captions", ""]
-    lines += [f"{'':34}" + "".join(f"{k.upper():>9}" for k in ks)]
+    rows = [("", *(k.upper() for k in ks))]
     for name in ("image_to_text", "text_to_image"):
         row, way = scored[name], name.replace("_", " ")
-        rows = {way: row, "  by ITC alone": row.get("itc"), "  by chance": row["chance"]}
-        if "itc" in row:
-            chance = rows.pop("  by chance")
-            rows = {f"{way}, ITC then both": row, "  ITC then ITM alone": row.get("itm")}
-            rows |= {"  by ITC alone": row["itc"], "  by chance": chance}
-        lines += [f"{k:34}" + "".join(f"{v[at]:9.1%}" for at in ks) for k, v in rows.items() if v]
-    wrong = scored["false_negatives"]
+        labelled = {f"{way}, ITC then both" if "itc" in row else way: row}
+        labelled |= {"  ITC then ITM alone": row.get("itm"), "  by ITC alone": row.get("itc")}
+        labelled |= {"  by chance": row["chance"]}
+        rows += [(label, *(scores[k] for k in ks)) for label, scores in labelled.items() if scores]
+    head, wrong = f"{scored['n']} pictures, {scored['captions']} captions", scored["false_negatives"]
     note = f"true captions that training takes for wrong: {wrong['count']} of {wrong['of']:,}"
-    return "\n".join([*lines, "", note])
+    return f"{head}\n\n{text_table(rows, *['.1%'] * len(ks))}\n\n{note}"

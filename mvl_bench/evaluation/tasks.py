@@ -22,7 +22,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ..core import Batch, UserError, track
+from ..core import Batch, UserError, text_table, track
 from ..data.task_tables import open_task, user_columns
 from ..data.tasks import CLASSES, ExampleText, TaskBatch, collate_examples, some_ids
 from .bootstrap import interval
@@ -383,25 +383,18 @@ NAMES = dict(
 
 def task_table(scored: dict) -> str:
     "Format the scores of `evaluate` on a task as lines of text."
-    header = f"{scored['n']} examples, intervals by {scored['ci_by']} ({scored['groups']})"
-    lines = [
-        f"{scored['task']}: {header}",
-        "",
-        f"{'':34}{scored['metric']:>9}   95 % interval      behind by",
-    ]
-    rows = {"fine-tuned" if scored["task"] != "probe" else "linear on the vector": scored}
-    rows |= {NAMES[name]: row for name, row in scored["baselines"].items()}
-    for name, row in rows.items():
-        low, high = row["ci"]
-        behind = "   {:+.3f} to {:+.3f}".format(*row["behind"]) if "behind" in row else ""
-        lines.append(f"{name:34}{row['score']:9.3f}   {low:.3f} to {high:.3f}{behind}")
-    lines.append(f"{'chance':34}{scored['chance']:9.3f}")
+    head = f"{scored['task']}: {scored['n']} examples, intervals by {scored['ci_by']} ({scored['groups']})"
+    rows = [("", scored["metric"], "95 % interval", "behind by")]
+    scores = {"fine-tuned" if scored["task"] != "probe" else "linear on the vector": scored}
+    scores |= {NAMES[name]: row for name, row in scored["baselines"].items()}
+    rows += [(name, row["score"], row["ci"], row.get("behind")) for name, row in scores.items()]
+    rows.append(("chance", scored["chance"]))
     for name, row in scored.get("vqa", {}).items():
         if name != "n":
-            low, high = row["ci"]
             about = "VQA's soft accuracy, fine-tuned" if name == "model" else f"  {NAMES[name]}"
-            lines.append(f"{about:34}{row['soft_accuracy']:9.3f}   {low:.3f} to {high:.3f}")
+            rows.append((about, row["soft_accuracy"], row["ci"]))
     for kind, row in scored.get("by_kind", {}).items():
         name = "roc_auc" if "roc_auc" in row else "accuracy"
-        lines.append(f"  {kind:32}{row[name]:9.3f}   {name}, n {row['n']}")
-    return "\n".join([*lines, *(f"note: {note}" for note in scored.get("notes", []))])
+        rows.append((f"  {kind}", row[name], f"{name}, n {row['n']}"))
+    notes = [f"note: {note}" for note in scored.get("notes", [])]
+    return "\n".join([head, "", text_table(rows, ".3f", ".3f", "+.3f"), *notes])

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core import Batch, Masks, Pair, UserError, settings_of
+from ..core import Batch, Masks, Pair, UserError, settings_of, text_table
 from ..data.factory import HELD_OUT, TRAINING, is_drawn
 from ..data.loader import some_pairs
 from ..data.pairs import Pairs, collate_for
@@ -445,9 +445,8 @@ def format_findings(
     "Format the findings as lines of text, worst first."
     order = ("trouble", "note", "well")
     rows = sorted(findings, key=lambda finding: order.index(finding.verdict))
-    wide = max(len(finding.about) for finding in rows)
     head = f"{run.model} {run.preset} on {run.data.source}, {steps} of {run.training.steps} steps"
-    return "\n".join([head, "", *(f"{r.verdict:9}{r.about:{wide + 2}}{r.text}" for r in rows)])
+    return f"{head}\n\n{text_table(rows)}"
 
 # %% ../../nbs/training/10_doctor.ipynb #f23b2558
 PACKAGES = (

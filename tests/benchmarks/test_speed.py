@@ -211,7 +211,7 @@ def test_what_is_said_has_the_agreed_names(monkeypatch):
     assert all(found["latency_ms"][name]["p95"] > 0 for name in ("pixels_words", "pixels"))
     assert found["data"]["loader"] > 0 and found["seconds"] > 0
     assert len(told) == 5 and "one minute" in told[0] and "1 of 4: training steps of tiny" in told[1]
-    lines = "\n".join(bench.bench_lines(found))
+    lines = bench.bench_table(found)
     assert "tiny fp32 reference ratio" in lines and "dropout 0" in lines and "spread" not in lines
 
 

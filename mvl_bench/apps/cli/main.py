@@ -46,12 +46,10 @@ def _settings(args) -> list[str]:
 
 def _print_settings(run) -> None:
     "Print every setting with its value and its meaning."
+    from mvl_bench.core import text_table
     from mvl_bench.training.config import list_settings
 
-    rows = [("setting", "value", "meaning"), *list_settings(run)]
-    wide = [max(len(row[i]) for row in rows) for i in range(2)]
-    for name, value, meaning in rows:
-        print(f"{name:{wide[0]}}  {value:{min(wide[1], 16)}}  {meaning}".rstrip())
+    print(text_table([("setting", "value", "meaning"), *list_settings(run)]))
 
 
 def _train(run, resume: bool = False, changed: bool = False) -> None:
@@ -141,12 +139,12 @@ def _note(text: str) -> None:
 
 def do_doctor(args) -> None:
     "Print what is wrong with a run; without one, print what the machine has."
-    from mvl_bench.core import pick_device
+    from mvl_bench.core import pick_device, text_table
     from mvl_bench.training.doctor import diagnose, format_findings, machine_info
 
     if args.run is None:
         results = machine_info()
-        print("\n".join(f"{name:16}{value}" for name, value in results.items()))
+        print(text_table(results.items()))
         _write_json(args.json, results)
         return
     _announce(f"reads the log of {args.run} and reconstructs 100 held-out pairs by its newest checkpoint")
@@ -163,12 +161,12 @@ def do_bench(args) -> None:
         return
     if args.small:
         args.fail("--small is for --gpu; --quick measures less")
-    from mvl_bench.benchmarks.speed import bench_lines, run_bench
+    from mvl_bench.benchmarks.speed import bench_table, run_bench
 
     if args.quick and args.full:
         args.fail("--quick and --full do not go together")
     results = run_bench(args.quick, args.full, lambda line: print(line, file=sys.stderr))
-    print("\n".join(bench_lines(results)))
+    print(bench_table(results))
     _write_json(args.json, results)
 
 
@@ -177,11 +175,11 @@ def _check_gpu(args) -> None:
     if args.quick or args.full:
         args.fail("--quick and --full are not for --gpu; --gpu --small runs smaller sizes")
     from mvl_bench.benchmarks.gpu_check import run_gpu_check
-    from mvl_bench.benchmarks.speed import bench_lines
+    from mvl_bench.benchmarks.speed import bench_table
     from mvl_bench.core import UserError
 
     results = run_gpu_check(args.small, args.json, lambda line: print(line, file=sys.stderr))
-    print("\n".join(bench_lines(results)))
+    print(bench_table(results))
     bad = [f"{name} ({part['status']})" for name, part in results.items() if part["status"] != "done"]
     if bad:
         error = UserError(f"{len(bad)} of {len(results)} parts did not pass: {', '.join(bad)}")
@@ -194,9 +192,10 @@ def do_study(args) -> None:
     from pathlib import Path
 
     from mvl_bench.apps.cli.studies import repeat, study_names
+    from mvl_bench.core import text_table
 
     if args.name is None:
-        print("\n".join(f"{name:20}{asks}" for name, asks in study_names().items()))
+        print(text_table(study_names().items()))
         return
     out = Path(args.out or f"runs/studies/{args.name}.ipynb")
     for path in repeat(args.name, out, args.quick):
