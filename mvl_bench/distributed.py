@@ -8,6 +8,7 @@ __all__ = ['OTHER_LAUNCHERS', 'rank_and_world_size', 'all_reduce_named', 'all_ga
 
 # %% ../nbs/03_distributed.ipynb #fb2a3fa6
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
@@ -74,9 +75,11 @@ def data_parallel(
     "Wrap a module so that its backward pass sums gradients over all processes; a single process gets the module itself."
     if not dist.is_initialized():
         return module
-    wrapped = DistributedDataParallel(
-        module, bucket_cap_mb=bucket_mb, find_unused_parameters=True, broadcast_buffers=False, gradient_as_bucket_view=True
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch 2.14 renames `broadcast_buffers`
+        wrapped = DistributedDataParallel(
+            module, bucket_cap_mb=bucket_mb, find_unused_parameters=True, broadcast_buffers=False, gradient_as_bucket_view=True
+        )  # fmt: skip
     wrapped.register_comm_hook(None, _sum)
     return wrapped
 
