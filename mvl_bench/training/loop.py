@@ -182,7 +182,7 @@ def train_step(
                 total.backward()
         results.append((losses, shares))
     norm = nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
-    means, norm = mean_losses(results, norm)
+    means, norm = mean_losses(results, norm, key.losses.weights)
     values = {f"loss {name}": value for name, value in means.items()} | {"the gradient": norm}
     for name, value in values.items():
         if not math.isfinite(value):
@@ -200,17 +200,17 @@ def train_step(
 def mean_losses(
     results: list[tuple[Losses, dict[str, float]]],  # losses and shares of each pass of this process
     norm: Tensor,  # of the gradient
+    names: Iterable[str],  # of all losses, the same in each process
 ) -> tuple[dict[str, float], float]:  # by name, over all passes and processes; the norm
     "Read the losses and the gradient norm of an update from the device, all at once, and average the losses."
     parts = [(name, part, shares[name]) for losses, shares in results for name, part in losses.parts.items()]
     *values, norm = torch.stack([*(part.float() for _, part, _ in parts), norm.float()]).tolist()
-    sums = {f"{kind} {name}": 0.0 for name in HIDE + ("texture",) + PAIRS for kind in ("total", "share")}
+    totals, fractions = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     for (name, _, share), value in zip(parts, values):
-        sums[f"total {name}"] += value * share
-        sums[f"share {name}"] += share
-    sums = all_reduce_named(sums)
-    names = [name.removeprefix("share ") for name, share in sums.items() if name.startswith("share") and share]
-    return {name: sums[f"total {name}"] / sums[f"share {name}"] for name in names}, norm
+        totals[name] += value * share
+        fractions[name] += share
+    totals, fractions = all_reduce_named(totals), all_reduce_named(fractions)
+    return {name: total / fractions[name] for name, total in totals.items() if fractions[name]}, norm
 
 # %% ../../nbs/training/01_loop.ipynb #loop0036
 def check_queue(
