@@ -26,7 +26,12 @@ from ...data.scenes import Scene, box, caption, draw, edit, words_of
 from ...data.tokenizers import Chip, cut_off, typed_marks, word_chips
 from ...inference.attribution import SCALE, Effect, Influence, influence_under, noise_floor
 from ...inference.reconstruction import nearby
-from ...inference.training_distance import TrainingDistance, own_kind, training_distance
+from mvl_bench.inference.training_distance import (
+    EDGE,
+    TrainingDistance,
+    own_kind,
+    training_distance,
+)
 from ...patches import touched
 
 # %% ../../../nbs/apps/board/01_session.ipynb #38c3d530
@@ -265,11 +270,11 @@ def outside_training(
     model,  # with `tokenizer`, `cfg` and `facts`
     board: Board,
 ) -> bool:
-    "Return whether a pair lies outside a model's training data: another kind of picture, or farther than 99 % of it."
+    "Return whether a pair lies outside a model's training data: another kind of picture, a picture beyond `EDGE`, or a caption harder than 99 % of it."
     if (board.scene is not None) != is_drawn(str(model.facts.get("data", "scenes"))):
         return model.pairs is None
     far = _distance(model, board) if board.brought else None
-    return far is not None and max(far.picture, far.caption) > 0.99
+    return far is not None and (far.picture > EDGE or far.caption > 0.99)
 
 
 def _distance(model, board: Board) -> TrainingDistance | None:
@@ -293,7 +298,7 @@ def distance_note(
         return f"How far this is from the training data ({data}) is not known: it is not here."
     picture, words = (f"{part:.0%}" for part in (far.picture, far.caption))
     return (
-        f"Beside the training data ({data}): your picture is farther from the average than {picture} of its pictures, "
+        f"Compared with the training data ({data}), your picture is farther from the average than {picture} of its pictures, "
         f"your caption is harder to guess than {words} of its captions."
     )
 

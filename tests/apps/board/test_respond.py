@@ -5,12 +5,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from boards import shipped
+from PIL import Image
+from skimage import data
 
 from mvl_bench.apps.board import respond
-from mvl_bench.apps.board.codec import unpack
+from mvl_bench.apps.board.codec import Board, unpack
 from mvl_bench.apps.board.events import EXAMPLES, BoardUpdate, example_board, examples, set_caption
 from mvl_bench.apps.board.respond import opening, react
+from mvl_bench.apps.board.session import distance_note, outside_training
 from mvl_bench.apps.widgets.board import MaskBoard
+from mvl_bench.data.images import resize
 from mvl_bench.inference.reconstruction import Column
 from mvl_bench.models.registry import load
 from mvl_bench.storage import SHIPPED
@@ -154,3 +158,14 @@ def test_the_widget_has_the_gallery():
     before = board.caption
     board.set_state(dict(ask=dict(state=board.state, kind="another", given={}, seq=2, source="a")))
     assert board.caption != before and unpack(board.state, (64, 64)).scene
+
+
+@pytest.mark.parametrize("name", ["page", "text", "moon", "colorwheel", "checkerboard", "grass", "coffee", "cat"])
+def test_a_picture_unlike_the_training_photographs_lies_outside(name):
+    model = load("maskvlm-photos")
+    pixels = np.asarray(getattr(data, name)())
+    pixels = np.stack([pixels] * 3, -1) if pixels.ndim == 2 else pixels[..., :3]
+    picture = resize(Image.fromarray(pixels), model.cfg.image.img_size)
+    board = Board(picture, "two people on a street", brought=True)
+    assert outside_training(model, board) == (name not in ("coffee", "cat"))
+    assert "Compared with the training data" in distance_note(model, board)
