@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
+import processes
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
@@ -68,32 +69,22 @@ def png(image) -> bytes:
     return buffer.getvalue()
 
 
-def sitting(
-    run: RunConfig, resume: bool, dies_at: tuple[str, int] | None = None
-) -> int:  # its process
-    "Train in a child process; where asked, one that ends itself at its n-th call of `fsync` or `replace`."
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        sys.stderr = sys.stdout = open(os.devnull, "w")
-        if dies_at is None:
-            run_training(run, resume, quiet=True)
-        else:
-            name, number = dies_at
-            calls, real = [], getattr(os, name)
+def sitting(run: RunConfig, resume: bool, dies_at: tuple[str, int] | None = None) -> None:
+    "Train in this process; where asked, it ends itself at its n-th call of `fsync` or `replace`."
+    sys.stderr = sys.stdout = open(os.devnull, "w")
+    if dies_at is None:
+        return run_training(run, resume, quiet=True)
+    name, number = dies_at
+    calls, real = [], getattr(os, name)
 
-            def call(*args):
-                calls.append(args)
-                if len(calls) == number:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return real(*args)
+    def call(*args):
+        calls.append(args)
+        if len(calls) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args)
 
-            with patch(f"mvl_bench.storage.os.{name}", call):
-                run_training(run, resume, quiet=True)
-        os._exit(0)
-    finally:
-        os._exit(1)
+    with patch(f"mvl_bench.storage.os.{name}", call):
+        run_training(run, resume, quiet=True)
 
 
 def lines_of(run: RunConfig) -> int:
@@ -110,16 +101,15 @@ def kill_and_go_on(run: RunConfig, kills: int, lots: random.Random, workers=(0,)
         resume, begun = (Path(run.out) / "run.json").exists(), lines_of(run)
         asked = update(run, workers=lots.choice(workers))
         if done["kills"] >= kills:
-            _, status = os.waitpid(sitting(asked, resume), 0)
-            assert os.waitstatus_to_exitcode(status) == 0, "the last sitting failed"
+            assert processes.wait([processes.start(sitting, asked, resume)]) == [0], "the last sitting failed"
             return done
         inside = done["kills"] % 3 == 2
         at = (lots.choice(["fsync", "replace"]), lots.randrange(1, 30)) if inside else None
-        pid, wanted = sitting(asked, resume, at), begun + lots.randrange(2, reach)
-        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+        process, wanted = processes.start(sitting, asked, resume, at), begun + lots.randrange(2, reach)
+        while process.is_alive():
             time.sleep(lots.uniform(0, 0.01))
             if not inside and lines_of(run) >= wanted:
-                os.kill(pid, signal.SIGKILL)
+                process.kill()
         done["kills"] += 1
         done["inside_a_save"] += inside
 

@@ -1,10 +1,11 @@
 "What several processes do together, where one of them has nothing to add; each check is shown failing on a planted fault."
 
 import os
-import socket
 import traceback
 from dataclasses import replace
+from functools import partial
 
+import processes
 import pytest
 import torch
 from accelerate import PartialState
@@ -27,29 +28,21 @@ BATCH = collate(first_pairs(SOURCE, 9), TOKENIZER, 24)
 
 
 def in_processes(work, folder, count=2):
-    "The results of `work(rank)` in forked processes that can talk to each other; the traceback of one that failed."
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = [os.fork() or _child(work, rank, count, port, folder) for rank in range(count)]
-    for child in children:
-        os.waitpid(child, 0)
+    "Results of `work(rank)` in processes that can talk to each other; the traceback of one that failed."
+    rows = enumerate(processes.addresses(count))
+    processes.wait([processes.start(_in_process, work, rank, where, folder) for rank, where in rows])
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(count)]
 
 
-def _child(work, rank, count, port, folder):
-    "Join the others, work, store the result; does not come back."
+def _in_process(work, rank, where, folder):
+    "Join the others, work, store the result."
     try:
-        names = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=count, MASTER_PORT=port)
-        os.environ |= {name: str(value) for name, value in names.items()} | dict(MASTER_ADDR="127.0.0.1")
-        PartialState._reset_state()
-        torch.set_num_threads(1)
+        os.environ |= where
         distributed.rank_and_world_size()
         result = work(rank)
     except BaseException:
         result = traceback.format_exc()
     torch.save(result, folder / f"{rank}.pt")
-    os._exit(0)
 
 
 def new_model(**changes):
@@ -88,89 +81,100 @@ def check_like_one(results, alone):
         assert apart < 1e-4  # rounding; the two updates move a number by up to 2e-3
 
 
+def two_updates_of(rank, count=2, **how):
+    return two_updates(rows_of(rank, count), **how)
+
+
 @pytest.mark.parametrize("count", [2, 4])  # 9 rows: uneven
 @pytest.mark.parametrize("how", [dict(), dict(passes=2), dict(bucket_mb=0.001)])
 def test_processes_do_what_one_does(tmp_path, count, how):
-    alone = two_updates(BATCH, **how)
-    check_like_one(in_processes(lambda rank: two_updates(rows_of(rank, count), **how), tmp_path, count), alone)
+    results = in_processes(partial(two_updates_of, count=count, **how), tmp_path, count)
+    check_like_one(results, two_updates(BATCH, **how))
 
 
-@pytest.mark.parametrize("fault", ["averages", "in each pass"])
-def test_faulty_sums_are_found(tmp_path, fault, monkeypatch):
-    alone = two_updates(BATCH, passes=2)
-    if fault == "averages":
-        averaged = nn.parallel.DistributedDataParallel
-        monkeypatch.setattr(averaged, "register_comm_hook", lambda *hook: None)
-    else:
-        twice = distributed.exchange
-        monkeypatch.setattr(loop, "exchange", lambda module, last: twice(module, True) if last else _silent(module))
-    results = in_processes(lambda rank: two_updates(rows_of(rank), passes=2), tmp_path)
+def averaged(rank):
+    "Gradients as DDP leaves them without our hook."
+    nn.parallel.DistributedDataParallel.register_comm_hook = lambda *hook: None
+    return two_updates_of(rank, passes=2)
+
+
+def last_pass_only(rank):
+    "Gradients of all passes but the last are thrown away."
+    exchange = distributed.exchange
+    loop.exchange = lambda module, last: exchange(module, True) if last else torch.no_grad()
+    return two_updates_of(rank, passes=2)
+
+
+@pytest.mark.parametrize("fault", [averaged, last_pass_only])
+def test_faulty_sums_are_found(tmp_path, fault):
+    results = in_processes(fault, tmp_path)
     with pytest.raises(AssertionError):
-        check_like_one(results, alone)
+        check_like_one(results, two_updates(BATCH, passes=2))
 
 
-def _silent(module):
-    "A pass whose gradients are thrown away."
-    return torch.no_grad()
+ODD = torch.arange(len(BATCH)) % 2 == 1
+SOME_CAPTIONS = replace(BATCH, has_text=~ODD)
 
 
-def without_captions(batch):
-    return replace(batch, has_text=torch.zeros_like(batch.has_text))
+def even_captions(rank):
+    "Rows 1, 3, 5, 7 have no caption: their process has no pair for ITC and ITM, and no masked word."
+    batch = SOME_CAPTIONS.rows(torch.arange(rank, len(BATCH), 2))
+    return two_updates(batch, lambda view: without_text(view, ~batch.has_text))
 
 
 def test_a_process_without_complete_pairs_adds_nothing(tmp_path):
-    "Rows 1, 3, 5, 7 have no caption: their process has no pair for ITC and ITM, and no masked word."
-    odd = torch.arange(len(BATCH)) % 2 == 1
-    whole = replace(BATCH, has_text=~odd)
+    alone = two_updates(SOME_CAPTIONS, lambda view: without_text(view, ODD))
+    check_like_one(in_processes(even_captions, tmp_path), alone)
 
-    def work(rank):
-        batch = whole.rows(torch.arange(rank, len(whole), 2))
-        return two_updates(batch, lambda view: without_text(view, ~batch.has_text))
 
-    alone = two_updates(whole, lambda view: without_text(view, odd))
-    check_like_one(in_processes(work, tmp_path), alone)
+def one_update(batch, absent, **changes):
+    "Losses, gradient norm, weights before and after one update."
+    model, cfg = new_model(**changes), TrainConfig(precision="fp32", warmup=1)
+    views = tuple(absent(view) for view in model.cfg.build_masking()(batch, (0, 0)))
+    before = torch.cat([p.detach().flatten() for p in model.parameters()])
+    means, norm = train_step(model, make_optimizer(model, cfg), [(batch, views)], cfg, model.cfg.step_key(0, 0))
+    return means, norm, before, torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+RECON = dict(mlm=0.0, itc=0.0, itm=0.0)
+
+
+def no_image_in_the_second(rank):
+    "No loss applies to the second's rows: their images are absent and their captions unmasked."
+    batch = rows_of(rank)
+    if rank:
+        batch = replace(batch, has_image=torch.zeros_like(batch.has_image))
+    return one_update(batch, lambda view: without_image(view, ~batch.has_image), **RECON)
 
 
 def test_a_process_without_losses_waits_for_the_others(tmp_path):
-    "Its images are absent and its captions unmasked: no loss applies to its rows."
-    def work(rank):
-        batch = rows_of(rank)
-        if rank:
-            batch = replace(batch, has_image=torch.zeros_like(batch.has_image))
-        model, cfg = new_model(mlm=0.0, itc=0.0, itm=0.0), TrainConfig(precision="fp32", warmup=1)
-        views = tuple(without_image(v, ~batch.has_image) for v in model.cfg.build_masking()(batch, (0, 0)))
-        means, norm = train_step(model, make_optimizer(model, cfg), [(batch, views)], cfg, model.cfg.step_key(0, 0))
-        return means, norm, torch.cat([p.detach().flatten() for p in model.parameters()])
-
-    one, two = in_processes(work, tmp_path)
+    one, two = in_processes(no_image_in_the_second, tmp_path)
     assert not isinstance(one, str), one
-    assert one[:2] == two[:2] and one[2].equal(two[2]) and one[0]["recon"] > 0
+    assert one[:2] == two[:2] and one[3].equal(two[3]) and one[0]["recon"] > 0
+
+
+def no_image(rank):
+    return one_update(rows_of(rank), without_image, **RECON)
 
 
 def test_nothing_to_learn_from_changes_no_weight(tmp_path):
-    def work(rank):
-        batch = rows_of(rank)
-        model, cfg = new_model(mlm=0.0, itc=0.0, itm=0.0), TrainConfig(precision="fp32", warmup=1)
-        views = tuple(without_image(v) for v in model.cfg.build_masking()(batch, (0, 0)))
-        before = torch.cat([p.detach().flatten() for p in model.parameters()])
-        means, _ = train_step(model, make_optimizer(model, cfg), [(batch, views)], cfg, model.cfg.step_key(0, 0))
-        return means, before.equal(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    for result in in_processes(no_image, tmp_path):
+        assert not isinstance(result, str), result
+        assert result[0] == {} and result[2].equal(result[3])
 
-    assert in_processes(work, tmp_path) == [({}, True)] * 2
+
+def nan_in_the_second(rank):
+    batch = rows_of(rank)
+    if rank:
+        batch = replace(batch, images=batch.images.clone().fill_(torch.nan))
+    try:
+        one_update(batch, lambda view: view)
+    except UserError as error:
+        return str(error)
 
 
 def test_a_loss_that_is_no_number_stops_all(tmp_path):
-    def work(rank):
-        batch, model, cfg = rows_of(rank), new_model(), TrainConfig(precision="fp32", warmup=1)
-        if rank:
-            batch = replace(batch, images=batch.images.clone().fill_(torch.nan))
-        views = model.cfg.build_masking()(batch, (0, 0))
-        try:
-            train_step(model, make_optimizer(model, cfg), [(batch, views)], cfg, model.cfg.step_key(0, 0))
-        except UserError as error:
-            return str(error)
-
-    messages = in_processes(work, tmp_path)
+    messages = in_processes(nan_in_the_second, tmp_path)
     assert messages[0] == messages[1] and "stopped before the update" in messages[0]
 
 

@@ -3,16 +3,14 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import traceback
 from pathlib import Path
 
+import processes
 import pytest
-import torch
-from accelerate import PartialState
 from safetensors.torch import load_file
 
 from mvl_bench.apps.cli.main import main
@@ -37,45 +35,36 @@ def with_torchrun(out, count: int, asked: list[str]):
     )
 
 
-def forked(out, count: int, *more: str, requested=ASKED) -> list[int]:
-    "The command in `count` processes as `torchrun` starts them, but forked: all that they import is there already."
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    where = dict(WORLD_SIZE=f"{count}", MASTER_ADDR="127.0.0.1", MASTER_PORT=f"{port}")
-    return [
-        os.fork()
-        or _be(out, where | dict(RANK=f"{rank}", LOCAL_RANK=f"{rank}"), [*requested, *more])
-        for rank in range(count)
-    ]
+def started(out, count: int, *more: str, requested=ASKED) -> list:
+    "The command in `count` processes as `torchrun` starts them, but from a server: all that they import is there already."
+    words = [*requested, *more, "--out", str(out)]
+    return [processes.start(_command, out, where, words) for where in processes.addresses(count)]
 
 
-def _be(out, where: dict, words: list[str]):
-    "What a forked process does: the command, with streams of its own; it does not come back."
+def _command(out, where: dict, words: list[str]):
+    "The command in this process, with streams of its own; ends the process."
     try:
         for number, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(f"{out}.{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
         sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))
         os.environ |= where
-        PartialState._reset_state()
-        torch.set_num_threads(1)
-        os._exit(main([*words, "--out", str(out)]))
+        os._exit(main(words))
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(1)
 
 
-def ended(pids: list[int], out):
+def ended(running: list, out):
     "What processes said, when all have ended, and the code of one that failed."
-    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    codes = processes.wait(running)
     said = (Path(f"{out}.{name}").read_text() for name in ("stdout", "stderr"))
-    return subprocess.CompletedProcess(pids, max(codes, key=abs), *said)
+    return subprocess.CompletedProcess(running, max(codes, key=abs), *said)
 
 
 def launched(out, count: int, *more: str, requested=ASKED):
     "The command in `count` processes, when all have ended."
-    return ended(forked(out, count, *more, requested=requested), out)
+    return ended(started(out, count, *more, requested=requested), out)
 
 
 @pytest.fixture(scope="module")
@@ -158,10 +147,10 @@ LONG = ["--steps", "100000", "--set", *SIZES, "batch_size=4", "log_every=1", "sa
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
     asked = ["train", "--data", "scenes:shapes", *LONG, "save_every=99999", "probe_every=0"]
-    (pid,) = forked(tmp_path / "run", 1, requested=asked)
+    (run,) = started(tmp_path / "run", 1, requested=asked)
     wait_for(tmp_path / "run", 4)
-    os.kill(pid, number)
-    done = ended([pid], tmp_path / "run")
+    os.kill(run.pid, number)
+    done = ended([run], tmp_path / "run")
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 128 + number and "Traceback" not in done.stderr
     assert "and saved; the same command with --resume goes on" in last
@@ -189,9 +178,9 @@ def test_a_killed_process_ends_the_run_in_one_line_and_it_goes_on(tmp_path):
     assert run.returncode and len(told) == 1, stderr[-3000:]
     assert "another process of this run is gone" in told[0] and "--resume goes on" in told[0]
     before = max((tmp_path / "run" / "checkpoints").glob("step-*")).name
-    again = forked(tmp_path / "run", 1, "--resume", requested=asked)
+    again = started(tmp_path / "run", 1, "--resume", requested=asked)
     wait_for(tmp_path / "run", (tmp_path / "run" / "log.jsonl").read_text().count("\n") + 5)
-    os.kill(again[0], signal.SIGTERM)
+    os.kill(again[0].pid, signal.SIGTERM)
     ended(again, tmp_path / "run")
     assert max((tmp_path / "run" / "checkpoints").glob("step-*")).name > before
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import certificate
+import processes
 import pytest
 import torch
 from contract import one_thread  # noqa: F401  a fixture
@@ -36,7 +37,7 @@ def test_a_stream_that_goes_on_reads_one_window(tmp_path, one_thread, monkeypatc
             str(tmp_path / f"{part:02}.parquet"), batch_size=20
         )
     run = certificate.case("stream", tmp_path, 100, make=False)
-    certificate.os.waitpid(certificate.sitting(run, False, ("replace", 260)), 0)
+    processes.wait([processes.start(certificate.sitting, run, False, ("replace", 260))])
     before = int(newest(Path(run.out)).name.removeprefix("step-"))
     assert before > 40  # steps of twelve rows
     read, tables = [], Parquet._generate_tables
@@ -66,7 +67,7 @@ def test_a_run_that_forgets_something_is_found(tmp_path, one_thread, monkeypatch
     )
     runs.run_training(straight, quiet=True)
     for run in (forgetful, ahead):
-        certificate.os.waitpid(certificate.sitting(run, False, ("replace", 7)), 0)
+        processes.wait([processes.start(certificate.sitting, run, False, ("replace", 7))])
         assert newest(Path(run.out)) is not None
     with monkeypatch.context() as patched:
         patched.setattr(runs, "load_state", lambda path, optimizer: None)
@@ -119,7 +120,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 def test_a_run_stopped_before_its_first_save_begins_again_and_says_so(tmp_path, one_thread, capsys):  # noqa: F811
     run = replace(certificate.case("mlim", tmp_path, 4), save_every=99)
-    certificate.os.waitpid(certificate.sitting(run, False, ("replace", 5)), 0)
+    processes.wait([processes.start(certificate.sitting, run, False, ("replace", 5))])
     assert newest(Path(run.out)) is None and (Path(run.out) / "run.json").exists()
     runs.run_training(run, resume=True, quiet=True)
     assert "begins again" in capsys.readouterr().err
