@@ -145,10 +145,10 @@ def _padded(x: Tensor, rows: int, tokens: int) -> Tensor:  # (b t ...) -> (rows 
 def gather_rows(
     columns: Sequence[Tensor],  # (b ...) each, some rows of this process
     rows: Tensor,  # (b) which rows of this process these are
-) -> tuple[list[Tensor], Tensor]:  # (B ...) each, (b) which of them are those of this process
+) -> tuple[list[Tensor], Tensor]:  # (B ...) each, (b) which of them are those of this process, ascending, on the CPU
     "Gather the rows of all processes, with gradient, in global batch order: row `i` of rank `r` of `n` is row `i n + r`."
     if not (dist.is_available() and dist.is_initialized()):
-        return list(columns), torch.arange(len(rows), device=rows.device)
+        return list(columns), torch.arange(len(rows))
     place = rows * dist.get_world_size() + dist.get_rank()
     columns = [place, *columns]
     widths = [x.shape[1] if x.ndim > 1 else 0 for x in columns]
@@ -161,4 +161,4 @@ def gather_rows(
         for x, width in zip(columns, widths)
     ]
     order = whole[0].argsort()
-    return [x[order] for x in whole[1:]], torch.searchsorted(whole[0][order], place)
+    return [x[order] for x in whole[1:]], torch.searchsorted(whole[0][order], place).cpu()

@@ -150,7 +150,8 @@ def wait_of(func, args: tuple, kwargs: dict, result, device: torch.device) -> st
     devices = {x.device.type for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
     if kind == "copy":
         devices.add(result.device.type)
-        return kind if len(devices) > 1 and device.type in devices else None
+        away = result.device.type == device.type and (kwargs.get("non_blocking") or args[2:3] == (True,))
+        return kind if len(devices) > 1 and device.type in devices and not away else None
     if kind == "repeat interleave" and kwargs.get("output_size") is not None:
         return None  # the size is known
     if kind == "boolean index":

@@ -191,11 +191,13 @@ class Masking:
         batch: Batch,
         key: tuple,  # e.g. (seed, epoch)
     ) -> tuple[Masks, ...]:
-        "Sample the views of `batch`; the same key and samples give the same views."
-        *first, last = self.views(batch, key)  # the view that masks words is the last one
+        "Sample the views of `batch` on the CPU, and move them to its device; the same key and samples give the same views."
+        host = batch.host
+        *first, last = self.views(host, key)  # the view that masks words is the last one
         if self.corrupt is not None:
-            last = replace(last, text_ids=self.corrupt(batch, last.text_mask, key))
-        return (*first, last)
+            last = replace(last, text_ids=self.corrupt(host, last.text_mask, key))
+        views = (*first, last)
+        return views if host is batch else tuple(masks.to(batch.device) for masks in views)
 
     def views(self, batch: Batch, key: tuple) -> tuple[Masks, ...]:
         "Return the views: one with both modalities masked if `joint`, else one per modality, with modality dropout."

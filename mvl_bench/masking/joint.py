@@ -318,4 +318,4 @@ def with_scores(
     if model.patch_scores is None:
         name = type(model).__name__
         raise UserError(f"image_strategy 'score' needs scores of patches, and {name} gives none")
-    return replace(masking, scorer=model.patch_scores)
+    return replace(masking, scorer=lambda batch: model.patch_scores(batch.to(model.device)))

@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['RECON_KINDS', 'LOSS_NAMES', 'MOMENTUM', 'FILES', 'MAX_GRID', 'check_numbers', 'ImageConfig', 'TextConfig',
-           'LossConfig', 'ModelConfig', 'save', 'card', 'read_config', 'check_finite', 'load_weights',
-           'load_matching_weights', 'read_about', 'check_fit', 'check_ids', 'Saved']
+           'LossConfig', 'ModelConfig', 'save', 'Snapshot', 'snapshot', 'copied', 'card', 'read_config', 'check_finite',
+           'load_weights', 'load_matching_weights', 'read_about', 'check_fit', 'check_ids', 'Saved']
 
 # %% ../../nbs/models/00_base.ipynb #0bfc022c
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from huggingface_hub import ModelHubMixin
@@ -140,7 +140,7 @@ class LossConfig:
 
     def scored_patches(self, masks: Masks) -> torch.Tensor:  # (b n) bool
         "Return the patches that the pixel loss scores: the masked ones or, with `recon_area` whole, all of a view that masks any."
-        if self.recon_area == "hidden" or not masks.image_mask.any():
+        if self.recon_area == "hidden" or not masks.hides_patches:
             return masks.image_mask
         return masks.has_image[:, None].expand_as(masks.image_mask)
 
@@ -234,29 +234,58 @@ def save(
     | None = None,  # what it was trained on and how it scored; kept in config.json and shown in the card
     dtype: torch.dtype = torch.float32,  # float16 halves the file
     momentum: bool = True,  # False = leave out the momentum encoders, which begin as copies when it is loaded
-    also: Callable[[Path], None] | None = None,  # writes more files into the folder
 ) -> Path:
     "Save weights, config, tokenizer and card; raise `UserError` for a failed write, which loses nothing."
+    return snapshot(model, tokenizer, facts, dtype, momentum).write(path)
+
+
+class Snapshot(NamedTuple):
+    "Hold what a checkpoint contains, as it was at one moment: a model that trains on does not change it."
+
+    about: dict  # model, configuration and facts
+    weights: dict[str, torch.Tensor]
+    tokenizer: Any
+    tensors: dict[str, dict[str, torch.Tensor]] = {}  # further files of tensors, by name
+    texts: dict[str, str] = {}  # further files of text, by name
+
+    def write(self, path: str | Path) -> Path:
+        "Write the checkpoint's folder; raise `UserError` for a failed write, which loses nothing."
+        write_folder(Path(path), self._fill)
+        return Path(path)
+
+    def _fill(self, folder: Path) -> None:
+        save_file(self.weights, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(self.about, indent=1, default=str))
+        (folder / "README.md").write_text(card(self.about))
+        save_tokenizer(self.tokenizer, folder)
+        for name, tensors in self.tensors.items():
+            save_file(tensors, folder / name, metadata={"format": "pt"})
+        for name, text in self.texts.items():
+            (folder / name).write_text(text)
+
+
+def snapshot(
+    model: nn.Module,  # with `cfg` and `kind`
+    tokenizer,
+    facts: dict | None = None,
+    dtype: torch.dtype = torch.float32,
+    momentum: bool = True,
+) -> Snapshot:
+    "Copy to the CPU what `save` writes, with its arguments."
     about = dict(model=model.kind, config=asdict(model.cfg), facts=facts or {})
     if model.lacks:
         about["lacks"] = model.lacks
     weights = {
-        # a copy each: a tensor that goes by two names is written under both
-        name: _cast(tensor.detach().cpu(), dtype).clone(memory_format=torch.contiguous_format)
+        name: _cast(copied(tensor), dtype)
         for name, tensor in model.state_dict().items()
         if momentum or not name.startswith(MOMENTUM)
     }
+    return Snapshot(about, weights, tokenizer)
 
-    def fill(folder):
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(about, indent=1, default=str))
-        (folder / "README.md").write_text(card(about))
-        save_tokenizer(tokenizer, folder)
-        if also:
-            also(folder)
 
-    write_folder(Path(path), fill)
-    return Path(path)
+def copied(tensor: torch.Tensor) -> torch.Tensor:
+    "Return a contiguous copy on the CPU; of a tensor that goes by two names each is written."
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

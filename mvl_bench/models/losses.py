@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core import UserError
+from ..core import UserError, to_device, true_places
 
 # %% ../../nbs/models/04_losses.ipynb #471eaaf4
 def mlm(
@@ -202,7 +202,8 @@ def itc(
         target, allowed = contrast_target(negative, likeness, same_item_positives, soft_targets)
         scores = logits.masked_fill(~allowed, -torch.inf).log_softmax(1).masked_fill(~allowed, 0.0)
         nats = nats - (target * scores).sum(1) / 2
-    return nats[negative.any(1)].mean()
+    counted = negative.any(1)
+    return torch.where(counted, nats, 0.0).sum() / counted.sum()
 
 
 def contrast_target(
@@ -228,15 +229,16 @@ def hard_negatives(
     mine: Tensor | None = None,  # (q) the rows that are queries; None = all
 ) -> tuple[Tensor, Tensor]:  # (k) rows that have a negative, (k) the row sampled for each
     "Sample a negative for each query, with probability softmax(logits) over the rows of other items."
-    mine = torch.arange(len(item), device=item.device) if mine is None else mine
+    item = item.cpu()  # how many rows have a negative depends on its values
+    mine = torch.arange(len(item)) if mine is None else mine.cpu()
     allowed = is_negative(item[mine], item)
-    rows = allowed.any(1).nonzero()[:, 0]
-    logits, allowed = logits.detach().double()[mine[rows]], allowed[rows]
-    hard = logits.masked_fill(~allowed, -torch.inf).softmax(1)
+    rows = true_places(allowed.any(1))
+    queries, allowed, lots = (to_device(x, logits.device) for x in (mine[rows], allowed[rows], lots[rows.to(lots.device)]))
+    hard = logits.detach().double()[queries].masked_fill(~allowed, -torch.inf).softmax(1)
     even = allowed / allowed.sum(1, keepdim=True)
     below = torch.lerp(hard, even.double(), random_negative_frac).cumsum(1)
-    drawn = torch.searchsorted(below / below[:, -1:], lots[rows, None], right=True)
-    return mine[rows], drawn[:, 0].clamp_max(len(item) - 1)  # beyond it where logits are NaN
+    drawn = torch.searchsorted(below / below[:, -1:], lots[:, None], right=True)
+    return queries, drawn[:, 0].clamp_max(len(item) - 1)  # beyond it where logits are NaN
 
 # %% ../../nbs/models/04_losses.ipynb #980eaf30
 class Matches(NamedTuple):
@@ -256,6 +258,7 @@ def match_pairs(
 ) -> Matches:  # r = 3 x rows that have a negative: the true pairs first
     "Build the pairs of ITM: each true pair, its image with a wrong caption, its caption with a wrong image."
     text_draws, image_draws = lots.unbind(1)
+    item = item.cpu()  # once for both directions
     rows, texts = hard_negatives(logits, item, text_draws, random_negative_frac, mine)
     _, images = hard_negatives(logits.T, item, image_draws, random_negative_frac, mine)
     matched = torch.ones_like(rows)

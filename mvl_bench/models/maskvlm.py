@@ -27,13 +27,24 @@ from mvl_bench.core import (
     StepKey,
     UserError,
     hashed_uniform,
+    to_device,
+    true_places,
     update,
     view,
 )
 from ..data.finite_worlds import KNOWN, prototypes
 from ..distributed import gather_rows, rank_and_world_size
 from .base import LossConfig, ModelConfig, Saved, check_numbers
-from .layers import CrossEncoder, DecoderBlock, Refiner, kept, or_absent, pieces
+from mvl_bench.models.layers import (
+    CrossEncoder,
+    DecoderBlock,
+    Packing,
+    Refiner,
+    kept,
+    or_absent,
+    pieces,
+    select,
+)
 from mvl_bench.models.losses import (
     WINDOW,
     focus,
@@ -239,14 +250,14 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
 
         With `mask_token_at="cross"` masked positions hold placeholders that nothing attends to; `fuse_image` puts [MASK] vectors there.
         """
-        hidden = masks.image_mask if masks.image_mask.any() else None
+        hidden = masks.host.image_mask if masks.hides_patches else None
         way = "gather" if self.cfg.mask_token_at == "cross" else "mask"
         tokens = self.image_encoder(batch.images, hidden, way)
         keys = ~masks.image_mask if way == "gather" else torch.ones_like(masks.image_mask)
         return or_absent(
             tokens,
             torch.cat([torch.ones_like(keys[:, :1]), keys], 1),
-            masks.has_image,
+            masks.host.has_image,
             self.absent_image,
         )
 
@@ -259,11 +270,11 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
             ids = batch.input_ids.masked_fill(masks.text_mask, self.cfg.text.mask_id)
         real = batch.attention_mask
         return or_absent(
-            self.text_encoder(ids, real), real.bool(), masks.has_text, self.absent_text
+            self.text_encoder(ids, real), real.bool(), masks.host.has_text, self.absent_text
         )
 
     def fuse_image(
-        self, masks: Masks, image, text, weights: list | None = None, segments: tuple | None = None
+        self, masks: Masks, image, text, weights: list | None = None, segments: Packing | None = None
     ) -> Tensor:  # (b 1+n d), or (r s d) of segments from `pieces`
         "Fuse the image with the caption: insert [MASK] vectors with positions, then run the cross blocks."
         x, _ = image
@@ -276,7 +287,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         return self.image_cross(x, keys, *text, weights, segments)
 
     def fuse_text(
-        self, image, text, weights: list | None = None, segments: tuple | None = None
+        self, image, text, weights: list | None = None, segments: Packing | None = None
     ) -> Tensor:  # (b t d), or (r s d) of segments from `pieces`
         "Fuse the caption with the image: run the cross blocks."
         return self.text_cross(*text, *image, weights, segments)
@@ -330,7 +341,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         textures: list[tuple[Tensor, int]] = []
         unmasked: dict = {}  # encoding of each unmasked modality, shared between views and with ITC and ITM
         for masks in views:
-            is_masked = dict(recon=masks.image_mask.any(), mlm=masks.text_mask.any())
+            is_masked = dict(recon=masks.hides_patches, mlm=masks.hides_words)
             if not any(is_masked[name] for name in outputs):
                 continue
             image, text = self._encode_once(batch, masks, unmasked)
@@ -358,31 +369,34 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
 
     def _pair_losses(self, batch: Batch, unmasked: dict, key: StepKey) -> Losses:
         "Compute ITC and ITM on the unmasked images and captions of the rows that have both."
-        parts, counts, carry, both = {}, {}, None, batch.has_image & batch.has_text
+        parts, counts, carry = {}, {}, None
         if not self.offers & {"embed", "match"}:
             return Losses(parts, counts)
         image, text = self._encode_once(batch, view(batch, self.num_patches), unmasked)
-        rows = both.nonzero()[:, 0]
+        chosen = true_places(batch.host.has_image & batch.host.has_text)
+        rows, items = to_device(chosen, batch.device), batch.host.item[chosen]
         encoded, vectors = [part[rows] for part in (*image, *text)], ()
         if self.contrast:
             vectors = self.contrast.vectors(encoded[0], encoded[2], batch.item[rows])
-            slow = self.contrast.slow_vectors(batch, both)
-            parts["itc"], counts["itc"], carry = self.contrast(vectors, slow, rows)
+            slow = self.contrast.slow_vectors(batch, rows)
+            parts["itc"], counts["itc"], carry = self.contrast(vectors, slow, rows, items)
         if self.to_match:
-            parts["itm"], counts["itm"] = self._match(batch, rows, encoded, vectors[:2], key)
+            draws = hashed_uniform((*key.numbers, "negatives"), batch.host.ids[chosen], 2)
+            parts["itm"], counts["itm"] = self._match(items, rows, encoded, vectors[:2], draws)
         named = [name for name, count in counts.items() if count or rank_and_world_size()[1] > 1]
         return Losses({n: parts[n] for n in named}, {n: counts[n] for n in named}, carry)
 
     def _match(
-        self, batch: Batch, rows: Tensor, encoded, vectors, key: StepKey
+        self, items: Tensor, rows: Tensor, encoded, vectors, draws: Tensor
     ) -> tuple[Tensor, int]:
         "Compute ITM of this process's pairs with negatives from all processes; return it and its number of pairs."
-        columns = [*encoded, batch.item[rows], *(part.detach() for part in vectors)]
+        columns = [*encoded, to_device(items, rows.device), *(part.detach() for part in vectors)]
         (image, image_keys, text, text_keys, item, *vectors), mine = gather_rows(columns, rows)
-        logits = torch.zeros(len(item), len(item), device=item.device)  # without ITC: all equal
+        if rank_and_world_size()[1] == 1:
+            item = items  # on the CPU, so that nothing waits
+        logits = torch.zeros(len(item), len(item), device=image.device)  # without ITC: all equal
         if vectors:
             logits = similarity(*vectors, self.contrast.temperature).detach()
-        draws = hashed_uniform((*key.numbers, "negatives"), batch.ids[rows], 2).to(item.device)
         images, texts, matched = match_pairs(
             logits, item, draws, self.cfg.contrast.random_negative_frac, mine
         )
@@ -393,12 +407,13 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
 
     def _encode_once(self, batch: Batch, masks: Masks, unmasked: dict):
         "Encode both modalities of a view; a modality with nothing masked is encoded once per step and reused."
+        host = masks.host
         encoders = dict(
-            image=(self.encode_image, masks.has_image, self.absent_image),
-            text=(self.encode_text, masks.has_text, self.absent_text),
+            image=(self.encode_image, host.has_image, self.absent_image),
+            text=(self.encode_text, host.has_text, self.absent_text),
         )
         changed = dict(
-            image=masks.image_mask.any(), text=masks.text_mask.any() or masks.text_ids is not None
+            image=masks.hides_patches, text=masks.hides_words or masks.text_ids is not None
         )
         encoded = []
         for name, (encode, present, absent) in encoders.items():
@@ -406,11 +421,10 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
                 encoded.append(encode(batch, masks))
                 continue
             if name not in unmasked:
-                everywhere = torch.ones_like(masks.has_image)
-                nothing = view(batch, self.num_patches)
-                unmasked[name] = encode(
-                    batch, replace(nothing, has_image=everywhere, has_text=everywhere)
-                )
+                everywhere = torch.ones_like(host.has_image)
+                nothing = view(batch.host, self.num_patches)
+                nothing = replace(nothing, has_image=everywhere, has_text=everywhere)
+                unmasked[name] = encode(batch, nothing.to(batch.device))
             encoded.append(or_absent(*unmasked[name], present, absent))
         return encoded
 
@@ -424,15 +438,16 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
 
     def _texture(self, batch: Batch, masks: Masks, rebuilt: Tensor, key: StepKey) -> tuple[Tensor, int]:
         "Return the difference in texture between painted and true images, and the number of images."
-        p, grid, rows = self.cfg.image.patch_size, self.cfg.image.grid, masks.image_mask.any(1)
+        p, grid, device = self.cfg.image.patch_size, self.cfg.image.grid, batch.device
+        chosen = true_places(masks.host.image_mask.any(1))
+        rows = to_device(chosen, device)
         hidden, truth = masks.image_mask[rows], batch.images[rows]
         patches = patchify(truth, p).masked_scatter(hidden[..., None], rebuilt)
-        draws = hashed_uniform((*key.numbers, "texture"), batch.ids[rows], TEXTURE_PATCHES)
+        draws = hashed_uniform((*key.numbers, "texture"), batch.host.ids[chosen], TEXTURE_PATCHES)
         numbers = hashed_uniform((*key.numbers, "filters"), torch.arange(TEXTURE_FILTERS), 3 * WINDOW**2)
         order = hashed_uniform((*key.numbers, "offsets"), torch.zeros(1).long(), p * p)[0].argsort()
-        offsets = order[:TEXTURE_OFFSETS].to(truth.device)
-        places = texture_places(hidden, grid, p, draws.to(truth.device), offsets)
-        filters = texture_filters(numbers).to(truth.device)
+        offsets, filters = to_device(order[:TEXTURE_OFFSETS], device), to_device(texture_filters(numbers), device)
+        places = texture_places(hidden, grid, p, to_device(draws, device), offsets)
         return texture(unpatchify(patches, grid), truth, places, filters), len(truth)
 
     def _recon(
@@ -440,15 +455,15 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
     ) -> tuple[Tensor, Tensor, Tensor]:
         "Return predicted and true pixels of the masked patches, and the weight of each value."
         # positions of the masked tokens in segments, and the row of the batch of each segment
-        places, rows = segments = pieces(F.pad(masks.image_mask, (1, 0)))  # class token first
-        x = self.fuse_image(masks, image, text, None, segments)
+        segments = pieces(F.pad(masks.host.image_mask, (1, 0))).to(batch.device)  # class token first
+        x, rows = self.fuse_image(masks, image, text, None, segments), segments.rows
         context = text if rows is None else [part.index_select(0, rows) for part in text]
-        rebuilt = kept(self.decode_image(x, context), places)
-        truth, hidden = patchify(batch.images, self.cfg.image.patch_size), masks.image_mask
+        rebuilt = kept(self.decode_image(x, context), segments)
+        truth, hidden = patchify(batch.images, self.cfg.image.patch_size), masks.host.image_mask
         if self.refiner:
-            pixels = truth.masked_scatter(hidden[..., None], rebuilt)
-            rebuilt = self._refine(batch.images, hidden, pixels)[hidden]
-        return rebuilt, truth[hidden], focus(truth, saliency)[hidden]
+            pixels = truth.masked_scatter(masks.image_mask[..., None], rebuilt)
+            rebuilt = select(self._refine(batch.images, masks.image_mask, pixels), hidden)
+        return rebuilt, select(truth, hidden), select(focus(truth, saliency), hidden)
 
     def score_patches(self, rebuilt: Tensor, truth: Tensor, weights: Tensor, kind: str) -> Tensor:
         "Compute the loss of the masked patches."
@@ -456,9 +471,9 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
 
     def _mlm(self, batch: Batch, masks: Masks, image, text) -> tuple[Tensor, Tensor]:
         "Return the scores at the masked words, and the true words."
-        places, _ = segments = pieces(masks.text_mask)
-        fused = kept(self.fuse_text(image, text, None, segments), places)
-        return self.to_words(fused), batch.input_ids[masks.text_mask]
+        segments = pieces(masks.host.text_mask).to(batch.device)
+        fused = kept(self.fuse_text(image, text, None, segments), segments)
+        return self.to_words(fused), select(batch.input_ids, masks.host.text_mask)
 
     def after_step(self, *carries) -> None:
         "Update the momentum encoders and the queue after a step, from what `losses` returned as `carry` in each of its passes."

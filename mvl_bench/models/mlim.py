@@ -7,7 +7,7 @@ __all__ = ['MLIM_PRESETS', 'MLIMConfig', 'published_config', 'mlim_tiny', 'mlim_
 
 # %% ../../nbs/models/07_mlim.ipynb #b4f30bfe
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import torch
@@ -27,14 +27,24 @@ from mvl_bench.core import (
     StepKey,
     UserError,
     hashed_uniform,
+    to_device,
+    to_numpy,
+    true_places,
     update,
     view,
 )
 from ..distributed import gather_rows
 from ..masking.base import MaskingConfig
 from .base import LossConfig, ModelConfig, Saved, load_weights
-from .encoders import TextEncoder
-from .layers import DeconvDecoder, PatchEmbedder, halvings, in_bf16
+from .encoders import TextEncoder, unseen_mask
+from mvl_bench.models.layers import (
+    DeconvDecoder,
+    PatchEmbedder,
+    halvings,
+    if_needed,
+    in_bf16,
+    select,
+)
 from .losses import itm, match_pairs, mlm, recon
 from .pretrained import read_published
 from ..patches import patchify, sincos_positions
@@ -217,11 +227,12 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
     def fuse(self, batch: Batch, masks: Masks, weights: list | None = None):  # (b n d), (b t d)
         "Return patch and word tokens after BERT; append each block's attention to `weights` if given."
         x, keys = self.sequence(batch, masks)
-        keys = None if keys.all() else keys.long()
-        inputs = dict(inputs_embeds=x, attention_mask=keys, position_ids=self._places(x.shape[1]))
         # SDPA returns no attention weights; in bf16 on a CPU the plain attention is faster
         plain = weights is not None or in_bf16(x.device)
         self.bert.config._attn_implementation = "eager" if plain else "sdpa"
+        keys = if_needed(keys)
+        keys = None if keys is None else unseen_mask(self.bert, keys.long())
+        inputs = dict(inputs_embeds=x, attention_mask=keys, position_ids=self._places(x.shape[1]))
         output = self.bert(**inputs, output_attentions=weights is not None)
         tokens = output.last_hidden_state
         if weights is not None:
@@ -260,11 +271,11 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
         outputs = {name: [] for name in ("mlm", "recon") if name in self.cfg.losses.weights}
         counts: dict[str, int] = {}
         for masks in views:
-            scored = dict(mlm=masks.text_mask, recon=self.cfg.losses.scored_patches(masks))
-            active = [name for name in outputs if scored[name].any()]
+            scored = dict(mlm=masks.host.text_mask, recon=self.cfg.losses.scored_patches(masks.host))
+            active = [name for name in outputs if to_numpy(scored[name]).any()]
             image, text = self.fuse(batch, masks) if active else (None, None)
             for name in active:
-                counts[name] = counts.get(name, 0) + int(scored[name].sum())
+                counts[name] = counts.get(name, 0) + int(to_numpy(scored[name]).sum())
                 fill_in, tokens = dict(mlm=(self._mlm, text), recon=(self._recon, image))[name]
                 outputs[name].append(fill_in(batch, masks, tokens))
         score = dict(mlm=mlm, recon=lambda *pair: recon(*pair, self.cfg.losses.recon_kind))
@@ -283,25 +294,28 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
 
     def _pairs(self, batch: Batch, key: StepKey) -> tuple[Batch, Tensor]:  # r rows, (r) 1 = match
         "Build ITM's unmasked pairs: each true one, and two negatives, sampled uniformly from the pairs of other images, of all processes."
-        chosen = (batch.has_image & batch.has_text).nonzero()[:, 0]
-        *columns, _ = vars(replace(batch, boxes=None).rows(chosen)).values()
-        columns, mine = gather_rows(columns, chosen)
+        chosen = true_places(batch.host.has_image & batch.host.has_text)
+        rows = to_device(chosen, batch.device)
+        names = [f.name for f in fields(batch) if f.name != "boxes"]
+        columns, mine = gather_rows([getattr(batch, name)[rows] for name in names], rows)
         gathered = Batch(*columns)
-        lots = hashed_uniform((*key.numbers, "negatives"), gathered.ids[mine], 2).to(gathered.item.device)
+        lots = hashed_uniform((*key.numbers, "negatives"), batch.host.ids[chosen], 2)
         logits = torch.zeros(len(gathered), len(gathered), device=gathered.item.device)
         rows, others, matched = match_pairs(logits, gathered.item, lots, mine=mine)
         return replace(gathered.rows(others), images=gathered.images[rows]), matched
 
     def _mlm(self, batch: Batch, masks: Masks, text: Tensor) -> tuple[Tensor, Tensor]:
         "Return the scores at the masked words alone, and the true words."
-        return self.score_words(text[masks.text_mask]), batch.input_ids[masks.text_mask]
+        hidden = masks.host.text_mask
+        return self.score_words(select(text, hidden)), select(batch.input_ids, hidden)
 
     def _recon(self, batch: Batch, masks: Masks, image: Tensor) -> tuple[Tensor, Tensor]:
         "Return predicted and true pixels of the scored patches; images without any are not decoded."
-        scored = self.cfg.losses.scored_patches(masks)
-        rows = scored.any(1)
+        scored = self.cfg.losses.scored_patches(masks.host)
+        chosen = true_places(scored.any(1))
+        scored, rows = scored[chosen], to_device(chosen, batch.device)
         truth = patchify(batch.images[rows], self.cfg.image.patch_size)
-        return self.decoder(image[rows], self.cfg.image.grid)[scored[rows]], truth[scored[rows]]
+        return select(self.decoder(image[rows], self.cfg.image.grid), scored), select(truth, scored)
 
     def features(self, batch: Batch) -> Features:
         "Return the features of each image alone, each caption alone and the pair; of an image alone, the output at the absent caption's token serves as class token."

@@ -10,11 +10,12 @@ import math
 from collections.abc import Sequence
 from copy import deepcopy
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import Batch
+from ..core import Batch, to_device, to_numpy
 from ..distributed import gather_rows
 from mvl_bench.models.losses import (
     Vectors,
@@ -66,7 +67,7 @@ class Queue(nn.Module):
 
     def filled(self) -> Vectors:  # (k e), (k e), (k) for the k filled slots
         "Return the pairs in the queue, in the order of the slots."
-        count = min(int(self.pushed), len(self.item))
+        count = min(int(self.pushed), len(self.item)) if len(self.item) else 0
         return Vectors(self.image[:count], self.text[:count], self.item[:count])
 
     @torch.no_grad()
@@ -89,8 +90,9 @@ def gather(
 ) -> tuple[Vectors, Vectors]:  # this process's rows first; all rows in the order of the whole batch
     "Gather the rows of all processes of a distributed run, in both orders; a single process has only its own."
     columns, mine = gather_rows(rows, place)
-    others = torch.ones_like(columns[0][:, 0], dtype=torch.bool).index_fill(0, mine, False)
-    return Vectors(*(torch.cat([part[mine], part[others]]) for part in columns)), Vectors(*columns)
+    others = torch.ones(len(columns[0])).index_fill(0, mine, 0)
+    order = to_device(others.argsort(stable=True), place.device)  # `mine` ascends
+    return Vectors(*(part[order] for part in columns)), Vectors(*columns)
 
 # %% ../../nbs/models/05_momentum_contrast.ipynb #0731a61d
 class Contrast(nn.Module):
@@ -135,7 +137,7 @@ class Contrast(nn.Module):
     def slow_vectors(
         self,
         batch: Batch,
-        rows: Tensor,  # (b) bool, True = row to return
+        rows: Tensor,  # (k) rows to return
     ) -> Vectors:
         "Compute the unit vectors of unmasked pairs with the momentum encoders."
         see, read, to_image, to_text = self.slow
@@ -148,11 +150,13 @@ class Contrast(nn.Module):
         pairs: Vectors,  # from the trained encoders
         slow: Vectors,  # the same pairs, from the momentum encoders
         place: Tensor,  # (b) which rows of this process's batch they are
+        item: Tensor | None = None,  # (b) of the pairs, on the CPU; None = as in `pairs`, for which a GPU waits
     ) -> tuple[Tensor, int, Vectors]:  # loss, number of queries it counts, input of `after_step`
         "Compute ITC against the batch of every process and the queue; change no state."
         others, carry = gather(slow, place)
-        candidates = join([others, self.queue.filled()])
-        counted = is_negative(pairs.item, candidates.item).any(1).sum().item()
+        candidates, counted = join([others, self.queue.filled()]), len(pairs.item)
+        if item is None or len(np.unique(to_numpy(item))) < 2:  # else each has a negative in its own batch
+            counted = is_negative(pairs.item, candidates.item).any(1).sum().item()
         if not counted:  # nothing to compare here; other processes may have pairs
             return 0 * (pairs.image.sum() + pairs.text.sum()), 0, carry
         loss = itc(pairs, candidates, self.temperature, self.same_item_positives, self.soft_targets)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
-from ..core import UserError
+from ..core import UserError, to_device
 from ..data.tokenizers import refuse_own_code
 from .base import load_weights
 from .encoders import ImageEncoder, TextEncoder, try_text_encoder
@@ -197,7 +197,8 @@ class NamedViT(ImageEncoder):
         x = self.to_width(super().forward(images, hidden, way))
         if hidden is None or way == "mask":
             return x
-        return x * torch.cat([torch.ones_like(hidden[:, :1]), ~hidden], 1)[..., None]
+        visible = torch.cat([torch.ones_like(hidden[:, :1]), ~hidden], 1)
+        return x * to_device(visible, x.device)[..., None]
 
 
 def _to_width(here: int, there: int) -> nn.Module:
@@ -286,6 +287,7 @@ class GridEncoder(nn.Module):
         "Return the tokens of the visible cells, computed from all visible pixels, class token first."
         x = (images - self.mean) / self.spread
         if hidden is not None:
+            hidden = to_device(hidden, x.device)
             p, gone = self.patch_size, hidden.unflatten(1, self.grid)
             spread = gone.repeat_interleave(p, 1).repeat_interleave(p, 2)
             x = x.masked_fill(spread[:, None], 0.0)

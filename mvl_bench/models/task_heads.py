@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import AddedToken
 from torch import Tensor, nn
 
 from ..core import Batch, UserError, update
 from ..data.tasks import TASKS
 from ..data.tokenizers import chips
-from .base import load_weights, read_about, read_config, save
+from .base import copied, load_weights, read_about, read_config, snapshot
 from .registry import load
 from ..storage import find
 
@@ -139,15 +139,11 @@ def save_task(
     facts: dict,  # what it was trained on and how it scored
 ) -> Path:
     "Save body and head as one checkpoint, completely or not at all."
-
-    def head(folder: Path) -> None:
-        weights = {
-            name: x.detach().cpu().contiguous() for name, x in model.head.state_dict().items()
-        }
-        save_file(weights, folder / "task.safetensors", metadata={"format": "pt"})
-        (folder / "task.json").write_text(json.dumps(asdict(model.task), indent=1))
-
-    return save(model.body, model.body.tokenizer, path, facts, also=head)
+    body = snapshot(model.body, model.body.tokenizer, facts)
+    head = {name: copied(x) for name, x in model.head.state_dict().items()}
+    about = json.dumps(asdict(model.task), indent=1)
+    both = body._replace(tensors={"task.safetensors": head}, texts={"task.json": about})
+    return both.write(path)
 
 
 def load_task(

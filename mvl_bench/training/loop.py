@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
-from ..core import Batch, Losses, StepKey, UserError, seed_torch, settings_of
+from ..core import Batch, Losses, StepKey, UserError, seed_torch, settings_of, to_numpy
 from ..distributed import all_reduce_named, data_parallel, exchange, rank_and_world_size
 from ..masking.joint import with_scores
 from ..models.base import LossConfig
@@ -100,13 +100,13 @@ def units_of(
     losses: LossConfig,  # in force at this step
 ) -> dict[str, int]:
     "Count the masked words, the scored patches and the images that the losses of one update average over."
-    views = [view for _, pass_views in passes for view in pass_views]
+    views = [view.host for _, pass_views in passes for view in pass_views]
     masks = dict(mlm=[v.text_mask for v in views], recon=[losses.scored_patches(v) for v in views])
     units = {
-        name: sum(mask.sum().item() for mask in masks[name]) for name in HIDE if name in losses.weights
+        name: sum(int(to_numpy(mask).sum()) for mask in masks[name]) for name in HIDE if name in losses.weights
     }
     if "texture" in losses.weights:
-        units["texture"] = sum(v.image_mask.any(1).sum().item() for v in views)
+        units["texture"] = sum(int(to_numpy(v.image_mask).any(1).sum()) for v in views)
     return units
 
 # %% ../../nbs/training/01_loop.ipynb #loop0024
@@ -204,7 +204,7 @@ def mean_losses(
 ) -> tuple[dict[str, float], float]:  # by name, over all passes and processes; the norm
     "Read the losses and the gradient norm of an update from the device, all at once, and average the losses."
     parts = [(name, part, shares[name]) for losses, shares in results for name, part in losses.parts.items()]
-    *values, norm = torch.stack([*(part.float() for _, part, _ in parts), norm.float()]).tolist()
+    *values, norm = torch.stack([*(part.float() for _, part, _ in parts), norm.float()]).cpu().tolist()
     totals, fractions = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     for (name, _, share), value in zip(parts, values):
         totals[name] += value * share

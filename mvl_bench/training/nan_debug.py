@@ -10,11 +10,11 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..core import Batch, Masks, UserError
-from ..models.base import save
+from ..models.base import snapshot
 from ..models.losses import weigh
 from ..models.registry import load
 from .loop import NotFinite, precision
@@ -58,10 +58,8 @@ def keep_failure(
     "Save weights, pairs, masks and step of a failed update in the run's folder; raise `UserError` for a failed write."
     facts = dict(step=error.step, seed=cfg.seed, precision=cfg.precision, rank=rank)
     path = Path(out) / FAILURES / f"step-{error.step:08}-process-{rank}"
-    return save(
-        model, tokenizer, path, dict(facts, problem=f"{error.name} is {error.value}"),
-        also=lambda folder: save_file(_flat(error.passes), folder / PASSES),
-    )  # fmt: skip
+    kept = snapshot(model, tokenizer, dict(facts, problem=f"{error.name} is {error.value}"))
+    return kept._replace(tensors={PASSES: _flat(error.passes)}).write(path)
 
 
 def failures(

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from copy import copy
 from dataclasses import asdict, dataclass
@@ -55,9 +56,10 @@ from mvl_bench.training.resume import (
     load_state,
     read_mark,
     read_run,
-    save_state,
     share_bad,
+    snapshot_state,
     write_bad,
+    write_state,
 )
 
 # %% ../../nbs/training/07_runner.ipynb #0f0cf7c1
@@ -329,6 +331,7 @@ class RunRecorder:
         for note in context.notes:
             _tell(note)
         self.facts, self.saved = run_facts(run, self.model, source), start
+        self.writer, self.writing = ThreadPoolExecutor(1), None  # of checkpoints
         self.model.tokenizer, self.probes = context.tokenizer, []
         if run.probe_every:
             self.probes = probes_of(self.model, context.held_out)
@@ -338,12 +341,15 @@ class RunRecorder:
 
     def look(self, step: int) -> None:
         "Reconstruct the probes and write the results."
+        self.finish()  # which checkpoint is the best, and stays, depends on what is written here
         if self.probes:
             write_look(self.run.out, look(self.model, self.probes, step))
 
     def add(self, done) -> None:
         "Record an update; reconstruct the probes and save a checkpoint when they are due."
         self.log.add(done)
+        if self.writing and self.writing.done():
+            self.finish()
         last = done.step == self.run.training.steps
         if self.run.probe_every and (last or done.step % self.run.probe_every == 0):
             self.look(done.step)
@@ -351,16 +357,24 @@ class RunRecorder:
             self.save(done.step)
 
     def save(self, step: int) -> None:
-        "Save a checkpoint, if this step has none."
+        "Copy a checkpoint, if this step has none, and write it while training goes on."
         if step != self.saved:
+            self.finish()
             facts = dict(self.facts, minutes=self.log.minutes)
             context = self.context
-            parts = context.model, context.tokenizer, context.optimizer, self.run
-            save_state(*parts, step, facts, self.source.mark)
-            self.saved = step
+            parts = context.model, context.tokenizer, context.optimizer
+            state = snapshot_state(*parts, step, facts, self.source.mark)
+            self.writing, self.saved = self.writer.submit(write_state, state, self.run, step), step
+
+    def finish(self) -> None:
+        "Wait until the last checkpoint is written; raise `UserError` if it could not be."
+        writing, self.writing = self.writing, None
+        if writing:
+            writing.result()
 
     def close(self) -> None:
-        "Close the log, and report which rows could not be read."
+        "Close the log, wait for a checkpoint that is being written, and report which rows could not be read."
+        self.writer.shutdown()
         self.log.close()
         if self.source.bad:
             path = write_bad(self.source, Path(self.run.out))
@@ -418,11 +432,14 @@ def _run(run: RunConfig, resume: bool, changed: bool, part: tuple[int, int], vie
                 if signal := stop():
                     if recorder:
                         recorder.save(step)
+                        recorder.finish()
                     raise Stopped(
                         f"stopped at step {step} and saved; the same command with --resume goes on",
                         signal,
                     )
             share_bad(context.source)
+        if recorder:
+            recorder.finish()
     except NotFinite as error:
         folder = keep_failure(run.out, model, context.tokenizer, run.training, error, part[0])
         raise UserError(

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from contract import small, some_batch
 from devices import device
 
 from mvl_bench.apps.cli.main import main
 from mvl_bench.benchmarks import gpu_check
 from mvl_bench.benchmarks.gpu_check import Setup, Trial, random_batch, run_gpu_check
 from mvl_bench.benchmarks.timing import count_waits, warned_waits
-from mvl_bench.core import UserError
+from mvl_bench.core import Masks, UserError
+from mvl_bench.training.loop import LossPass, train_step
+from mvl_bench.training.optim import TrainConfig, make_optimizer
 
 HERE = Path(__file__).parent
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
@@ -164,8 +167,49 @@ def test_on_another_device_copies_count_and_the_processors_own_work_does_not():
 def test_the_census_of_an_update_names_lines():
     found = gpu_check.waits(Setup(torch.device("cpu"), small=True))["tiny"]
     lines = found["by_line"]["update_counted"]
-    assert found["update_counted"] == sum(lines.values()) <= 84
-    assert any(place.startswith("training/loop.py:") for place in lines) and "elsewhere: item" not in lines
+    assert found["update_counted"] == sum(lines.values()) <= 8
+    assert any(place.startswith("models/encoders.py:") for place in lines) and "elsewhere: item" not in lines
+
+
+def waits_of_an_update(kind: str, **changes) -> dict:
+    "Waits of masking and of one update of a small model on the stand-in, by line."
+    with device() as where:
+        model = small(kind, **changes).to(where).train()
+        cfg = TrainConfig(steps=9, batch_size=6, precision="fp32", warmup=1)
+        optimizer, loss_pass = make_optimizer(model, cfg), LossPass(model)
+        batch, key = some_batch(6).to(where), model.cfg.step_key(0, 0)
+
+        def step():
+            views = model.cfg.build_masking()(batch, (0, 0))
+            train_step(model, optimizer, [(batch, views)], cfg, key, loss_pass)
+
+        step()  # the optimizer's state and the queue are there
+        return count_waits(step, where)
+
+
+LOSSES = dict(itc=1.0, itm=1.0, momentum=0.5, modality_dropout=0.3)
+
+
+@pytest.mark.parametrize(
+    "kind, changes, most",
+    [
+        ("maskvlm", LOSSES | dict(queue_size=0), 1),
+        ("maskvlm", LOSSES | dict(queue_size=12), 2),
+        ("maskvlm", LOSSES | dict(queue_size=0, corruption_ratio=0.2, object_mask_prob=0.5), 1),
+        ("maskvlm", dict(texture=1.0, refine_width=4, mask_token_at="input"), 1),
+        ("mlim", dict(itm=1.0), 2),
+        ("mlim", dict(recon_area="whole"), 1),
+    ],
+)
+def test_an_update_waits_for_its_losses_and_for_little_else(kind, changes, most):
+    found = waits_of_an_update(kind, **changes)
+    assert sum(found.values()) <= most, found
+    assert any(place.startswith("training/loop.py:") for place in found)  # the losses are read, once
+
+
+def test_masks_that_are_looked_at_on_the_device_are_found(monkeypatch):
+    monkeypatch.setattr(Masks, "hides_words", property(lambda self: bool(self.text_mask.any())))
+    assert sum(waits_of_an_update("maskvlm").values()) > 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch warns on CUDA only")

@@ -15,12 +15,12 @@ from mvl_bench.models.layers import (
     DeconvDecoder,
     PatchEmbedder,
     Refiner,
-    alone,
     kept,
     or_absent,
     packed,
     pieces,
     put,
+    select,
     take,
 )
 
@@ -47,28 +47,33 @@ def tokens():
 
 
 def test_segments_are_flat_positions_and_their_rows():
-    places, rows = pieces(CHOSEN)
+    places, _, rows, _ = pieces(CHOSEN)
     assert places.tolist() == [[0, 2], [3, 4], [8, -1]] and rows.tolist() == [0, 0, 1]
 
 
 def test_rows_of_equal_length_are_one_segment_each():
-    places, rows = pieces(EQUAL)
-    assert rows is None and places.tolist() == [[0, 2], [4, 5]]
-    assert packed(EQUAL).tolist() == places.tolist() and alone(packed(EQUAL), EQUAL) is None
+    places, real, rows, _ = pieces(EQUAL)
+    assert rows is None and places.tolist() == [[0, 2], [4, 5]] and real.tolist() == [0, 1, 2, 3]
+    assert packed(EQUAL).places.equal(places) and packed(EQUAL).allowed is None
 
 
 def test_packed_rows_attend_only_to_themselves():
     mask = torch.arange(9) < torch.tensor([9, 1, 4, 5, 8, 2])[:, None]
-    allowed = alone(packed(mask), torch.randn(6, 9, 4))[:, 0]
+    allowed = packed(mask).allowed[:, 0]
     assert allowed[0].all() and allowed[1].sum() == 8 * 8 + 1
     assert allowed.any(-1).all()  # every query has a key
 
 
-@pytest.mark.parametrize("places", [pieces(CHOSEN)[0], packed(CHOSEN)])
-def test_scatter_inverts_gather_and_changes_nothing_else(places):
+@pytest.mark.parametrize("packing", [pieces(CHOSEN), packed(CHOSEN)])
+def test_scatter_inverts_gather_and_changes_nothing_else(packing):
     x = torch.randn(2, 5, 4)
-    assert kept(take(x, places), places).sort(0).values.equal(x[CHOSEN].sort(0).values)
-    assert put(take(x, places), places, torch.zeros_like(x)).equal(x * CHOSEN[..., None])
+    assert kept(take(x, packing), packing).sort(0).values.equal(x[CHOSEN].sort(0).values)
+    assert put(take(x, packing), packing, torch.zeros_like(x)).equal(x * CHOSEN[..., None])
+
+
+def test_values_are_selected_row_by_row():
+    x = torch.randn(2, 5, 4)
+    assert select(x, CHOSEN).equal(x[CHOSEN]) and select(x, CHOSEN & False).shape == (0, 4)
 
 
 # ---- attention

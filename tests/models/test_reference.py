@@ -11,7 +11,7 @@ from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 from mvl_bench.core import UserError
 from mvl_bench.masking.base import hide_share
 from mvl_bench.models.encoders import ImageEncoder, TextEncoder
-from mvl_bench.models.layers import CrossBlock, DecoderBlock, alone, kept, packed, pieces, put, take
+from mvl_bench.models.layers import CrossBlock, DecoderBlock, kept, packed, pieces, put, take
 from mvl_bench.models.losses import mlm, recon, weigh
 from mvl_bench.patches import (
     denormalize_patches,
@@ -122,23 +122,23 @@ def test_a_wrong_weight_is_found():
 def test_pieces_hold_the_chosen_tokens_of_one_row_in_order():
     x, mask = torch.randn(6, 9, 4), torch.rand(6, 9) < 0.5
     mask[0], mask[1] = False, True
-    places, rows = pieces(mask)
-    assert kept(take(x, places), places).equal(x[mask])
-    assert kept(places, places).tolist() == mask.flatten().nonzero()[:, 0].tolist()
-    for piece, row in zip(places, rows, strict=True):
+    packing = pieces(mask)
+    assert kept(take(x, packing), packing).equal(x[mask])
+    assert kept(packing.places, packing).tolist() == mask.flatten().nonzero()[:, 0].tolist()
+    for piece, row in zip(packing.places, packing.rows, strict=True):
         there = piece[piece >= 0]
         assert len(there) and (there // 9 == row).all() and piece[: len(there)].equal(there)
     even = torch.arange(9).expand(6, 9) % 3 == 0
-    assert pieces(even)[1] is None and pieces(even)[0].shape == (6, 3)
+    assert pieces(even).rows is None and pieces(even).places.shape == (6, 3)
 
 
 def test_packed_rows_share_sequences_and_see_only_their_own():
     mask = torch.arange(9) < torch.tensor([9, 1, 4, 5, 8, 2])[:, None]
     x = torch.randn(6, 9, 4)
-    places = packed(mask)
+    packing = packed(mask)
+    places, seen = packing.places, packing.allowed[:, 0]
     assert len(places) == 4  # 9, 8 + 1, 5 + 4, 2
     assert sorted(places[places >= 0].tolist()) == mask.flatten().nonzero()[:, 0].tolist()
-    seen = alone(places, x)[:, 0]
     for sequence, looks in zip(places.tolist(), seen.tolist()):
         for i, a in enumerate(sequence):
             for j, b in enumerate(sequence):
@@ -146,9 +146,9 @@ def test_packed_rows_share_sequences_and_see_only_their_own():
                     assert looks[i][j] == (b >= 0 and a // 9 == b // 9)
     assert seen.any(-1).all()  # nobody looks at nothing
     onto = torch.randn_like(x)
-    assert put(2 * take(x, places), places, onto).equal(torch.where(mask[..., None], 2 * x, onto))
+    assert put(2 * take(x, packing), packing, onto).equal(torch.where(mask[..., None], 2 * x, onto))
     even = torch.arange(9).expand(6, 9) % 3 == 0
-    assert alone(packed(even), x) is None and packed(even).tolist() == pieces(even)[0].tolist()
+    assert packed(even).allowed is None and packed(even).places.equal(pieces(even).places)
 
 
 # ---- encoders

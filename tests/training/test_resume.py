@@ -1,5 +1,6 @@
 "A run that is killed at any moment and goes on ends with the same bytes as one that was never stopped."
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from datasets.packaged_modules.parquet.parquet import Parquet
 from samples import one_sentence
 
 from mvl_bench.core import UserError
+from mvl_bench.models import base
 from mvl_bench.storage import newest
 from mvl_bench.training import runner as runs
 from mvl_bench.training.config import DataConfig, RunConfig
@@ -178,3 +180,67 @@ def test_missing_memory_is_one_line_and_keeps_what_was_saved(
 def test_other_errors_are_not_taken_for_missing_memory():
     with pytest.raises(RuntimeError, match="shapes"), runs.memory_guard("out", 8):
         raise RuntimeError("shapes cannot be multiplied")
+
+
+# ---- written while training goes on
+
+
+def slowly(write, started, may_end):
+    "A writer of folders that waits until it may end."
+
+    def wait(*args):
+        started.set()
+        assert may_end.wait(60)
+        write(*args)
+
+    return wait
+
+
+def test_updates_go_on_while_a_checkpoint_is_written(tmp_path, monkeypatch, one_thread):  # noqa: F811
+    "The checkpoint of step 3 holds step 3, though four updates came before it was on the disk."
+    run = replace(certificate.case("maskvlm", tmp_path, 9), keep_checkpoints=9)
+    started, may_end, logged = threading.Event(), threading.Event(), []
+    monkeypatch.setattr(base, "write_folder", slowly(base.write_folder, started, may_end))
+    add = runs.RunRecorder.add
+
+    def added(recorder, done):
+        add(recorder, done)
+        logged.append(done.step)
+        if done.step == 5:
+            assert started.is_set() and newest(Path(run.out)) is None
+            may_end.set()
+
+    monkeypatch.setattr(runs.RunRecorder, "add", added)
+    runs.run_training(run, quiet=True)
+    assert logged == [*range(1, 10)]
+    saved = sorted((Path(run.out) / "checkpoints").glob("step-*"))
+    monkeypatch.undo()
+    short = replace(run, out=str(tmp_path / "short"))
+    steps = iter(range(1, 99))
+
+    class Stops:
+        "A view that stops after three updates."
+
+        def __init__(self, *about): self.stopped = False
+        def add(self, done, row): self.stopped = next(steps) == 3
+        def end(self): pass
+
+    runs.run_training(short, view=Stops)
+    first = sorted((Path(short.out) / "checkpoints").glob("step-*"))
+    assert first[-1].name == saved[0].name == "step-00000003"
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        one, other = (certificate.load_file(path / name) for path in (saved[0], first[-1]))
+        assert all(one[key].equal(other[key]) for key in other)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_line(tmp_path, monkeypatch, one_thread):  # noqa: F811
+    run = certificate.case("maskvlm", tmp_path, 30)
+
+    def full(folder, fill):
+        raise UserError(f"could not save to {folder}: No space left on device")
+
+    monkeypatch.setattr(base, "write_folder", full)
+    with pytest.raises(UserError, match="No space left"):
+        runs.run_training(run, quiet=True)
+    rows = certificate.rows(run)
+    assert 3 <= len(rows) < 30 and newest(Path(run.out)) is None
