@@ -107,18 +107,20 @@ class Rows:
 
     @property
     def host(self):
-        "Return the same rows on the CPU, where reading a value does not wait for a GPU; themselves if never moved."
+        "Return the rows on the CPU, where reading a value does not wait for a GPU, images as they were before the move."
         return self if self._host is None else self._host
 
     def to(self, device):  # a device or its name
         "Return the same rows on another device, which remember those on the CPU."
         device = torch.device(device)
-        if device.type == "cpu" and self._host is not None:
-            return self._host
         moved = type(self)(*(x if x is None else to_device(x, device) for x in self._columns()))
         if self.host.device.type == "cpu" != device.type:
             object.__setattr__(moved, "_host", self.host)
         return moved
+
+    def pin_memory(self):
+        "Return the same rows in pinned memory, from which a GPU copies without a wait; for torch's `DataLoader`."
+        return type(self)(*(x if x is None else x.pin_memory() for x in self._columns()))
 
     def rows(self, index):  # a slice, a list or a tensor of rows
         "Return the indexed rows, in the order of the index."
@@ -135,7 +137,7 @@ class Rows:
 class Batch(Rows):
     "Hold a batch of image-caption pairs; every field has one row per pair."
 
-    images: Tensor  # (b c h w) float in 0..1
+    images: Tensor  # (b c h w) float in 0..1; bytes until it is `scaled`
     input_ids: Tensor  # (b t) token ids, padded on the right
     attention_mask: Tensor  # (b t) 1 = real token, 0 = padding
     maskable: Tensor  # (b t) bool, True = a word that may be hidden: neither padding nor special
@@ -149,6 +151,19 @@ class Batch(Rows):
 
     def __len__(self):
         return len(self.ids)
+
+    def scaled(self) -> "Batch":
+        "Return the batch with bytes of pixels as numbers in 0..1."
+        return self.with_images(self.images.float() / 255) if self.images.dtype == torch.uint8 else self
+
+    def with_images(self, images: Tensor, boxes: Tensor | None = None) -> "Batch":
+        "Return the batch with other images (b c h w) and boxes (b k 4, on the CPU; None = as they are)."
+        changed = {} if boxes is None else dict(boxes=boxes)
+        there = {name: to_device(x, self.device) for name, x in changed.items()}
+        batch = replace(self, images=images, **there)
+        if self._host is not None:
+            object.__setattr__(batch, "_host", replace(self._host, **changed))
+        return batch
 
 
 # %% ../nbs/00_core.ipynb #1f546f15

@@ -303,7 +303,7 @@ def bench_data(
 ) -> dict:
     "Measure scenes per second on one core for each world, and batched pairs per second with a prefetching thread."
     worlds = {name: Scenes(name) for name in WORLDS}
-    loader = batches(worlds["all"], make_tokenizer(worlds["all"]), batch_size, workers=1)
+    loader = batches(worlds["all"], make_tokenizer(worlds["all"]), batch_size)
     works = {
         name: lambda i, s=s: calls_per_second(lambda j: s.pair(50_000 + j), share) for name, s in worlds.items()
     }

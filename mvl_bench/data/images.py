@@ -12,7 +12,6 @@ import logging
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -24,7 +23,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..core import Batch, UserError, hashed_draws
+from ..core import Batch, UserError, hashed_draws, to_device, true_places
 
 # %% ../../nbs/data/00_images.ipynb #2e30c802
 MIN_SIDE = 8  # pixels; a smaller image shows nothing
@@ -283,20 +282,21 @@ def shrunk(
     most: float,  # largest fraction of its side length that an image loses, 0..1; 0 = as it is
 ) -> Batch:
     "Shrink the images of a random half of the rows; the same key and samples give the same images."
-    draws = hashed_draws((*key, "shrink"), batch.ids, SHRINK_DRAWS)
-    scale, x, y = (d.to(batch.images.device, torch.float32) for d in draws.values())
+    draws = hashed_draws((*key, "shrink"), batch.host.ids, SHRINK_DRAWS)
+    scale, x, y = (d.float() for d in draws.values())
     size = 1 - most * (2 * scale - 1).clamp_min(0)
     corner = (1 - size)[:, None] * torch.stack([x, y], 1)
-    small = size < 1
-    if not small.any():
+    small = true_places(size < 1)
+    if not len(small):
         return batch
-    images = batch.images.clone()
-    images[small] = placed(batch.images[small], size[small], corner[small])
-    if batch.boxes is None:
-        return replace(batch, images=images)
-    known = batch.boxes.any(2, keepdim=True)
-    moved = batch.boxes * size[:, None, None] + corner.repeat(1, 2)[:, None]
-    return replace(batch, images=images, boxes=torch.where(known, moved.to(batch.boxes), 0))
+    rows, sizes, corners = (to_device(part, batch.device) for part in (small, size[small], corner[small]))
+    images = batch.images.index_copy(0, rows, placed(batch.images[rows], sizes, corners))
+    boxes = batch.host.boxes
+    if boxes is None:
+        return batch.with_images(images)
+    moved = boxes * size[:, None, None] + corner.repeat(1, 2)[:, None]
+    known = boxes.any(2, keepdim=True)
+    return batch.with_images(images, torch.where(known, moved.to(boxes), 0))
 
 # %% ../../nbs/data/00_images.ipynb #e85fafbc
 PHOTOGRAPHS = dict(  # name -> a square (left, top, right, bottom) in pixels, and its credit

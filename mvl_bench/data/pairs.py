@@ -317,6 +317,7 @@ def collate(
     tokenizer,  # as `mvl_bench.data.tokenizers` makes them
     max_text_len: int,  # longest row, special tokens included
     img_size: int | Sequence[int] | None = None,  # needed only if no pair has an image
+    scale: bool = True,  # False = pixels stay bytes, a quarter as large
 ) -> Batch:
     "Collate pairs into a batch; raise `UserError` if the images differ in size or the size is unknown."
     shapes = {pair.image.shape for pair in pairs if pair.image is not None}
@@ -327,14 +328,14 @@ def collate(
     for row, pair in zip(pixels, pairs):
         if pair.image is not None:
             row[:] = pair.image
-    planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))  # numpy waits for no thread
-    images = torch.from_numpy(np.divide(planes, np.float32(255), dtype=np.float32))
+    images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
     texts = [(pair.caption or "").strip() for pair in pairs]
     facts = [(p.id, p.item, p.image is not None, bool(text)) for p, text in zip(pairs, texts)]
     words = encode(tokenizer, texts, max_text_len)
     known = [torch.zeros(0, 4) if p.boxes is None else torch.as_tensor(p.boxes) for p in pairs]
     boxes = pad_sequence(known, batch_first=True).float() if any(map(len, known)) else None
-    return Batch(images, *words, *(torch.tensor(column) for column in zip(*facts)), boxes)
+    batch = Batch(images, *words, *(torch.tensor(column) for column in zip(*facts)), boxes)
+    return batch.scaled() if scale else batch
 
 
 def collate_for(

@@ -46,7 +46,7 @@ class DataConfig:
     )
     group_by_length: bool = False  # batch captions of similar length, which leaves less padding
     mismatched_captions: bool = False  # a control: every image with another's caption
-    workers: int = 1  # threads that prepare batches ahead
+    workers: int = 0  # processes that prepare batches; 0 = a thread of the one that trains
 
     def __post_init__(self):
         if self.shuffle_window < 1:

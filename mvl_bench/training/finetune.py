@@ -272,7 +272,7 @@ def task_stream(setup: FinetuneSetup, run: FinetuneConfig) -> Iterator[TaskBatch
         batch = collate_examples([source.example(i, epoch) for i in ids], *form)
         return drop_sides(batch, run.input_dropout, (cfg.seed, step), model.task.count)
 
-    return ahead((lambda step=step: job(step) for step in count()), 1)
+    return ahead(map(job, count()))
 
 # %% ../../nbs/training/08_finetune.ipynb #a7cd7f19
 LOOK = 600  # held-out examples that an evaluation scores

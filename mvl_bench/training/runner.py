@@ -385,12 +385,15 @@ def _batches_of(context: RunContext, part: tuple[int, int]):
     "Yield the remaining batches of a run, this process's part of each."
     run, cfg = context.run, context.run.training
     length, consumed = context.model.cfg.text.max_text_len, context.start * cfg.accumulate
+    device = context.model.device
     stream = batches(
-        context.source, context.tokenizer, cfg.batch_size, consumed, length, run.data.workers, part
-    )
+        context.source, context.tokenizer, cfg.batch_size, consumed, length, run.data.workers, part,
+        scale=False, pin_memory=device.type == "cuda",
+    )  # fmt: skip
     with closing(stream):
         for batch, epoch in stream:
             batch = mismatched(batch) if run.data.mismatched_captions else batch
+            batch = batch.to(device).scaled()
             yield shrunk(batch, (cfg.seed, epoch), run.data.scale_jitter), epoch
 
 
