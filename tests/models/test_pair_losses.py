@@ -41,15 +41,14 @@ def moved(before, model):
 
 @torch.no_grad()
 def check_pair_losses(model, batches):
-    "ITC and ITM from `features` alone, step after step, with an own slow copy and an own queue."
+    "Compare ITC and ITM, step after step, with what `features`, an own slow copy and an own queue give."
     slow, earlier = small(type(model)), []
     slow.load_state_dict(model.state_dict())
+    size = model.cfg.contrast.queue_size
     for step, batch in enumerate(batches):
-        found = model.losses(
-            batch, model.cfg.build_masking()(batch, (0, step)), model.cfg.step_key(0, step)
-        )
-        both = (batch.has_image & batch.has_text).nonzero()[:, 0]
-        whole, items = batch.rows(both), batch.item[both].tolist()
+        views = model.cfg.build_masking()(batch, (0, step))
+        found = model.losses(batch, views, model.cfg.step_key(0, step))
+        whole = batch.rows((batch.has_image & batch.has_text).nonzero()[:, 0])
         fast, old = model.features(whole), slow.features(whole)
         own = Vectors(fast.image_vector, fast.text_vector, whole.item)
         before = Vectors(old.image_vector, old.text_vector, whole.item)
@@ -57,31 +56,36 @@ def check_pair_losses(model, batches):
         if len(set(every.item.tolist())) > 1:
             expected = itc_in_words(own, every, model.contrast.temperature.item())
             assert found.parts["itc"].item() == pytest.approx(expected, rel=1e-4)
-        if len(set(items)) > 1:
-            logits = fast.image_vector @ fast.text_vector.T / model.contrast.temperature
-            lots = hashed_uniform((0, step, 0, "negatives"), whole.ids, 2)
-            texts = draw_in_words(logits.tolist(), items, lots[:, 0].tolist(), 0.25)
-            images = draw_in_words(logits.T.tolist(), items, lots[:, 1].tolist(), 0.25)
-            pairs = [(i, i, 1) for i in texts] + [(i, j, 0) for i, j in texts.items()]
-            pairs += [(j, i, 0) for i, j in images.items()]
-            seen, read, yes = (list(side) for side in zip(*pairs))
-            shown = whole.rows(seen)
-            asked = replace(whole.rows(read), images=shown.images, has_image=shown.has_image)
-            sign = 2 * torch.tensor(yes) - 1
-            nats = -nn.functional.logsigmoid(sign * model.features(asked).match)
-            assert found.parts["itm"].item() == pytest.approx(nats.mean().item(), rel=1e-4)
-        assert ("itm" in found.parts) == (len(set(items)) > 1)
+        several = len(set(whole.item.tolist())) > 1
+        assert ("itm" in found.parts) == several
+        if several:
+            expected = itm_in_words(model, whole, fast, step)
+            assert found.parts["itm"].item() == pytest.approx(expected, rel=1e-4)
         counts = {name: found.counts[name] for name in ("itc", "itm") if name in found.counts}
-        assert counts.get("itm", 0) == 3 * len(items) * (len(set(items)) > 1)
+        assert counts.get("itm", 0) == 3 * len(whole) * several
         assert counts.keys() == found.parts.keys() & {"itc", "itm"}
         for p in model.parameters():  # as if something were learnt
             p.add_(0.02 * torch.randn(p.shape) * p.requires_grad)
         model.after_step(found.carry)
         for copy, p in zip(slow.parameters(), model.parameters()):
             copy.copy_(0.9 * copy + 0.1 * p)
-        size = model.cfg.contrast.queue_size
         joined = contrast.join([*earlier, before])
         earlier = [Vectors(*(part[-size:] for part in joined))] if size else []
+
+
+def itm_in_words(model, pairs, features, step):
+    "Return ITM of whole pairs: each pair, and one drawn negative for each image and each caption."
+    logits = features.image_vector @ features.text_vector.T / model.contrast.temperature
+    draws, items = hashed_uniform((0, step, 0, "negatives"), pairs.ids, 2), pairs.item.tolist()
+    texts = draw_in_words(logits.tolist(), items, draws[:, 0].tolist(), 0.25)
+    images = draw_in_words(logits.T.tolist(), items, draws[:, 1].tolist(), 0.25)
+    questions = [(i, i, 1) for i in texts] + [(i, j, 0) for i, j in texts.items()]
+    questions += [(j, i, 0) for i, j in images.items()]
+    seen, read, yes = (list(side) for side in zip(*questions))
+    shown = pairs.rows(seen)
+    asked = replace(pairs.rows(read), images=shown.images, has_image=shown.has_image)
+    sign = 2 * torch.tensor(yes) - 1
+    return -nn.functional.logsigmoid(sign * model.features(asked).match).mean().item()
 
 
 def batches_of_all_kinds():

@@ -70,16 +70,16 @@ def write_places(
 
 def read_places(
     text,  # from `write_places`
-    most: int,  # places there are at most
+    limit: int,  # places there are at most
 ) -> tuple[int, ...]:
     "Parse ranges of positions; raise `UserError` for malformed, unordered or out-of-range ones."
-    taken(isinstance(text, str) and len(text) <= 6 * most, "hidden places are not a short text")
+    taken(isinstance(text, str) and len(text) <= 6 * limit, "hidden places are not a short text")
     places: list[int] = []
     for run in text.split(",") if text else ():
         ends = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", run)
         taken(ends, f"{run[:20]!r} is not a run of places, as 3-5 is")
         first, last = int(ends[1]), int(ends[2] or ends[1])
-        taken(first <= last < most, f"places {run} are not within 0-{most - 1}")
+        taken(first <= last < limit, f"places {run} are not within 0-{limit - 1}")
         taken(not places or first > places[-1], f"places {run} do not follow those before them")
         places += range(first, last + 1)
     return tuple(places)
@@ -108,9 +108,9 @@ def read_scene(value) -> Scene:
     taken(
         isinstance(value, dict) and value.keys() == keys, f"a scene has {', '.join(sorted(keys))}"
     )
-    things, most = value["things"], len(HOW_MANY)
-    counted = isinstance(things, list) and 0 < len(things) <= most
-    taken(counted, f"a scene has 1 to {most} things")
+    things, limit = value["things"], len(HOW_MANY)
+    counted = isinstance(things, list) and 0 < len(things) <= limit
+    taken(counted, f"a scene has 1 to {limit} things")
     things = tuple(map(_thing, things))
     taken(len({t.place for t in things}) == len(things), "two things stand in one place")
     ground = value["ground"]

@@ -348,15 +348,15 @@ def _share(model, board: Board, side: str = "picture", ratio: float = 0.5) -> Bo
 def _pattern(model, board: Board, patches: str = "random", words: str = "random") -> Board:
     "Sample hidden parts anew in other patterns at the same ratios; keep those whose pattern stays."
     ways = [read_choices([w], p, "pattern")[0] for w, p in zip((patches, words), PATTERNS)]
-    shares = [share / 100 for share in session_of(model, board).hidden_percentages(board)]
-    ratios = [None if w == old else s for w, old, s in zip(ways, board.pattern, shares)]
+    fractions = [percent / 100 for percent in session_of(model, board).hidden_percentages(board)]
+    ratios = [None if w == old else f for w, old, f in zip(ways, board.pattern, fractions)]
     return random_mask(model, replace(board, pattern=tuple(ways)), *ratios)
 
 
 def _other(model, board: Board) -> Board:
     "Sample hidden parts anew at the same ratios, with the next seed."
-    shares = (share / 100 for share in session_of(model, board).hidden_percentages(board))
-    return random_mask(model, replace(board, seed=(board.seed + 1) % 2**31), *shares)
+    fractions = (percent / 100 for percent in session_of(model, board).hidden_percentages(board))
+    return random_mask(model, replace(board, seed=(board.seed + 1) % 2**31), *fractions)
 
 
 def _open(model, board: Board, link: str = "") -> BoardUpdate:

@@ -76,7 +76,7 @@ def warnings_about(
     board: Board,
 ) -> list[str]:  # sentences
     "List what makes a pair unsuitable for the model: another domain, unknown words, truncated text."
-    data, most = str(model.facts.get("data", "scenes")), model.cfg.text.max_text_len
+    data, limit = str(model.facts.get("data", "scenes")), model.cfg.text.max_text_len
     warnings, texts = [], (board.caption, board.edit)
     if board.scene is None and is_drawn(data):
         warnings.append(
@@ -88,20 +88,20 @@ def warnings_about(
         )
     warnings += model.unknown(board.image, texts)
     unknown = dict.fromkeys(
-        c.text for text in texts for c in word_chips(model.tokenizer, text, most) if not c.known
+        c.text for text in texts for c in word_chips(model.tokenizer, text, limit) if not c.known
     )
     if unknown:
         warnings.append(f"The model does not know {', '.join(f'“{word}”' for word in unknown)}.")
     marks = dict.fromkeys(
-        name for text in texts for _, name in typed_marks(model.tokenizer, text, most)
+        name for text in texts for _, name in typed_marks(model.tokenizer, text, limit)
     )
     if marks:
         warnings.append(f"{', '.join(marks)} is no word to the model but a mark, and stays visible.")
     for name, text in zip(("caption", "edit"), texts):
-        if lost := cut_off(model.tokenizer, text, most):
+        if lost := cut_off(model.tokenizer, text, limit):
             excerpt = f"{lost[:100]}…" if len(lost) > 100 else lost
             warnings.append(
-                f"The {name} is longer than the model's {most} tokens; left out: “{excerpt}”."
+                f"The {name} is longer than the model's {limit} tokens; left out: “{excerpt}”."
             )
     return warnings
 
@@ -183,8 +183,8 @@ class Session:
 class _Cache:
     "Keep the last results of each model while the model lives, for several threads."
 
-    def __init__(self, most: int):
-        self.most, self.lock = most, Lock()
+    def __init__(self, limit: int):
+        self.limit, self.lock = limit, Lock()
         self.results: WeakKeyDictionary = WeakKeyDictionary()
 
     def __call__(self, model, key: tuple, compute: Callable):
@@ -197,7 +197,7 @@ class _Cache:
         result = compute()
         with self.lock:
             known[key] = result
-            while len(known) > self.most:
+            while len(known) > self.limit:
                 known.popitem(last=False)
         return result
 

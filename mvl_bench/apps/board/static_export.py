@@ -86,7 +86,7 @@ def boards_to_store(
     return {n: replace(board, patches=p, words=w) for n, (p, w) in hidden_parts.items()}
 
 
-def edits_of(board: Board, most: int = 4) -> list[str]:
+def edits_of(board: Board, limit: int = 4) -> list[str]:
     "List the edits whose answers the page stores: the board's own, and others that can be drawn."
     edits = [board.edit.strip()] if board.edit.strip() not in ("", board.caption) else []
     for i, thing in enumerate(board.scene.things) if board.scene else ():
@@ -94,7 +94,7 @@ def edits_of(board: Board, most: int = 4) -> list[str]:
         others = [dict(colour=c) for c in COLOURS if c not in used][1::2] if thing.colour else []
         others = others or [dict(name=name) for name in ("dog", "apple") if name != thing.name]
         edits += [caption(edit(board.scene, i, **change)) for change in others[:3]]
-    return [text for text in dict.fromkeys(edits) if text != board.caption][:most]
+    return [text for text in dict.fromkeys(edits) if text != board.caption][:limit]
 
 # %% ../../../nbs/apps/board/06_static_export.ipynb #51e8970c
 FRONT = files("mvl_bench.apps.board") / "static"  # hand-written script, style sheet and page

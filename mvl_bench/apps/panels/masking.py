@@ -105,9 +105,9 @@ def _notes(question: PanelRequest, kind: str) -> list[str]:
     needed = dict(patches={"pixels"}, words={"words"}, joint={"pixels", "words"})[kind]
     for part in sorted(needed - model.offers):
         notes.append(f"{question.board.model} {lacks[part]}: its own training masks none.")
-    most = model.cfg.text.max_text_len
-    if kind != "patches" and (lost := cut_off(model.tokenizer, caption, most)):
-        notes.append(f"The caption is longer than {most} tokens; left out: “{lost[:60]}”.")
+    limit = model.cfg.text.max_text_len
+    if kind != "patches" and (lost := cut_off(model.tokenizer, caption, limit)):
+        notes.append(f"The caption is longer than {limit} tokens; left out: “{lost[:60]}”.")
     return notes
 
 # %% ../../../nbs/apps/panels/04_masking.ipynb #72c9efc6

@@ -45,10 +45,10 @@ def _masked(riddle: Riddle) -> np.ndarray:  # (h w 3) uint8
     "Return the picture of a question with its hidden patches in grey."
     rows, columns = riddle.grid
     image = riddle.pair.image.copy()
-    high, wide = image.shape[0] // rows, image.shape[1] // columns
+    height, width = image.shape[0] // rows, image.shape[1] // columns
     for patch in riddle.patches:
         y, x = divmod(patch, columns)
-        image[y * high : (y + 1) * high, x * wide : (x + 1) * wide] = GREY
+        image[y * height : (y + 1) * height, x * width : (x + 1) * width] = GREY
     return image
 
 

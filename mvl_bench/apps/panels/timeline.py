@@ -28,11 +28,11 @@ COLUMNS = ("masked", "with", "without", "truth")  # of a recorded picture
 LOSSES = dict(recon="Reconstruction of pixels", mlm="Prediction of words", itc="Contrastive loss", itm="Image-text matching")
 
 
-def thinned(rows: Sequence, most: int) -> list:
-    "Return at most `most` evenly spaced rows, the first and the last among them."
-    if len(rows) <= most:
+def thinned(rows: Sequence, limit: int) -> list:
+    "Return at most `limit` evenly spaced rows, the first and the last among them."
+    if len(rows) <= limit:
         return [*rows]
-    return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
+    return [rows[round(i * (len(rows) - 1) / (limit - 1))] for i in range(limit)]
 
 
 def strips(path: str | Path, count: int) -> tuple[dict[str, str], float]:  # column -> data URL; width / height of a picture
@@ -42,14 +42,14 @@ def strips(path: str | Path, count: int) -> tuple[dict[str, str], float]:  # col
             picture = file.convert("RGB")
     except (OSError, ValueError) as error:
         raise UserError(f"{Path(path).name} cannot be read as a picture: {error}") from None
-    wide, high = picture.width // len(COLUMNS), picture.height // count
-    scale = min(1.0, SIDE / max(wide, high))
-    size = round(wide * scale), round(high * scale) * count
+    width, height = picture.width // len(COLUMNS), picture.height // count
+    scale = min(1.0, SIDE / max(width, height))
+    size = round(width * scale), round(height * scale) * count
     cut = {}
     for i, column in enumerate(COLUMNS):
-        part = picture.crop((i * wide, 0, (i + 1) * wide, high * count))
+        part = picture.crop((i * width, 0, (i + 1) * width, height * count))
         cut[column] = to_url(np.asarray(part if scale == 1 else part.resize(size)))
-    return cut, wide / high
+    return cut, width / height
 
 # %% ../../../nbs/apps/panels/09_timeline.ipynb #444ad020
 def _guesses(probe: dict) -> list[list]:  # truth, then word and probability of the truth, with and without the image

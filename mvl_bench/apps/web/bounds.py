@@ -188,8 +188,8 @@ PATIENCE = 20.0  # seconds for a body to arrive
 class Bodies:
     "Read a request's body before the page does; refuse one that is too large or too slow."
 
-    def __init__(self, app, most: int = MOST_BODY, seconds: float = PATIENCE, held: int = MOST_HELD):
-        self.app, self.most, self.seconds, self.most_held = app, most, seconds, held
+    def __init__(self, app, limit: int = MOST_BODY, seconds: float = PATIENCE, held: int = MOST_HELD):
+        self.app, self.limit, self.seconds, self.limit_held = app, limit, seconds, held
         self.held = 0  # bytes of all bodies that are being read or answered
 
     async def _read(self, receive, parts: list) -> int:
@@ -200,9 +200,9 @@ class Bodies:
                 while (message := await receive())["type"] == "http.request":
                     parts.append(message.get("body", b""))
                     size, self.held = size + len(parts[-1]), self.held + len(parts[-1])
-                    if size > self.most:
+                    if size > self.limit:
                         return 413
-                    if self.held > self.most_held:
+                    if self.held > self.limit_held:
                         return 503
                     if not message.get("more_body"):
                         return 0
@@ -214,7 +214,7 @@ class Bodies:
         size = _header(scope, b"content-length")
         if scope["type"] != "http" or not (size or _header(scope, b"transfer-encoding")):
             return await self.app(scope, receive, send)
-        if size and not (size.isdigit() and len(size) < 12 and int(size) <= self.most):
+        if size and not (size.isdigit() and len(size) < 12 and int(size) <= self.limit):
             return await refuse(send, 413, REFUSALS[413])
         parts: list[bytes] = []
         try:
@@ -257,8 +257,8 @@ MOST_STREAMS = 1000  # open at the same time
 class Sessions:
     "Count the open streams of each session, and drop what gradio keeps for sessions that have none."
 
-    def __init__(self, app, keep: float = KEEP, most: int = MOST_CLOSED, every: float = 1.0):
-        self.app, self.keep, self.most, self.every = app, keep, most, every
+    def __init__(self, app, keep: float = KEEP, limit: int = MOST_CLOSED, every: float = 1.0):
+        self.app, self.keep, self.limit, self.every = app, keep, limit, every
         self.streams: Counter[str] = Counter()
         self.closed: dict[str, float] = {}  # session -> since when it has no open stream
         self.swept = -float("inf")
@@ -304,7 +304,7 @@ class Sessions:
         left = known.keys() - over
         self.closed = {s: t for s, t in self.closed.items() if s in left and s not in self.streams}
         oldest_first = sorted(self.closed, key=self.closed.get)  # stable: as they came where equal
-        for session in over | set(oldest_first[: -self.most]):
+        for session in over | set(oldest_first[: -self.limit]):
             await queue.clean_events(session_hash=session)
             self.closed.pop(session, None)
             for table in (*fields, states.session_data, states.time_last_used, page.pending_streams):

@@ -55,9 +55,9 @@ def test_no_file_can_be_read_and_none_stored(url):
         assert answer(url, "hide", call(url, "hide", data)).startswith("event: error")
 
 
-def spoken(url, data, most=12.0):
+def spoken(url, data, timeout=12.0):
     "Send bytes and return the first line of the answer."
-    with socket.create_connection(("127.0.0.1", urlsplit(url).port), most) as line:
+    with socket.create_connection(("127.0.0.1", urlsplit(url).port), timeout) as line:
         try:
             for part in data:
                 line.sendall(part)

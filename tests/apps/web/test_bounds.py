@@ -59,7 +59,7 @@ def ask(app, *parts, method="POST", path="/", wait=0.0, **headers):
 
 
 def test_a_body_arrives_whole():
-    app = Bodies(echo, most=10)
+    app = Bodies(echo, limit=10)
     assert ask(app, b"ab", b"cd", content_length="4")[2] == b"/ abcd"
     assert ask(app, b"ab", b"cd", transfer_encoding="chunked")[2] == b"/ abcd"
     assert app.held == 0
@@ -67,16 +67,16 @@ def test_a_body_arrives_whole():
 
 @pytest.mark.parametrize("size", ["11", "-1", "x", "9" * 12])
 def test_a_declared_size_is_checked_before_the_body_is_read(size):
-    assert ask(Bodies(echo, most=10), content_length=size)[0] == 413
+    assert ask(Bodies(echo, limit=10), content_length=size)[0] == 413
 
 
 def test_a_chunked_body_is_counted():
-    app = Bodies(echo, most=10)
+    app = Bodies(echo, limit=10)
     assert ask(app, *[b"abcd"] * 3, transfer_encoding="chunked")[0] == 413 and app.held == 0
 
 
 def test_many_large_bodies_at_once_are_refused():
-    app = Bodies(echo, most=10, held=12)
+    app = Bodies(echo, limit=10, held=12)
     app.held = 8
     assert ask(app, b"abcdef", content_length="6")[0] == 503 and app.held == 8
 
@@ -186,7 +186,7 @@ def test_closed_sessions_are_dropped_after_a_while(monkeypatch):
 
 def test_many_closed_sessions_are_dropped_at_once():
     page, cleaned = kept(**{f"s{n}": 1 for n in range(400)})
-    sessions = Sessions(echo, most=64)
+    sessions = Sessions(echo, limit=64)
     sessions.streams["s0"] = 1
     run(sessions.sweep(page))
     assert [*page.state_holder.session_data] == ["s0", *(f"s{n}" for n in range(336, 400))]  # the newest

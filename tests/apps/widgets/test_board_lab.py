@@ -47,55 +47,82 @@ def run(page, cell):
     )
 
 
+SELECTED = "[aria-selected=true]"
+
+
 def drive(page):
-    "Click, draw, type; look at both views, at the other board and at what Python sees."
+    "Run the cells, then go through the board step by step; nothing may be reported as an error."
     for cell in range(3):
         run(page, cell)
     page.locator(BOARD).nth(2).wait_for(timeout=60_000)
     first, second, other = (page.locator(".mb").nth(i) for i in range(3))
     assert not objections(page, ".mb")
-    selected = "[aria-selected=true]"
-    assert first.locator(selected).count() == 12
+    assert first.locator(SELECTED).count() == 12
+    mask_by_hand(page, first)
+    views_agree(page, second, other)
+    settings_reach_the_views(page, first, second)
+    influence_is_shared(page, first, second)
+    one_card_is_saved(page, first)
+    gallery_and_dark(page, first, second)
+    errors = page.locator(
+        "[data-mime-type='application/vnd.jupyter.stderr'], [data-mime-type*=error]"
+    )
+    assert errors.all_inner_texts() == []
+
+
+def mask_by_hand(page, board):
+    "Hide patches by click, drag and keyboard, and a word by click."
     before = pixels(page)
     with answered(page):
-        first.locator(".mb-cell").nth(6).click()
+        board.locator(".mb-cell").nth(6).click()
     with answered(page):
         drag(page, 56, 58)
     page.keyboard.press("ArrowUp")
     with answered(page):
         page.keyboard.press(" ")
     with answered(page):
-        first.locator("[data-word='5']").click()
+        board.locator("[data-word='5']").click()
+    assert {6, 56, 57, 58, 50} <= set(hidden(page)) and pixels(page) != before
+
+
+def views_agree(page, second, other):
+    "Compare the second view, the other board and Python with what is hidden in the first view."
     own = hidden(page)
-    assert {6, 56, 57, 58, 50} <= set(own) and pixels(page) != before
-    assert second.locator(selected).count() == len(own) == 17  # the second view is in step
+    assert second.locator(SELECTED).count() == len(own) == 17  # the second view is in step
     assert second.locator("[data-word='5'][aria-pressed=true]").count() == 1
-    assert other.locator(selected).count() == 12  # the other board is its own
+    assert other.locator(SELECTED).count() == 12  # the other board is its own
     run(page, 3)
     said = page.locator(".jp-CodeCell").nth(3).locator(".jp-OutputArea-output").inner_text()
     assert str(own) in said.replace("\n", "") and "[5]" in said
+
+
+def settings_reach_the_views(page, first, second):
+    "Set patches, words and the edit in Python; both views follow."
     run(page, 4)
     page.wait_for_function(
         "document.querySelectorAll('.mb')[1].querySelectorAll('[aria-selected=true]').length === 2"
     )
-    assert hidden(page) == [0, 1] and second.locator(selected).count() == 2
+    assert hidden(page) == [0, 1] and second.locator(SELECTED).count() == 2
     assert first.locator(".mb-edit textarea").input_value() == "a dog"
-    cards = []
-    page.on("download", lambda card: cards.append(card.suggested_filename))
+
+
+def influence_is_shared(page, first, second):
+    "Switch influence on in one view; both views show it."
     with answered(page):
         first.get_by_label("influence").check()
     first.locator("[data-word='5']").hover()
     assert first.locator(".mb-read").inner_text().startswith("red: ")
     assert second.locator(".mb-read").is_visible()  # the switch is the board's, not the view's
+
+
+def one_card_is_saved(page, board):
+    "Ask for an experiment card in one view; only this view downloads it."
+    cards = []
+    page.on("download", lambda card: cards.append(card.suggested_filename))
     with page.expect_download():
-        first.get_by_role("button", name="Experiment card").click()
+        board.get_by_role("button", name="Experiment card").click()
     page.wait_for_timeout(500)
-    assert cards == ["board.ipynb"]  # one view asked, one has it
-    gallery_and_dark(page, first, second)
-    errors = page.locator(
-        "[data-mime-type='application/vnd.jupyter.stderr'], [data-mime-type*=error]"
-    )
-    assert errors.all_inner_texts() == []
+    assert cards == ["board.ipynb"]
 
 
 def gallery_and_dark(page, first, second):
