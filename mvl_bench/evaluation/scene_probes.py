@@ -167,13 +167,13 @@ def probe_words(model, problems: list[Question]) -> dict:
             for i, q in enumerate(problems)
             if (q.scene.things[q.thing].colour is None) == (kind == "sticker")
         ]
-        places = {
+        position_of = {
             i: word_position(model, problems[i].scene, problems[i].thing, attribute) for i in rows
         }
-        rows = [i for i in rows if places[i] is not None]
-        where = torch.tensor([places[i] for i in rows])
+        rows = [i for i in rows if position_of[i] is not None]
+        positions = torch.tensor([position_of[i] for i in rows])
         right = (
-            {name: _read([p[i] for i in rows], model, where) for name, p in inputs.items()}
+            {name: _read([p[i] for i in rows], model, positions) for name, p in inputs.items()}
             if rows
             else {}
         )
@@ -231,7 +231,7 @@ def evaluate_probes(
     source: Scenes,  # scenes that it was not trained on
     limit: int = 500,
 ) -> dict:
-    "Run all probes on synthetic scenes that the model can answer."
+    "Run the probes on synthetic scenes, as far as the model predicts pixels and words."
     problems, scores = questions(source, model.cfg.image.patch_size, limit), {}
     if "pixels" in model.offers:
         scores |= probe_objects(model, problems)

@@ -22,7 +22,7 @@ from ..data.tokenizers import word_pieces
 
 # %% ../../nbs/inference/04_training_distance.ipynb #19d96c09
 QUANTILES = np.linspace(0, 1, 41)
-REFERENCE_PAIRS = 50  # of a run's own data; shipped references are made of 200
+REFERENCE_PAIRS = 50  # of a run's own data; shipped references use 200
 
 
 def picture_statistics(
@@ -76,19 +76,19 @@ def make_reference(
 ) -> dict:  # ready for JSON
     "Describe the data of a model: centre and precision of the picture statistics, quantiles of both distances."
     statistics = np.stack([picture_statistics(pair.image) for pair in pairs])
-    centre, spread = statistics.mean(0), np.cov(statistics.T)
-    ridge = 0.05 * np.diag(np.diag(spread)) + 1e-5 * np.eye(len(centre))
-    reference = dict(n=len(pairs), centre=centre, precision=np.linalg.inv(spread + ridge))
-    far = [_far(reference, row) for row in statistics]
+    centre, covariance = statistics.mean(0), np.cov(statistics.T)
+    ridge = 0.05 * np.diag(np.diag(covariance)) + 1e-5 * np.eye(len(centre))
+    reference = dict(n=len(pairs), centre=centre, precision=np.linalg.inv(covariance + ridge))
+    distances = [_distance(reference, row) for row in statistics]
     nats = caption_nats(model, [pair.caption for pair in pairs])
-    reference["picture"], reference["caption"] = (np.nanquantile(x, QUANTILES) for x in (far, nats))
+    reference["picture"], reference["caption"] = (np.nanquantile(x, QUANTILES) for x in (distances, nats))
     return {n: v if n == "n" else np.round(v, 4).tolist() for n, v in reference.items()}
 
 
-def _far(reference: Mapping, statistics: np.ndarray) -> float:
+def _distance(reference: Mapping, statistics: np.ndarray) -> float:
     "Return the Mahalanobis distance of picture statistics to the centre of a reference, per dimension."
-    away = statistics - np.asarray(reference["centre"])
-    return float(np.sqrt(away @ np.asarray(reference["precision"]) @ away / len(away)))
+    offset = statistics - np.asarray(reference["centre"])
+    return float(np.sqrt(offset @ np.asarray(reference["precision"]) @ offset / len(offset)))
 
 
 def own_kind(model) -> list[Pair]:
@@ -129,13 +129,13 @@ def training_distance(
     if reference is None:
         return None
     picture = resize(Image.fromarray(image), model.cfg.image.img_size)
-    far = dict(
-        picture=_far(reference, picture_statistics(picture)),
+    distances = dict(
+        picture=_distance(reference, picture_statistics(picture)),
         caption=np.nan_to_num(caption_nats(model, [caption])[0]),
     )
-    fractions = {name: float(np.interp(far[name], reference[name], QUANTILES)) for name in far}
-    edges = {name: max(np.interp(0.95, QUANTILES, reference[name]), 1e-6) for name in far}
-    return TrainingDistance(**fractions, excess=sum(far[name] / edges[name] for name in far))
+    fractions = {name: float(np.interp(distances[name], reference[name], QUANTILES)) for name in distances}
+    edges = {name: max(np.interp(0.95, QUANTILES, reference[name]), 1e-6) for name in distances}
+    return TrainingDistance(**fractions, excess=sum(distances[name] / edges[name] for name in distances))
 
 
 EDGE = 0.95  # a pair lies within the data that both of its distances are nearer than
@@ -151,8 +151,8 @@ def fitting_model(
     for name, model in models.items():
         if model.offers >= {"pixels", "words"}:
             first.setdefault(str(model.facts.get("data", "scenes")), name)
-    far = {name: training_distance(models[name], image, caption) for name in first.values()}
-    known = {name: distance for name, distance in far.items() if distance is not None}
+    distances = {name: training_distance(models[name], image, caption) for name in first.values()}
+    known = {name: distance for name, distance in distances.items() if distance is not None}
     within = (n for n, d in known.items() if max(d.picture, d.caption) <= EDGE)
     nearest = min(known, key=lambda name: known[name].excess, default=next(iter(models)))
     return next(within, nearest)
