@@ -80,7 +80,7 @@ def background(
     for row, (picture, hidden) in enumerate(zip(pixels, masks.image_mask)):
         visible = picture[~hidden].reshape(-1, 3)
         if len(visible):
-            steps = ((visible * 15).round().long() * places).sum(1)  # CUDA multiplies no integer matrices
+            steps = ((visible * 15).round().long() * places).sum(1)  # CUDA has no integer matrix product
             painted[row] = visible[steps == steps.mode().values].mean(0)
     return painted.flatten(2)
 
@@ -104,14 +104,14 @@ def unigram_nats(
     baselines: Baselines,
     labels: Tensor,  # (k) hidden words
 ) -> Tensor:  # (k)
-    "Compute the surprise at each hidden word under the word frequencies, in nats."
+    "Compute the negative log-likelihood of each hidden word under the word frequencies, in nats."
     return -baselines.word_chances.to(labels.device)[labels].log()
 
 # %% ../../nbs/evaluation/01_baselines.ipynb #7b376ffd
 def choice_nats(
     item: Tensor,  # (b) item of each query
     candidates: Tensor,  # (m) items to choose among: the same pairs first, then a queue
-) -> Tensor:  # (k) nats of each query that has a wrong answer, as in `contrast.itc`
+) -> Tensor:  # (k) nats of each query that has a negative, as in `contrast.itc`
     "Compute the ITC loss of guessing: `ln` of the number of candidates, its own and those of other items."
     wrong = is_negative(item, candidates).sum(1)
     return (1 + wrong[wrong > 0]).double().log()
@@ -262,7 +262,7 @@ def baselines_of(
     counted = count_baselines(batch, model_cfg.text.vocab_size, labels)
     losses = trivial_losses(counted, batch, views, model_cfg, cfg.batch_size)
     if source.world in KNOWN and "losses.recon" in model_cfg.names():
-        few = batch.rows(slice(128))  # most of the loss is in the few rows that are all hidden
+        few = batch.rows(slice(128))  # the few completely masked rows cause most of the loss
         draws = 24 if model_cfg.losses.recon_kind == "nats" else 4  # discrete patches are counted quickly
         losses |= floor_losses(source.world, tokenizer, few, masks_of(few, draws), model_cfg)
     return losses

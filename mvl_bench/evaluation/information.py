@@ -24,7 +24,7 @@ from ..masking.base import without_image, without_text
 class Chain(NamedTuple):
     "Hold the scores of one modality revealed part by part; zero where there is no part."
 
-    nats: Tensor  # (b u) surprise at each word or patch
+    nats: Tensor  # (b u) negative log-likelihood of each word or patch
     chance: Tensor  # (b u) probability of the likeliest class
     right: Tensor  # (b u) bool, the likeliest class was right
 
@@ -64,7 +64,7 @@ def chain(
     alone: bool = False,  # hide each part alone, all others visible: pseudo-likelihood
     chunk: int = 256,  # views in one forward pass
 ) -> Chain:
-    "Score each part of one modality before it is revealed, in a random order; on the device of the batch."
+    "Score each part of one modality before it is revealed, in a random order; return the scores on the device of the batch."
     device, batch = batch.ids.device, batch.to(model.device)
     parts, labels = _parts(model, batch, side)
     rank = order_of_parts(parts, batch.ids, key)
@@ -167,10 +167,10 @@ def gains(
 ) -> Tensor:  # (b u) nats; zero where there is no part
     "Compute the information that the other modality gives about each word or patch, a mean over orders."
     names = ("text", "text_given_picture") if side == "text" else ("picture", "picture_given_text")
-    without, given = (
+    without, with_other = (
         torch.stack([c.nats for c in chains_by_name[name]]).mean(0) for name in names
     )
-    return without - given
+    return without - with_other
 
 
 def by_word(

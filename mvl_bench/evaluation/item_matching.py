@@ -89,7 +89,7 @@ def score_pairs(
 # %% ../../nbs/evaluation/06_item_matching.ipynb #88b0f781
 def at_threshold(
     scores: PairScores,
-    threshold: float,  # least probability at which a pair is called a match
+    threshold: float,  # least probability at which a pair is predicted as a match
     condition: str = "both",  # one of SHOWN
 ) -> dict[str, float]:  # precision (1 where nothing is called), recall, called, right
     "Compute precision and recall at a threshold; raise `UserError` for an unknown condition."

@@ -126,7 +126,7 @@ class Item(NamedTuple):
     image: np.ndarray  # (h w 3) uint8
     caption: str
     colour: str
-    rim_silent: bool  # its outer ring does not give the colour away
+    rim_silent: bool  # its outer ring does not reveal the colour
 
 
 def _image(row: dict, size: tuple[int, int] | None = None) -> np.ndarray:  # (h w 3) uint8
@@ -154,7 +154,7 @@ def paint_hidden(
     captions: Sequence[str | None],  # None = without a caption
     patches: Sequence[int],
     batch_size: int = 50,
-) -> np.ndarray:  # (b h w 3) in 0..1, visible parts as they are
+) -> np.ndarray:  # (b h w 3) in 0..1, visible parts unchanged
     "Paint hidden patches of images."
     painted = []
     for start in range(0, len(images), batch_size):
@@ -271,7 +271,7 @@ def _read(
     model,
     items: Sequence[Item],
     others: Sequence[Item],  # whose photographs are the wrong ones
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # (b) asked, (ways b) right, (ways b) nats
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # (b) colour word found, (ways b) right, (ways b) nats
     "Hide the colour in each caption, every occurrence, and score the first."
     ids = model.tokenizer.convert_tokens_to_ids
     pairs = [Pair(item.image, item.caption, 0, 0) for item in items]
@@ -335,8 +335,8 @@ def evaluate_painted_colours(
     return scores
 
 # %% ../../nbs/evaluation/10_painted_colours.ipynb #5c020002
-WHOLE_COPIES = 2  # that change everywhere; others only in the middle
-MIDDLE = 0.6, 0.95  # range of the part of each side that changes there
+WHOLE_COPIES = 2  # number of copies that change everywhere; the others change only in the middle
+MIDDLE = 0.6, 0.95  # range of the fraction of each side that changes in these
 LEAST_SHARE = 0.25  # fraction of the centre that must have the colour
 
 
@@ -378,7 +378,7 @@ def copies_in_other_colours(
 
 
 def _copy(row: dict, image: np.ndarray, colour: str, other: str) -> dict:
-    "Return a row with another image, and with those captions that name its colour alone, changed."
+    "Return a row with another image, and with the new colour in those captions that name only the old one."
     buffer = BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=92)
     only = [t for t in row["captions"] if named_colours(t) == {colour}]

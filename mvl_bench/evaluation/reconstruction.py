@@ -190,8 +190,8 @@ def errors_beside(
     source: KnownWorld,
     limit: int = 300,  # pairs at most
     draws: int = 1,  # masks per pair
-) -> dict[tuple, np.ndarray]:  # (loss, whose, condition) -> (n) summed error of each pair
-    "Compute errors of a model, trivial predictors and the ideal observer on the same hidden parts; raise `UserError` for an unknown world."
+) -> dict[tuple, np.ndarray]:  # (loss, predictor, condition) -> (n) summed error of each pair
+    "Compute errors of a model, trivial predictors and the ideal observer on the same hidden parts; raise `UserError` for data without an ideal observer."
     if source.world not in KNOWN:
         raise UserError(
             f"{source.name} has no ideal observer to compare with; scenes:one and scenes:two have one"
@@ -266,13 +266,13 @@ def evaluate_shares(
         flat = min((sums[loss, "trivial", name] for name in TRIVIAL[loss]), key=np.sum)
         units = sums[loss, "trivial", "units"]
         result[loss] = {
-            name: _share(sums[loss, "model", name], sums[loss, "ideal", name], flat, units, samples)
+            name: _normalised_score(sums[loss, "model", name], sums[loss, "ideal", name], flat, units, samples)
             for name in ("with", "without")
         }
     return result
 
 
-def _share(model, ideal, trivial, units, samples) -> dict:
+def _normalised_score(model, ideal, trivial, units, samples) -> dict:
     "Compute one normalised score with its interval, and the error above the ideal observer's."
     resampled = [x[samples].sum(1) for x in (model, ideal, trivial, units)]
     fractions = (resampled[2] - resampled[0]) / (resampled[2] - resampled[1])

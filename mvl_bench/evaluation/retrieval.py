@@ -132,7 +132,7 @@ def encoded(
 @torch.inference_mode()
 def vectors_of(
     model, pool: Gallery, sides: Sides | None = None, batch_size: int = 50
-) -> tuple[Tensor, Tensor]:  # (n e), (m e), beside the gallery
+) -> tuple[Tensor, Tensor]:  # (n e), (m e), on the gallery's device
     "Return a unit vector for every image and every caption."
     sides = sides or encoded(model, pool, batch_size)
     image, text, _ = model.contrast.vectors(sides.image[0], sides.text[0], pool.picture)
@@ -147,7 +147,7 @@ def matches(
     others: Tensor,  # (r) caption of each pair
     sides: Sides | None = None,  # encoded images and captions; None = encode here
     batch_size: int = 400,
-) -> Tensor:  # (r) logit of a match, beside `rows`
+) -> Tensor:  # (r) logit of a match, on the device of `rows`
     "Compute the ITM logit of pairs of images and captions."
     pairs = [*zip(rows.split(batch_size), others.split(batch_size))]
     pairs = track(pairs, "matching pictures with captions")
@@ -178,7 +178,7 @@ def reordered(
     pictures_ask: bool = True,  # True = queries are images
     sides: Sides | None = None,  # encoded images and captions; None = encode here
 ) -> dict[str, Tensor]:  # itm, sum -> (q c) scores, the first candidates reranked
-    "Rerank the first candidates of each query by the ITM logit alone, as ALBEF does, and by its sum with cosine / temperature; the rest stay behind them."
+    "Rerank the first candidates of each query by the ITM logit alone, as ALBEF does, and by its sum with cosine / temperature; all others rank behind them."
     candidates = scores.topk(min(first, scores.shape[1])).indices
     queries = torch.arange(len(scores))[:, None].expand_as(candidates)
     rows, others = (queries, candidates) if pictures_ask else (candidates, queries)

@@ -68,7 +68,7 @@ def class_probabilities(
 ) -> tuple[
     np.ndarray, dict[str, np.ndarray]
 ]:  # (n) labels, absent modality -> (n classes) probabilities
-    "Return the labels and the model's class probabilities with different modalities absent."
+    "Return the labels and the model's class probabilities with and without each modality."
     model.eval()
     labels, chances = [], {side: [] for side in sides}
     batches = task_batches(model, source, ids)
@@ -285,7 +285,7 @@ def commonest(counts: dict[str, int], classes: Sequence[str], n: int) -> np.ndar
     return probs
 
 # %% ../../nbs/evaluation/05_tasks.ipynb #fec69e59
-KINDS = 24  # most kinds that are listed one by one
+KINDS = 24  # largest number of kinds to list separately
 
 
 def evaluate_task(

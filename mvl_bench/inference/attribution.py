@@ -91,7 +91,7 @@ def predict_masked(
     patches: Tensor,  # (r n) bool, True = hidden: r ways to hide
     words: Tensor,  # (r t) bool, True = hidden
     requested: dict | None = None,  # outputs to compute, `ONLY_PIXELS` or `ONLY_WORDS`; None = both
-) -> tuple[Tensor | None, Tensor | None]:  # (r n p*p*c) pixels in 0..1, (r t) nats, both beside the masks
+) -> tuple[Tensor | None, Tensor | None]:  # (r n p*p*c) pixels in 0..1, (r t) ln probabilities, both on the device of the masks
     "Predict pixels and ln probability of each true word of one pair under `r` different masks."
     parts, batch = [], batch.to(model.device)
     for chunk in torch.arange(len(patches)).split(ROWS):
@@ -113,8 +113,8 @@ def predict_masked(
 def _words_away(model, batch: Batch, pieces: Tensor, patches: Tensor, words: Tensor) -> Tensor:
     "Hide each visible word in each of v views (v n), (v t); return moved and helped (2 v w n), nan at visible patches."
     which, word = (~_hidden_whole(words, pieces)).nonzero(as_tuple=True)
-    away = words[which] | pieces[word]
-    both = torch.cat([patches, patches[which]]), torch.cat([words, away])
+    also_masked = words[which] | pieces[word]
+    both = torch.cat([patches, patches[which]]), torch.cat([words, also_masked])
     pixels, _ = predict_masked(model, batch, *both, ONLY_PIXELS)
     before, after = pixels[: len(words)][which], pixels[len(words) :]
     truth = patchify(batch.images, model.cfg.image.patch_size)
@@ -154,9 +154,9 @@ def word_to_patches(
 def _patches_away(model, batch, pieces, patches, words, as_probability=False) -> Tensor:
     "Hide each visible patch in each of v views (v n), (v t); return moved and helped (2 v w n), nan at visible words."
     which, patch = (~patches).nonzero(as_tuple=True)
-    away = patches[which]
-    away[torch.arange(len(which)), patch] = True
-    both = torch.cat([patches, away]), torch.cat([words, words[which]])
+    also_masked = patches[which]
+    also_masked[torch.arange(len(which)), patch] = True
+    both = torch.cat([patches, also_masked]), torch.cat([words, words[which]])
     _, log_probs = predict_masked(model, batch, *both, ONLY_WORDS)
     log_probs = log_probs @ pieces.T.to(log_probs)  # of a word: the sum over its pieces
     log_probs = log_probs.exp() if as_probability else log_probs
@@ -183,7 +183,7 @@ def word_gains(
     pair: Pair,
     patches: Sequence[int] = (),  # hidden patches, counted row by row from 0
 ) -> tuple[tuple[Chip, ...], np.ndarray]:  # w words and their gains (w), in nats
-    "Return how many nats the visible part of the image gains for each word, hidden with all its pieces and no other."
+    "Return the gain in nats from the visible part of the image for each word, masked alone with all its pieces."
     batch, words = one_row(model, pair)
     pieces = pieces_table(words, batch.input_ids.shape[1]).to(model.device)
     rows = batch.rows(torch.zeros(len(words), dtype=torch.long)).to(model.device)
@@ -259,7 +259,7 @@ def influence_under(
 
 # %% ../../nbs/inference/03_attribution.ipynb #d79ad930
 SCALE = dict(to_patches=0.2, to_words=0.5)  # end of the colour scale: of the pixel range, probability
-LEAST_FLOOR = 0.02  # of the pixel range, or probability: less is not seen
+LEAST_FLOOR = 0.02  # of the pixel range, or probability: smaller effects are invisible
 FLOOR_RATIOS = (0.4, 0.6, 0.8)  # of the patches, hidden in turn
 
 
@@ -288,7 +288,7 @@ def noise_floor(
         result = _unrelated(model, other, i)
         for way, values in helps.items():
             if effect := getattr(result, way):
-                values += effect.helped[effect.moved > 0].tolist()  # hidden, and not already before
+                values += effect.helped[effect.moved > 0].tolist()  # not masked already
     return {
         way: max(LEAST_FLOOR, float(np.quantile(values, quantile)))
         for way, values in helps.items()

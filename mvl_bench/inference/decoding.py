@@ -358,8 +358,8 @@ def _sentence(step: Step, grid, blanks: list[int]) -> str:
         names = ", ".join(f"row {i // grid[1] + 1} column {i % grid[1] + 1}" for i in blanks[:3])
         more = f" and {len(blanks) - 3} more" if len(blanks) > 3 else ""
         sentence += (
-            f" One plain colour, though the model is not sure, at {names}{more}: trained on the error of"
-            " pixels, it answers with the middle of what it holds possible, not with a guess."
+            f" One plain colour with a high uncertainty at {names}{more}: trained on the error of"
+            " pixels, the model predicts the middle of the possible values, not one of them."
         )
     return sentence
 

@@ -41,7 +41,7 @@ class Guess(NamedTuple):
 
     @property
     def nats(self) -> float:
-        "Return the surprise at the truth in nats: -ln of its probability."
+        "Return the negative log-likelihood of the true word in nats."
         return float(-np.log(max(self.probability, 1e-12)))
 
 
@@ -71,7 +71,7 @@ class Column:
 
     @property
     def nats(self) -> float:
-        "Return the mean surprise per hidden word in nats; nan where none is hidden or predicted."
+        "Return the mean negative log-likelihood per hidden word in nats; nan where none is hidden or predicted."
         return float(np.mean([g.nats for g in self.tokens])) if self.tokens else float("nan")
 
 
@@ -125,7 +125,7 @@ def reconstruct_pair(
     patches: Sequence[int] = (),  # hidden patches, counted row by row from 0
     words: Sequence[int] = (),  # hidden token positions in the caption
     wrong: Pair | None = None,  # another pair, for the column `wrong`
-    edit: str | None = None,  # another wording of the caption, for the column `edited`
+    edit: str | None = None,  # edited caption, for the column `edited`
 ) -> Reconstruction:
     "Fill in hidden parts under every condition in one batch; raise `UserError` for unusable input or where the model can predict nothing hidden."
     _check_pair(model, pair, "")
@@ -254,7 +254,7 @@ OTHER_PHOTOGRAPHS = dict(
 
 
 def _differ(image, other) -> bool:
-    "Return whether two images differ; one that is not given differs from all."
+    "Return whether two images differ; None differs from every image."
     return other is None or not np.array_equal(image, other)
 
 

@@ -28,7 +28,7 @@ REFERENCE_PAIRS = 50  # of a run's own data; shipped references use 200
 def picture_statistics(
     image: np.ndarray,  # (h w 3) uint8
 ) -> np.ndarray:  # (10)
-    "Return means and spreads of the colours, the log of the mean step between neighbours, the fraction of flat pixels, and the logs of mean and spread of the colourfulness."
+    "Return mean and standard deviation of each colour, the log of the mean step between neighbours, the fraction of flat pixels, and the logs of mean and standard deviation of the colourfulness."
     pixels = image / 255.0
     down, right = np.abs(np.diff(pixels, axis=0))[:, :-1], np.abs(np.diff(pixels, axis=1))[:-1]
     flat = np.maximum(down, right).max(-1) < 1.5 / 255
@@ -92,7 +92,7 @@ def _distance(reference: Mapping, statistics: np.ndarray) -> float:
 
 
 def own_kind(model) -> list[Pair]:
-    "Return pairs like those that a model was trained on; none where its data is not here."
+    "Return pairs of the data that a model was trained on; an empty list where it is not available."
     data, size = str(model.facts.get("data", "scenes")), model.cfg.image.img_size
     if model.pairs is not None:
         rows = np.linspace(0, len(model.pairs) - 1, REFERENCE_PAIRS).astype(int)
@@ -102,7 +102,7 @@ def own_kind(model) -> list[Pair]:
 
 
 def reference_of(model) -> dict | None:
-    "Return the reference of a model's training data; None where the data is not here and none was stored."
+    "Return the reference of a model's training data; None where none was stored and the data is not available."
     if "reference" not in model.facts:
         pairs = own_kind(model)
         if len(pairs) < 2 or "words" not in model.offers:
@@ -112,7 +112,7 @@ def reference_of(model) -> dict | None:
 
 # %% ../../nbs/inference/04_training_distance.ipynb #be0669a3
 class TrainingDistance(NamedTuple):
-    "Hold how far a pair is from a model's training data."
+    "Hold the distances of a pair from a model's training data."
 
     picture: float  # fraction of the reference that is nearer, 0..1
     caption: float  # fraction of the reference's captions that are easier, 0..1
@@ -138,7 +138,7 @@ def training_distance(
     return TrainingDistance(**fractions, excess=sum(distances[name] / edges[name] for name in distances))
 
 
-EDGE = 0.95  # a pair lies within the data that both of its distances are nearer than
+EDGE = 0.95  # a pair is inside the training data if neither fraction is larger
 
 
 def fitting_model(
@@ -146,7 +146,7 @@ def fitting_model(
     image: np.ndarray,  # (h w 3) uint8, of any size
     caption: str,
 ) -> str:  # a name
-    "Choose the first model whose training data a pair lies within, or else the one whose data it is nearest to; one model for each data."
+    "Choose the first model with the pair inside its training data, else the nearest one, considering one model per data set."
     first = {}
     for name, model in models.items():
         if model.offers >= {"pixels", "words"}:

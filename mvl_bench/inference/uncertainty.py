@@ -27,7 +27,7 @@ def parts_of(
     patches = ~masks.image_mask & masks.has_image[:, None]
     words = ~masks.text_mask & batch.maskable & masks.has_text[:, None]
     visible, n = torch.cat([patches, words], 1), patches.shape[1]
-    # random numbers of patches and words are sampled apart, so that padding changes nothing
+    # random numbers of patches and words are sampled separately, so that padding changes nothing
     random_numbers = [
         hashed_uniform((*key, s), batch.ids, m.shape[1])
         for s, m in (("image", patches), ("text", words))
@@ -48,7 +48,7 @@ def spread(
     masks: Masks,
     parts: int = 4,
     key: tuple = (0,),  # e.g. (seed, step)
-) -> Tensor:  # (b n) standard deviation of predicted pixels, 0..0.5, beside the batch; nan = not hidden
+) -> Tensor:  # (b n) standard deviation of predicted pixels, 0..0.5, on the device of the batch; nan = not hidden
     "Compute the standard deviation of each hidden patch's pixels over complementary views; raise `UserError` for a model without pixels."
     if "pixels" not in model.offers:
         raise UserError(f"{model.lacks} So there is no spread of pixels")
