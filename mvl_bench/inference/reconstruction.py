@@ -166,7 +166,7 @@ def _lacking(model, patches, words) -> str:
     hidden = {name for name, places in requests.items() if len(places)}
     if hidden and not hidden & model.offers:
         (rest,) = requests.keys() - hidden
-        raise UserError(f"{note} It can fill in none of the masked parts: mask some {rest} instead.")
+        raise UserError(f"{note} It can fill in none of the hidden parts: hide some {rest} instead.")
     return note
 
 
