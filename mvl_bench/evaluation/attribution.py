@@ -54,22 +54,22 @@ def with_interval(
     draws: int = 1000,
 ) -> dict:  # mean, and ci
     "Compute the ratio of sums to counts over all scenes with its 95 % bootstrap interval over scenes."
-    chosen = resample(len(sums), draws)
-    again = sums[chosen].sum(1) / counts[chosen].sum(1)
-    return dict(mean=float(sums.sum() / counts.sum()), ci=interval(again))
+    samples = resample(len(sums), draws)
+    resampled = sums[samples].sum(1) / counts[samples].sum(1)
+    return dict(mean=float(sums.sum() / counts.sum()), ci=interval(resampled))
 
 
 def _tables(model, pair) -> tuple[dict[str, np.ndarray], dict[str, float], dict]:
     "Compute all attribution tables of one pair (w n) by name, the rank correlation of influence with attention, and the orders for deletion."
-    effects, looks = influence(model, pair), attention_gradient(model, pair)
+    effects, attention = influence(model, pair), attention_gradient(model, pair)
     tables, agree = {}, {}
-    for way in ("to_patches", "to_words"):
-        effect, look = getattr(effects, way), getattr(looks, way)
+    for direction in ("to_patches", "to_words"):
+        effect, weights = getattr(effects, direction), getattr(attention, direction)
         if effect is not None:
-            tables |= {f"{way} {name}": table for name, table in effect._asdict().items()}
-            tables[f"{way} attention"] = look
-            agree[way] = rank_correlation(effect.moved, look)
-    to_words = {"influence": effects.to_words.helped, "attention x gradient": looks.to_words}
+            tables |= {f"{direction} {name}": table for name, table in effect._asdict().items()}
+            tables[f"{direction} attention"] = weights
+            agree[direction] = rank_correlation(effect.moved, weights)
+    to_words = {"influence": effects.to_words.helped, "attention x gradient": attention.to_words}
     return tables, agree, dict(words=effects.words, orders=to_words)
 
 
@@ -81,32 +81,32 @@ def score_influence(
 ) -> dict:  # ready for JSON
     "Measure how often each attribution finds an object's patches, how influence and attention correlate, and the areas of deletion curves."
     rows: list[dict] = []
-    agree: list[dict] = []
+    correlations: list[dict] = []
     curves: list[dict] = []
-    before: np.ndarray | None = None  # object patches of a word of the previous scene
+    previous: np.ndarray | None = None  # object patches of a word of the previous scene
     for i in range(limit):
         targets = colour_words(source.scene(i), source.img_size, model.cfg.image.patch_size)
         if not targets:
             continue
         pair = source.pair(i)
-        tables, agrees, more = _tables(model, pair)
-        agree.append(agrees)
+        tables, correlation, more = _tables(model, pair)
+        correlations.append(correlation)
         for a in targets:
-            foreign = targets[0].object_patches if before is None else before
+            foreign = targets[0].object_patches if previous is None else previous
             hit_rates = {
                 name: (*hits(t[a.row], a.object_patches), hits(t[a.row], foreign)[0])
                 for name, t in tables.items()
             }
-            rows.append(dict(scene=i, chance=a.object_patches.mean(), told=hit_rates))
-        before = targets[i % len(targets)].object_patches
+            rows.append(dict(scene=i, chance=a.object_patches.mean(), hits=hit_rates))
+        previous = targets[i % len(targets)].object_patches
         if deletions:
             a = targets[i % len(targets)]
             orders = {name: table[a.row] for name, table in more["orders"].items()}
             curves.append(deletion(model, pair, more["words"][a.row].position, orders))
-    return _told(rows, agree, curves)
+    return _mean_scores(rows, correlations, curves)
 
 
-def _told(rows: list[dict], agree: list[dict], curves: list[dict]) -> dict:
+def _mean_scores(rows: list[dict], correlations: list[dict], curves: list[dict]) -> dict:
     "Compute the mean of each figure over all scenes with its interval."
     scenes = np.array([row["scene"] for row in rows])
     places, counts = (
@@ -117,14 +117,14 @@ def _told(rows: list[dict], agree: list[dict], curves: list[dict]) -> dict:
         scenes=len(counts), words=len(rows), chance=float(np.mean([row["chance"] for row in rows]))
     )
     result["accounts"] = {}
-    for name in rows[0]["told"]:
-        values = np.array([row["told"][name] for row in rows]).T
+    for name in rows[0]["hits"]:
+        values = np.array([row["hits"][name] for row in rows]).T
         sums = [np.bincount(places, v) for v in values]
         figures = zip(("strongest", "top_k", "shuffled"), sums)
         result["accounts"][name] = {n: with_interval(s, counts) for n, s in figures}
     ones = np.ones(len(counts))
     result["rank_correlation"] = {
-        way: with_interval(np.array([a[way] for a in agree]), ones) for way in agree[0]
+        direction: with_interval(np.array([a[direction] for a in correlations]), ones) for direction in correlations[0]
     }
     if curves:
         stacked = {name: np.stack([c[name] for c in curves]) for name in curves[0]}

@@ -80,7 +80,7 @@ def background(
     for row, (picture, hidden) in enumerate(zip(pixels, masks.image_mask)):
         visible = picture[~hidden].reshape(-1, 3)
         if len(visible):
-            steps = ((visible * 15).round().long() * places).sum(1)  # CUDA multiplies no integer matrices
+            steps = ((visible * 15).round().long() * places).sum(1)  # CUDA has no integer matrix product
             painted[row] = visible[steps == steps.mode().values].mean(0)
     return painted.flatten(2)
 
@@ -94,9 +94,9 @@ def neighbour(
     pixels = patchify(batch.images, patch_size)
     rows, columns = (side // patch_size for side in batch.images.shape[2:])
     place = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).double()
-    far = torch.cdist(place, place).to(pixels.device)
-    near = far.masked_fill(masks.image_mask[:, None], torch.inf).argmin(2)
-    copied = pixels.gather(1, near[..., None].expand_as(pixels))
+    distance = torch.cdist(place, place).to(pixels.device)
+    nearest = distance.masked_fill(masks.image_mask[:, None], torch.inf).argmin(2)
+    copied = pixels.gather(1, nearest[..., None].expand_as(pixels))
     return copied.masked_fill(masks.image_mask.all(1)[:, None, None], 0.5)
 
 
@@ -104,14 +104,14 @@ def unigram_nats(
     baselines: Baselines,
     labels: Tensor,  # (k) hidden words
 ) -> Tensor:  # (k)
-    "Compute the surprise at each hidden word under the word frequencies, in nats."
+    "Compute the negative log-likelihood of each hidden word under the word frequencies, in nats."
     return -baselines.word_chances.to(labels.device)[labels].log()
 
 # %% ../../nbs/evaluation/01_baselines.ipynb #7b376ffd
 def choice_nats(
     item: Tensor,  # (b) item of each query
     candidates: Tensor,  # (m) items to choose among: the same pairs first, then a queue
-) -> Tensor:  # (k) nats of each query that has a wrong answer, as in `contrast.itc`
+) -> Tensor:  # (k) nats of each query that has a negative, as in `contrast.itc`
     "Compute the ITC loss of guessing: `ln` of the number of candidates, its own and those of other items."
     wrong = is_negative(item, candidates).sum(1)
     return (1 + wrong[wrong > 0]).double().log()
@@ -164,8 +164,8 @@ def _pairs(batch: Batch, cfg, batch_size: int) -> dict[str, float]:
     )  # a queue of other items
     for item, row in zip(items, ids):
         choices.append(choice_nats(item, torch.cat([item, earlier.to(item)])))
-        alike, lots = torch.zeros(len(item), len(item)), hashed_uniform((0, "negatives"), row, 2)
-        labels.append(match_pairs(alike, item.cpu(), lots).matched)
+        alike, random_numbers = torch.zeros(len(item), len(item)), hashed_uniform((0, "negatives"), row, 2)
+        labels.append(match_pairs(alike, item.cpu(), random_numbers).matched)
     choices, labels = torch.cat(choices), torch.cat(labels)
     losses = {"itc chance": choices.mean().item()} if len(choices) else {}
     return losses | ({"itm chance": label_nats(labels)} if len(labels) else {})
@@ -244,7 +244,7 @@ def baselines_of(
     tokenizer,
     cfg,  # `TrainConfig`
 ) -> dict[str, float]:
-    "Compute each loss of the model for trivial predictors, and for the ideal observer where the world is known."
+    "Compute each loss of the model for trivial predictors, and for the ideal observer in a finite world."
     model_cfg = model.cfg.at_step(cfg.steps - 1)
     limit = max(
         32, min(256, 2**22 // math.prod(model_cfg.image.img_size))
@@ -252,17 +252,17 @@ def baselines_of(
     batch = collate(some_pairs(source, limit), tokenizer, model_cfg.text.max_text_len)
     masking = with_scores(model_cfg.build_masking(), model)
 
-    def drawn(rows: Batch, epochs: int) -> tuple[Masks, ...]:  # scores of patches come from the model
+    def masks_of(rows: Batch, epochs: int) -> tuple[Masks, ...]:  # scores of patches come from the model
         there = rows.to(model.device)
         views = (v for epoch in range(epochs) for v in masking(there, (cfg.seed, epoch)))
         return tuple(v.to("cpu") for v in views)
 
-    views = drawn(batch, 2)
+    views = masks_of(batch, 2)
     labels = sample_hidden_words(source, tokenizer, model_cfg, (cfg.seed, 0))
     counted = count_baselines(batch, model_cfg.text.vocab_size, labels)
     losses = trivial_losses(counted, batch, views, model_cfg, cfg.batch_size)
     if source.world in KNOWN and "losses.recon" in model_cfg.names():
-        few = batch.rows(slice(128))  # most of the loss is in the few rows that are all hidden
+        few = batch.rows(slice(128))  # the few completely masked rows cause most of the loss
         draws = 24 if model_cfg.losses.recon_kind == "nats" else 4  # discrete patches are counted quickly
-        losses |= floor_losses(source.world, tokenizer, few, drawn(few, draws), model_cfg)
+        losses |= floor_losses(source.world, tokenizer, few, masks_of(few, draws), model_cfg)
     return losses

@@ -24,7 +24,7 @@ from ..masking.base import without_image, without_text
 class Chain(NamedTuple):
     "Hold the scores of one modality revealed part by part; zero where there is no part."
 
-    nats: Tensor  # (b u) surprise at each word or patch
+    nats: Tensor  # (b u) negative log-likelihood of each word or patch
     chance: Tensor  # (b u) probability of the likeliest class
     right: Tensor  # (b u) bool, the likeliest class was right
 
@@ -36,8 +36,8 @@ def order_of_parts(
 ) -> Tensor:  # (b u) rank from 0 in each row; -1 where there is no part
     "Sample the order in which parts are revealed, a function of sample id and key."
     place = (parts.cumsum(1) - 1).clamp_min(0).cpu()  # padding to a longer row changes nothing
-    lots = hashed_uniform((*key, "reveal"), ids, parts.shape[1]).gather(1, place).to(parts.device)
-    rank = lots.masked_fill(~parts, 2.0).argsort(1).argsort(1)
+    random_numbers = hashed_uniform((*key, "reveal"), ids, parts.shape[1]).gather(1, place).to(parts.device)
+    rank = random_numbers.masked_fill(~parts, 2.0).argsort(1).argsort(1)
     return rank.masked_fill(~parts, -1)
 
 
@@ -48,7 +48,7 @@ def _parts(model, batch: Batch, side: str) -> tuple[Tensor, Tensor]:  # (b u) bo
     if model.patch_logits is None:
         name = type(model).__name__
         raise UserError(
-            f"{name} gives patches no chances, so its pictures have no nats: see reader"
+            f"{name} predicts no probabilities of patches, so its images have no score in nats: use a model with patch codes (--model reader)"
         )
     there = batch.has_image[:, None].expand(-1, model.num_patches)
     return there, model.numbers_of(batch.images)
@@ -64,7 +64,7 @@ def chain(
     alone: bool = False,  # hide each part alone, all others visible: pseudo-likelihood
     chunk: int = 256,  # views in one forward pass
 ) -> Chain:
-    "Score each part of one modality before it is revealed, in a random order; the scores are beside the batch."
+    "Score each part of one modality before it is revealed, in a random order; return the scores on the device of the batch."
     device, batch = batch.ids.device, batch.to(model.device)
     parts, labels = _parts(model, batch, side)
     rank = order_of_parts(parts, batch.ids, key)
@@ -72,8 +72,8 @@ def chain(
     kinds = torch.float32, torch.float32, torch.bool
     tables = [torch.zeros(parts.shape, dtype=kind, device=parts.device) for kind in kinds]
     for row, place in zip(rows.split(chunk), places.split(chunk)):
-        turn = rank[row, place][:, None]
-        hidden = rank[row] == turn if alone else rank[row] >= turn
+        step = rank[row, place][:, None]
+        hidden = rank[row] == step if alone else rank[row] >= step
         logits = _scores(model, batch.rows(row), side, hidden, beside, place).float()
         chance, best = logits.softmax(-1).max(-1)
         label = labels[row, place]
@@ -167,10 +167,10 @@ def gains(
 ) -> Tensor:  # (b u) nats; zero where there is no part
     "Compute the information that the other modality gives about each word or patch, a mean over orders."
     names = ("text", "text_given_picture") if side == "text" else ("picture", "picture_given_text")
-    without, beside = (
+    without, with_other = (
         torch.stack([c.nats for c in chains_by_name[name]]).mean(0) for name in names
     )
-    return without - beside
+    return without - with_other
 
 
 def by_word(
@@ -200,12 +200,12 @@ def calibration(
     bins: int = 10,  # of equal width
 ) -> Calibration:
     "Group predictions by the probability of their likeliest class and compute the calibration error."
-    there = [c.chance > 0 for c in chains]
-    chance = torch.cat([c.chance[t] for c, t in zip(chains, there)]).double()
-    right = torch.cat([c.right[t] for c, t in zip(chains, there)]).double()
-    which = (chance * bins).long().clamp(max=bins - 1)
-    count = torch.bincount(which, minlength=bins)
-    sums = (torch.zeros(bins).double().index_add_(0, which, x) for x in (chance, right))
+    exists = [c.chance > 0 for c in chains]
+    chance = torch.cat([c.chance[t] for c, t in zip(chains, exists)]).double()
+    right = torch.cat([c.right[t] for c, t in zip(chains, exists)]).double()
+    bin_index = (chance * bins).long().clamp(max=bins - 1)
+    count = torch.bincount(bin_index, minlength=bins)
+    sums = (torch.zeros(bins).double().index_add_(0, bin_index, x) for x in (chance, right))
     mean = [total / count.clamp_min(1) for total in sums]
     error = ((mean[0] - mean[1]).abs() * count).sum() / count.sum()
     filled = count > 0
@@ -220,7 +220,7 @@ def evaluate_information(
 ) -> dict:
     "Estimate nats per pair with intervals, pseudo-likelihood, calibration and known truth; raise `UserError` for a model without words."
     if "words" not in model.offers:
-        raise UserError(f"{model.lacks} So there are no chances to add up")
+        raise UserError(f"{model.lacks} So there are no probabilities to sum")
     chains_by_name, world = measure(model, source, limit, orders), source.world
     scored = dict(
         task="information", n=len(chains_by_name["text"][0].nats), nats=in_nats(chains_by_name)

@@ -55,14 +55,14 @@ def ratio_intervals(
     dict
 ):  # mean of each condition, and under "ci" 95 % intervals of means and of differences to "with"
     "Compute the mean error per unit with 95 % bootstrap intervals over pairs; differences to `with` are paired."
-    chosen = resample(len(counts), draws)
-    units = counts[chosen].sum(1)
-    again = {name: values[chosen].sum(1) / units for name, values in sums.items()}
-    again |= {f"{name}_minus_with": again[name] - again["with"] for name in sums if name != "with"}
+    samples = resample(len(counts), draws)
+    units = counts[samples].sum(1)
+    resampled = {name: values[samples].sum(1) / units for name, values in sums.items()}
+    resampled |= {f"{name}_minus_with": resampled[name] - resampled["with"] for name in sums if name != "with"}
     means = {name: float(values.sum() / counts.sum()) for name, values in sums.items()}
     return {
         **means,
-        "ci": {name: interval(values) for name, values in again.items()},
+        "ci": {name: interval(values) for name, values in resampled.items()},
     }
 
 # %% ../../nbs/evaluation/02_reconstruction.ipynb #ecd384ff
@@ -90,10 +90,10 @@ def conditions(
     yield "without", batch, (without_text if side == "image" else without_image)(masks)
     yield "blank", blank(batch, "text" if side == "image" else "image"), masks
     if side == "image":
-        words = dict(
+        text = dict(
             input_ids=wrong.input_ids, attention_mask=wrong.attention_mask, maskable=wrong.maskable
         )
-        yield "wrong", replace(batch, **words), masks
+        yield "wrong", replace(batch, **text), masks
     else:
         yield "wrong", replace(batch, images=wrong.images), masks
 
@@ -190,11 +190,11 @@ def errors_beside(
     source: KnownWorld,
     limit: int = 300,  # pairs at most
     draws: int = 1,  # masks per pair
-) -> dict[tuple, np.ndarray]:  # (loss, whose, condition) -> (n) summed error of each pair
-    "Compute errors of a model, trivial predictors and the ideal observer on the same hidden parts; raise `UserError` for an unknown world."
+) -> dict[tuple, np.ndarray]:  # (loss, predictor, condition) -> (n) summed error of each pair
+    "Compute errors of a model, trivial predictors and the ideal observer on the same hidden parts; raise `UserError` for data without an ideal observer."
     if source.world not in KNOWN:
         raise UserError(
-            f"what can be known of {source.name} nobody knows; of scenes:one and scenes:two it is"
+            f"{source.name} has no ideal observer to compare with; scenes:one and scenes:two have one"
         )
     cfg, pairs = model.cfg, first_pairs(source, limit)
     image = ImageConfig(tuple(cfg.image.img_size), cfg.image.patch_size)
@@ -259,30 +259,30 @@ def evaluate_shares(
 ) -> dict:  # loss -> condition -> model, ideal, trivial, share, ci, above_ideal
     "Score a model between the best trivial predictor (0) and the ideal observer (1), with 95 % intervals over pairs."
     sums, result = errors_beside(model, source, limit, draws), {}
-    chosen = resample(len(next(iter(sums.values()))))
+    samples = resample(len(next(iter(sums.values()))))
     for loss in dict.fromkeys(key[0] for key in sums):
         if (loss, "model", "with") not in sums:
             continue  # the model does not predict it
         flat = min((sums[loss, "trivial", name] for name in TRIVIAL[loss]), key=np.sum)
         units = sums[loss, "trivial", "units"]
         result[loss] = {
-            name: _share(sums[loss, "model", name], sums[loss, "ideal", name], flat, units, chosen)
+            name: _normalised_score(sums[loss, "model", name], sums[loss, "ideal", name], flat, units, samples)
             for name in ("with", "without")
         }
     return result
 
 
-def _share(model, ideal, trivial, units, chosen) -> dict:
+def _normalised_score(model, ideal, trivial, units, samples) -> dict:
     "Compute one normalised score with its interval, and the error above the ideal observer's."
-    again = [x[chosen].sum(1) for x in (model, ideal, trivial, units)]
-    shares = (again[2] - again[0]) / (again[2] - again[1])
-    above = (again[0] - again[1]) / again[3]
+    resampled = [x[samples].sum(1) for x in (model, ideal, trivial, units)]
+    fractions = (resampled[2] - resampled[0]) / (resampled[2] - resampled[1])
+    above = (resampled[0] - resampled[1]) / resampled[3]
     result = {
         n: float(x.sum() / units.sum())
         for n, x in zip(("model", "ideal", "trivial"), (model, ideal, trivial))
     }
     result["share"] = float((trivial - model).sum() / (trivial - ideal).sum())
-    return result | dict(ci=interval(shares), above_ideal=interval(above))
+    return result | dict(ci=interval(fractions), above_ideal=interval(above))
 
 
 def shares_table(
@@ -290,10 +290,10 @@ def shares_table(
 ) -> str:
     "Format the normalised scores as lines of text."
     names = ("model", "ideal", "trivial", "share")
-    rows = [("share of what can be known", *names, "95 %")]
+    rows = [("fraction of what can be known", "model", "ideal", "trivial", "fraction", "95 %")]
     for loss, unit in dict(recon="hidden pixels, mean error", mlm="hidden words, nats").items():
         for name, row in result.get(loss, {}).items():
-            label = unit if name == "with" else f"  {name} the other side"
+            label = unit if name == "with" else f"  {name} the other modality"
             rows.append((label, *(row[n] for n in names), row["ci"]))
     return text_table(rows, ".4f", ".4f", ".4f", ".1%", ".1%")
 

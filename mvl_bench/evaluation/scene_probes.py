@@ -127,7 +127,7 @@ def probe_objects(model, problems: list[Question]) -> dict:
     shapes = torch.tensor([c is not None for c in colours])
     truth = torch.tensor([list(COLOURS).index(c) for c in colours if c])
     right = {
-        name: _share(nearest_colour(p, pixels)[shapes] == truth) for name, p in painted.items()
+        name: _fraction_right(nearest_colour(p, pixels)[shapes] == truth) for name, p in painted.items()
     }
     return dict(recon_object=scores, colour=dict(right, chance=1 / len(COLOURS), n=len(truth)))
 
@@ -141,7 +141,7 @@ def _stacked(problems: list[Question]) -> tuple[list[Pair], Tensor, Tensor]:
     return [q.pair for q in problems], pixels, patches
 
 
-def _share(right: Tensor) -> float | None:
+def _fraction_right(right: Tensor) -> float | None:
     "Return the fraction of right answers; None where there is none."
     return right.double().mean().item() if len(right) else None
 
@@ -167,13 +167,13 @@ def probe_words(model, problems: list[Question]) -> dict:
             for i, q in enumerate(problems)
             if (q.scene.things[q.thing].colour is None) == (kind == "sticker")
         ]
-        places = {
+        position_of = {
             i: word_position(model, problems[i].scene, problems[i].thing, attribute) for i in rows
         }
-        rows = [i for i in rows if places[i] is not None]
-        where = torch.tensor([places[i] for i in rows])
+        rows = [i for i in rows if position_of[i] is not None]
+        positions = torch.tensor([position_of[i] for i in rows])
         right = (
-            {name: _read([p[i] for i in rows], model, where) for name, p in inputs.items()}
+            {name: _read([p[i] for i in rows], model, positions) for name, p in inputs.items()}
             if rows
             else {}
         )
@@ -191,7 +191,7 @@ def _read(pairs: list[Pair], model, where: Tensor) -> float:
         logits = model(batch, masks, requested=ONLY_WORDS).word_logits
         return (logits.argmax(-1) == batch.input_ids)[mask]
 
-    return _share(torch.cat(_batched(model, pairs, run)))
+    return _fraction_right(torch.cat(_batched(model, pairs, run)))
 
 # %% ../../nbs/evaluation/07_scene_probes.ipynb #20ebb847
 @torch.inference_mode()
@@ -221,7 +221,7 @@ def probe_edits(model, problems: list[Question], limit: int = 200) -> dict:
     repainted = nearest_colour(after, pixels) == torch.tensor(goal)
     worst = (error + change).argsort(descending=True)[:5].tolist()
     return dict(
-        repainted=_share(repainted), rest_changed=change.mean().item(), error=error.mean().item(), chance=1 / len(COLOURS),
+        repainted=_fraction_right(repainted), rest_changed=change.mean().item(), error=error.mean().item(), chance=1 / len(COLOURS),
         n=len(shapes), worst=[dict(scene=pairs[i].id, thing=shapes[i].thing, edit=caption(edited[i])) for i in worst],
     )  # fmt: skip
 
@@ -231,7 +231,7 @@ def evaluate_probes(
     source: Scenes,  # scenes that it was not trained on
     limit: int = 500,
 ) -> dict:
-    "Run all probes on synthetic scenes that the model can answer."
+    "Run the probes on synthetic scenes, as far as the model predicts pixels and words."
     problems, scores = questions(source, model.cfg.image.patch_size, limit), {}
     if "pixels" in model.offers:
         scores |= probe_objects(model, problems)

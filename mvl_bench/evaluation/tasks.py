@@ -45,7 +45,7 @@ def task_batches(
     ids: Sequence[int],
     size: int = 48,  # examples at a time
 ) -> Iterator[TaskBatch]:
-    "Yield the given examples in batches, as the model reads them."
+    "Yield the given examples in batches, at the model's image size."
     body = model.body
     for start in range(0, len(ids), size):
         examples = [source.example(i) for i in ids[start : start + size]]
@@ -68,7 +68,7 @@ def class_probabilities(
 ) -> tuple[
     np.ndarray, dict[str, np.ndarray]
 ]:  # (n) labels, absent modality -> (n classes) probabilities
-    "Return the labels and the model's class probabilities with different modalities absent."
+    "Return the labels and the model's class probabilities with and without each modality."
     model.eval()
     labels, chances = [], {side: [] for side in sides}
     batches = task_batches(model, source, ids)
@@ -128,19 +128,19 @@ def intervals(
     draws: int = 1000,
 ) -> dict[str, list[float]]:  # condition -> low, high; and of the model minus each other condition
     "Compute 95 % bootstrap intervals over groups of a score and of paired differences between conditions."
-    chance, samples = np.random.default_rng(0), {name: [] for name in chances}
+    generator, samples = np.random.default_rng(0), {name: [] for name in chances}
     count = groups.max() + 1
     while len(samples[""]) < draws:
-        weights = np.bincount(chance.integers(0, count, count), minlength=count)[groups]
+        weights = np.bincount(generator.integers(0, count, count), minlength=count)[groups]
         used = weights > 0
         if score is pr_auc and len(np.unique(labels[used])) < 2:
             continue
         for name, probs in chances.items():
             samples[name].append(score(labels[used], probs[used], weights[used]))
-    again = {name: np.array(values) for name, values in samples.items()}
-    again |= {f"minus_{name}": again[""] - values for name, values in again.items() if name}
+    scores = {name: np.array(values) for name, values in samples.items()}
+    scores |= {f"minus_{name}": scores[""] - values for name, values in scores.items() if name}
     return {
-        name: [round(end, 4) for end in interval(values)] for name, values in again.items()
+        name: [round(end, 4) for end in interval(values)] for name, values in scores.items()
     }
 
 # %% ../../nbs/evaluation/05_tasks.ipynb #560d5dcc
@@ -158,16 +158,16 @@ class Words:
 
     def _see(self, examples: Sequence[ExampleText]) -> csr_matrix:  # (n features)
         "Return word features of each example; for two items the shared and the differing words."
-        sides = [
+        bags = [
             self.vectors.transform([t.texts[k] or "" for t in examples])
             for k in range(len(examples[0].texts))
         ]
-        if len(sides) < 2:
-            return sides[0]
-        first, other = sides
-        shared = first.multiply(other)
+        if len(bags) < 2:
+            return bags[0]
+        first, other = bags
+        common = first.multiply(other)
         overlap = csr_matrix(overlaps(examples)[:, None])
-        return csr_matrix(hstack([shared, first + other - 2 * shared, overlap]))
+        return csr_matrix(hstack([common, first + other - 2 * common, overlap]))
 
     def chances(self, examples: Sequence[ExampleText]) -> np.ndarray:  # (n classes)
         "Predict the probability of each class."
@@ -182,7 +182,7 @@ def overlaps(examples: Sequence[ExampleText]) -> np.ndarray:  # (n) 0..1
     return np.array([len(a & b) / max(1, len(a | b)) for a, b in bags])
 
 # %% ../../nbs/evaluation/05_tasks.ipynb #1ef58103
-NEIGHBOURS = 10  # whose votes count in the baseline `knn` of a probe
+NEIGHBOURS = 10  # neighbours that vote in the baseline `knn` of a probe
 
 
 @torch.inference_mode()
@@ -217,38 +217,38 @@ def evaluate_probe(
 ) -> dict:
     "Measure a linear probe's accuracy on image vectors beside baselines; raise `UserError` without features or for fewer than two labels."
     if model.features is None:
-        raise UserError(f"a {model.kind} makes no vectors of pictures that a probe could read")
-    sides = [(source, some_ids(source, limit)) for source in (train, test)]
-    examples = [[source.text_of(i) for i in ids] for source, ids in sides]
+        raise UserError(f"{model.kind} returns no image features to probe")
+    splits = [(source, some_ids(source, limit)) for source in (train, test)]
+    examples = [[source.text_of(i) for i in ids] for source, ids in splits]
     classes = sorted({t.label for t in examples[0]})
     if len(classes) < 2:
         raise UserError(
-            f"all examples of {train.name} are {classes[0]!r}: a probe tells two labels or more apart"
+            f"all examples of {train.name} are {classes[0]!r}: a probe needs two labels or more"
         )
     if len(examples[0]) < NEIGHBOURS:
         raise UserError(
             f"{train.name} gives {len(examples[0])} examples to train a probe on, it needs {NEIGHBOURS} or more"
         )
     number = {name: k for k, name in enumerate(classes)}
-    fit_to, labels = (np.array([number.get(t.label, -1) for t in part]) for part in examples)
-    (train_vectors, small), (unseen, also) = (image_vectors(model, *side) for side in sides)
+    train_labels, labels = (np.array([number.get(t.label, -1) for t in part]) for part in examples)
+    (train_vectors, train_small), (test_vectors, test_small) = (image_vectors(model, *side) for side in splits)
     linear = lambda: make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300))  # noqa: E731
-    near = make_pipeline(StandardScaler(), KNeighborsClassifier(NEIGHBOURS))
-    ways = {
-        "": (linear(), train_vectors, unseen),
-        "knn": (near, train_vectors, unseen),
-        "pixels": (linear(), small, also),
+    neighbours = make_pipeline(StandardScaler(), KNeighborsClassifier(NEIGHBOURS))
+    predictors = {
+        "": (linear(), train_vectors, test_vectors),
+        "knn": (neighbours, train_vectors, test_vectors),
+        "pixels": (linear(), train_small, test_small),
     }
-    chances = {name: way.fit(x, fit_to).predict_proba(y) for name, (way, x, y) in ways.items()}
-    chances["majority"] = np.eye(len(classes))[[np.bincount(fit_to).argmax()] * len(labels)]
+    chances = {name: predictor.fit(x, train_labels).predict_proba(y) for name, (predictor, x, y) in predictors.items()}
+    chances["majority"] = np.eye(len(classes))[[np.bincount(train_labels).argmax()] * len(labels)]
     groups, by = groups_of(examples[1])
-    between = intervals(accuracy, labels, chances, groups)
+    bounds = intervals(accuracy, labels, chances, groups)
     score = accuracy(labels, chances[""])
     result = dict(task="probe", metric="accuracy", score=score, n=len(labels))
-    result |= dict(chance=1 / len(classes), ci=between[""], ci_by=by, groups=int(groups.max()) + 1)
-    result["baselines"] = {name: dict(score=accuracy(labels, p), ci=between[name], behind=between[f"minus_{name}"])
+    result |= dict(chance=1 / len(classes), ci=bounds[""], ci_by=by, groups=int(groups.max()) + 1)
+    result["baselines"] = {name: dict(score=accuracy(labels, p), ci=bounds[name], behind=bounds[f"minus_{name}"])
                           for name, p in chances.items() if name}  # fmt: skip
-    return result | dict(trained_on=len(fit_to), classes=len(classes))
+    return result | dict(trained_on=len(train_labels), classes=len(classes))
 
 # %% ../../nbs/evaluation/05_tasks.ipynb #c835880e
 def known_labels(
@@ -285,7 +285,7 @@ def commonest(counts: dict[str, int], classes: Sequence[str], n: int) -> np.ndar
     return probs
 
 # %% ../../nbs/evaluation/05_tasks.ipynb #fec69e59
-KINDS = 24  # most kinds that are listed one by one
+KINDS = 24  # largest number of kinds to list separately
 
 
 def evaluate_task(
@@ -337,7 +337,7 @@ def _with_baselines(
     try:
         chances["bag_of_words"] = Words(trained_on(model), model.task.classes).chances(examples)
     except UserError as error:
-        return labels, chances, [f"no bag of words, as the training data is not to be had: {error}"]
+        return labels, chances, [f"no bag-of-words baseline, because the training data is not available: {error}"]
     return labels, chances, []
 
 
@@ -375,9 +375,9 @@ NAMES = dict(
     image_only="the same model, words absent",
     majority="commonest class of training",
     bag_of_words="logistic regression on the words",
-    word_overlap="share of words in common",
+    word_overlap="fraction of words in common",
     knn="nearest neighbours",
-    pixels="linear on a 8 x 8 thumbnail",
+    pixels="linear on an 8 x 8 thumbnail",
 )
 
 

@@ -91,7 +91,7 @@ def predict_masked(
     patches: Tensor,  # (r n) bool, True = hidden: r ways to hide
     words: Tensor,  # (r t) bool, True = hidden
     requested: dict | None = None,  # outputs to compute, `ONLY_PIXELS` or `ONLY_WORDS`; None = both
-) -> tuple[Tensor | None, Tensor | None]:  # (r n p*p*c) pixels in 0..1, (r t) nats, both beside the masks
+) -> tuple[Tensor | None, Tensor | None]:  # (r n p*p*c) pixels in 0..1, (r t) ln probabilities, both on the device of the masks
     "Predict pixels and ln probability of each true word of one pair under `r` different masks."
     parts, batch = [], batch.to(model.device)
     for chunk in torch.arange(len(patches)).split(ROWS):
@@ -113,8 +113,8 @@ def predict_masked(
 def _words_away(model, batch: Batch, pieces: Tensor, patches: Tensor, words: Tensor) -> Tensor:
     "Hide each visible word in each of v views (v n), (v t); return moved and helped (2 v w n), nan at visible patches."
     which, word = (~_hidden_whole(words, pieces)).nonzero(as_tuple=True)
-    away = words[which] | pieces[word]
-    both = torch.cat([patches, patches[which]]), torch.cat([words, away])
+    also_masked = words[which] | pieces[word]
+    both = torch.cat([patches, patches[which]]), torch.cat([words, also_masked])
     pixels, _ = predict_masked(model, batch, *both, ONLY_PIXELS)
     before, after = pixels[: len(words)][which], pixels[len(words) :]
     truth = patchify(batch.images, model.cfg.image.patch_size)
@@ -146,7 +146,7 @@ def word_to_patches(
 ) -> Effect:  # (w n)
     "Hide each visible word in turn and measure its effect on hidden patches, 0 for hidden words; raise `UserError` for a model without pixels."
     if "pixels" not in model.offers:
-        raise UserError(f"{model.lacks} So no word can change a patch")
+        raise UserError(f"{model.lacks} So no word can influence a patch")
     effects = _words_away(model, *_hidden_in(model, pair, patches, words))[:, 0]
     return Effect(*effects.numpy().astype(np.float64))
 
@@ -154,9 +154,9 @@ def word_to_patches(
 def _patches_away(model, batch, pieces, patches, words, as_probability=False) -> Tensor:
     "Hide each visible patch in each of v views (v n), (v t); return moved and helped (2 v w n), nan at visible words."
     which, patch = (~patches).nonzero(as_tuple=True)
-    away = patches[which]
-    away[torch.arange(len(which)), patch] = True
-    both = torch.cat([patches, away]), torch.cat([words, words[which]])
+    also_masked = patches[which]
+    also_masked[torch.arange(len(which)), patch] = True
+    both = torch.cat([patches, also_masked]), torch.cat([words, words[which]])
     _, log_probs = predict_masked(model, batch, *both, ONLY_WORDS)
     log_probs = log_probs @ pieces.T.to(log_probs)  # of a word: the sum over its pieces
     log_probs = log_probs.exp() if as_probability else log_probs
@@ -183,7 +183,7 @@ def word_gains(
     pair: Pair,
     patches: Sequence[int] = (),  # hidden patches, counted row by row from 0
 ) -> tuple[tuple[Chip, ...], np.ndarray]:  # w words and their gains (w), in nats
-    "Return how many nats the visible part of the image gains for each word, hidden with all its pieces and no other."
+    "Return the gain in nats from the visible part of the image for each word, masked alone with all its pieces."
     batch, words = one_row(model, pair)
     pieces = pieces_table(words, batch.input_ids.shape[1]).to(model.device)
     rows = batch.rows(torch.zeros(len(words), dtype=torch.long)).to(model.device)
@@ -246,20 +246,20 @@ def influence_under(
     batch, caption_words = one_row(model, pair)
     masks = by_hand(batch, model.num_patches, patches, words)
     image_mask, text_mask = masks.image_mask, masks.text_mask
-    pieces, fourths = pieces_table(caption_words, batch.input_ids.shape[1]), text_mask
+    pieces, word_masks = pieces_table(caption_words, batch.input_ids.shape[1]), text_mask
     rest = ~quarters(model.cfg.image.grid)  # (4 n)
     by_patches = image_mask if image_mask.any() else rest
     if not text_mask.any():
-        fourths = torch.stack([pieces[k::4].any(0) for k in range(min(4, len(pieces)))])
+        word_masks = torch.stack([pieces[k::4].any(0) for k in range(min(4, len(pieces)))])
     ways = dict(
         to_patches=(by_patches, text_mask.expand(len(by_patches), -1)),
-        to_words=((image_mask | rest).repeat(len(fourths), 1), fourths.repeat_interleave(4, 0)),
+        to_words=((image_mask | rest).repeat(len(word_masks), 1), word_masks.repeat_interleave(4, 0)),
     )
     return influence(model, pair, ways, as_probability=True)
 
 # %% ../../nbs/inference/03_attribution.ipynb #d79ad930
 SCALE = dict(to_patches=0.2, to_words=0.5)  # end of the colour scale: of the pixel range, probability
-LEAST_FLOOR = 0.02  # of the pixel range, or probability: less is not seen
+LEAST_FLOOR = 0.02  # of the pixel range, or probability: smaller effects are invisible
 FLOOR_RATIOS = (0.4, 0.6, 0.8)  # of the patches, hidden in turn
 
 
@@ -279,19 +279,19 @@ def noise_floor(
     pairs: Sequence[Pair],  # at the model's size, of the data that it was trained on
     quantile: float = 0.95,
 ) -> dict[str, float]:  # of `to_patches` in pixels (0..1) and `to_words` in probability
-    "Measure what unrelated captions reach: a quantile of the help of single words and patches, at least `LEAST_FLOOR`."
+    "Measure the influence of unrelated captions: a quantile of `helped` over single words and patches, at least `LEAST_FLOOR`."
     if len(pairs) < 2:
         raise UserError(f"pairs {len(pairs)}: a caption is shuffled among 2 or more")
-    reached: dict[str, list[float]] = {way: [] for way in SCALE}
+    helps: dict[str, list[float]] = {way: [] for way in SCALE}
     for i, pair in enumerate(pairs):
         other = pair._replace(caption=pairs[i - len(pairs) // 2].caption)
         result = _unrelated(model, other, i)
-        for way, values in reached.items():
+        for way, values in helps.items():
             if effect := getattr(result, way):
-                values += effect.helped[effect.moved > 0].tolist()  # hidden, and not already before
+                values += effect.helped[effect.moved > 0].tolist()  # not masked already
     return {
         way: max(LEAST_FLOOR, float(np.quantile(values, quantile)))
-        for way, values in reached.items()
+        for way, values in helps.items()
         if values
     }
 
@@ -320,16 +320,16 @@ class Looks(NamedTuple):
 
 def _across(name: str, weights: Tensor, n: int, t: int, way: str) -> Tensor | None:
     "Select the weights (v t n) from queries of one modality to keys of the other in an attention (v q k); return None where it has none."
-    looking, looked = (n, t) if way == "to_patches" else (t, n)
+    num_queries, num_keys = (n, t) if way == "to_patches" else (t, n)
     if name.startswith(("image_to_text", "text_to_image")):
         if name.startswith("image") != (way == "to_patches"):
             return None
-        part = weights[:, -looking:, -looked:]  # the image's class token comes first
+        part = weights[:, -num_queries:, -num_keys:]  # the image's class token comes first
     else:  # one sequence: patches and then words, or words, class token and then patches
         first = 0 if weights.shape[1] == n + t else t + 1
         patches, words = slice(first, first + n), slice(0, t) if first else slice(n, n + t)
-        asks, gives = (patches, words) if way == "to_patches" else (words, patches)
-        part = weights[:, asks, gives]
+        queries, keys = (patches, words) if way == "to_patches" else (words, patches)
+        part = weights[:, queries, keys]
     return part.transpose(1, 2) if way == "to_patches" else part
 
 
@@ -402,16 +402,16 @@ def deletion(
         raise UserError(f"token {word} is no word of the caption {pair.caption!r}")
     n = model.num_patches
     orders = dict(orders) | {"at random": hashed_uniform((0, "deletion"), row.ids, n)[0]}
-    gone = (torch.linspace(0, 1, levels) * n).round()[:, None]
+    removed = (torch.linspace(0, 1, levels) * n).round()[:, None]
     places = [
         torch.as_tensor(np.asarray(o)).argsort(descending=True).argsort() for o in orders.values()
     ]
-    patches = torch.cat([place < gone for place in places])
+    patches = torch.cat([place < removed for place in places])
     hidden = torch.zeros(len(patches), row.input_ids.shape[1], dtype=torch.bool)
     hidden[:, pieces] = True
     _, log_probs = predict_masked(model, row, patches, hidden, ONLY_WORDS)
-    chance = log_probs[:, pieces].sum(1).exp().reshape(len(orders), levels)
-    return dict(zip(orders, chance.double().numpy()))
+    probability = log_probs[:, pieces].sum(1).exp().reshape(len(orders), levels)
+    return dict(zip(orders, probability.double().numpy()))
 
 
 def area(curve: np.ndarray) -> float:  # (levels), or (scenes levels)

@@ -106,7 +106,7 @@ def first_step(
         if missing := [i for i in chosen if i not in there]:
             raise UserError(f"there is no {unit} {missing[0]}")
         if len(chosen) and {"patch": "pixels", "word": "words"}[unit] not in model.offers:
-            raise UserError(f"{model.lacks} A hidden {unit} would stay hidden")
+            raise UserError(f"{model.lacks} A masked {unit} would stay masked")
     ids = [model.tokenizer.mask_token_id if i in words else token for i, token in enumerate(ids)]
     tokens = _words(model, ids, places)
     return Step(0, picture, tuple(ids), tuple(places), tokens, tuple(patches), tuple(words))
@@ -236,7 +236,7 @@ def from_trace(trace: dict) -> list[Step]:
             steps.append(Step(picture=picture, places=tuple(map(int, trace["places"])), **fields))
         return steps
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError) as error:
-        raise UserError(f"this is no trace of a run: {error!r}") from error
+        raise UserError(f"not a valid trace of a run: {error!r}") from error
 
 # %% ../../nbs/inference/02_decoding.ipynb #a00f19b6
 ORDERS = ("together", "turns", "words first", "patches first")
@@ -279,11 +279,11 @@ def schedule(
             turns_of = dict(patches=turns[:half], words=turns[half:])
     counts = []
     for name, count in (("patches", patches), ("words", words)):
-        mine = turns_of[name]
-        share = {
-            t: count * (i + 1) // len(mine) - count * i // len(mine) for i, t in enumerate(mine)
+        own_turns = turns_of[name]
+        count_at = {
+            t: count * (i + 1) // len(own_turns) - count * i // len(own_turns) for i, t in enumerate(own_turns)
         }
-        counts.append([share.get(t, 0) for t in turns])
+        counts.append([count_at.get(t, 0) for t in turns])
     return [pair for pair in zip(*counts) if any(pair)]
 
 # %% ../../nbs/inference/02_decoding.ipynb #f4b1ced9
@@ -291,20 +291,20 @@ FLAT, UNSURE = 0.02, 0.05  # standard deviation of pixels within a patch; of its
 
 
 @torch.inference_mode()
-def _ask(model, step: Step, plan: Plan) -> tuple[Tensor | None, Tensor | None, Tensor]:
+def _predict(model, step: Step, plan: Plan) -> tuple[Tensor | None, Tensor | None, Tensor]:
     "Predict pixels (n p*p*c), ln probabilities of words (t v) and the standard deviation of patches (n)."
     batch = row_of(model, step)
     masks = hidden_in(model, step, batch)
     outputs = model(batch.to(model.device), masks.to(model.device)).to("cpu")
-    doubt = torch.zeros(model.num_patches)
+    uncertainty = torch.zeros(model.num_patches)
     if step.hidden_patches:
-        doubt = spread(model, batch, masks, plan.parts, (plan.seed, "parts", step.index))[0]
+        uncertainty = spread(model, batch, masks, plan.parts, (plan.seed, "parts", step.index))[0]
     pixels = None if outputs.pixels is None else outputs.pixels[0].float().clamp(0, 1)
     if outputs.word_logits is None:
-        return pixels, None, doubt
+        return pixels, None, uncertainty
     logits = outputs.word_logits[0].float()
-    logits[:, model.tokenizer.all_special_ids] = -torch.inf  # a word is meant
-    return pixels, logits.log_softmax(-1), doubt
+    logits[:, model.tokenizer.all_special_ids] = -torch.inf  # special tokens are no words
+    return pixels, logits.log_softmax(-1), uncertainty
 
 
 def _choose_words(step: Step, log_probs: Tensor | None, count: int, plan: Plan) -> dict[int, int]:
@@ -312,18 +312,18 @@ def _choose_words(step: Step, log_probs: Tensor | None, count: int, plan: Plan) 
     places = list(step.hidden_words)
     if not count:
         return {}
-    chances = log_probs[places]
+    log_probs_hidden = log_probs[places]
     if plan.temperature:  # Gumbel noise: the largest is a sample from the softmax
         key = (plan.seed, "word", step.index)
-        lots = hashed_uniform(key, torch.tensor(places), chances.shape[1]).clamp(1e-12, 1 - 1e-12)
-        picked = (chances.double() / plan.temperature - lots.log().neg().log()).argmax(1)
+        random_numbers = hashed_uniform(key, torch.tensor(places), log_probs_hidden.shape[1]).clamp(1e-12, 1 - 1e-12)
+        tokens = (log_probs_hidden.double() / plan.temperature - random_numbers.log().neg().log()).argmax(1)
     else:
-        picked = chances.argmax(1)
-    sure = chances.gather(1, picked[:, None])[:, 0].argsort(descending=True, stable=True)
-    return {places[i]: int(picked[i]) for i in sure[:count].tolist()}
+        tokens = log_probs_hidden.argmax(1)
+    most_certain = log_probs_hidden.gather(1, tokens[:, None])[:, 0].argsort(descending=True, stable=True)
+    return {places[i]: int(tokens[i]) for i in most_certain[:count].tolist()}
 
 
-def _told(log_probs: Tensor | None, step: Step, tokenizer) -> tuple[dict, dict]:
+def _word_guesses(log_probs: Tensor | None, step: Step, tokenizer) -> tuple[dict, dict]:
     "Return the three likeliest words and the entropy in nats of each hidden word."
     guesses, entropy = {}, {}
     for place in step.hidden_words:
@@ -358,8 +358,8 @@ def _sentence(step: Step, grid, blanks: list[int]) -> str:
         names = ", ".join(f"row {i // grid[1] + 1} column {i % grid[1] + 1}" for i in blanks[:3])
         more = f" and {len(blanks) - 3} more" if len(blanks) > 3 else ""
         sentence += (
-            f" One plain colour, though the model is not sure, at {names}{more}: trained on the error of"
-            " pixels, it answers with the middle of what it holds possible, not with a guess."
+            f" One plain colour with a high uncertainty at {names}{more}: trained on the error of"
+            " pixels, the model predicts the middle of the possible values, not one of them."
         )
     return sentence
 
@@ -372,20 +372,20 @@ def advance(
     plan: Plan = Plan(),
 ) -> Step:
     "Fill in the given number of most certain patches and words, or least certain patches where planned."
-    pixels, log_probs, doubt = _ask(model, step, plan)
+    pixels, log_probs, uncertainty = _predict(model, step, plan)
     ids, size = list(step.ids), model.cfg.image.patch_size
     picked = _choose_words(step, log_probs, words, plan)
     for place, token in picked.items():
         ids[place] = token
     sign = -1 if plan.unsure_first else 1
-    order = sorted(step.hidden_patches, key=lambda i: (sign * doubt[i].item(), i))
+    order = sorted(step.hidden_patches, key=lambda i: (sign * uncertainty[i].item(), i))
     filled = sorted(order[:patches])
     picture = step.picture
     if filled:
         cut = patchify(torch.tensor(picture).permute(2, 0, 1)[None], size)
         cut[0, filled] = (pixels[filled] * 255 + 0.5).to(torch.uint8)
         picture = unpatchify(cut, model.cfg.image.grid)[0].permute(1, 2, 0).numpy().copy()
-    guesses, entropy = _told(log_probs, step, model.tokenizer)
+    guesses, entropy = _word_guesses(log_probs, step, model.tokenizer)
     after = replace(
         step,
         index=step.index + 1,
@@ -398,10 +398,10 @@ def advance(
         new_words=tuple(sorted(picked)),
         guesses=guesses,
         entropy=entropy,
-        spread={i: round(doubt[i].item(), 4) for i in step.hidden_patches},
+        spread={i: round(uncertainty[i].item(), 4) for i in step.hidden_patches},
     )
     plain = pixels[filled].unflatten(-1, (-1, 3)).std(1).mean(-1) if filled else ()
-    blanks = [i for i, flat in zip(filled, plain) if flat < FLAT and doubt[i] > UNSURE]
+    blanks = [i for i, flat in zip(filled, plain) if flat < FLAT and uncertainty[i] > UNSURE]
     return replace(after, description=_sentence(after, model.cfg.image.grid, blanks))
 
 

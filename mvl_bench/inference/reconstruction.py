@@ -41,7 +41,7 @@ class Guess(NamedTuple):
 
     @property
     def nats(self) -> float:
-        "Return the surprise at the truth in nats: -ln of its probability."
+        "Return the negative log-likelihood of the true word in nats."
         return float(-np.log(max(self.probability, 1e-12)))
 
 
@@ -71,7 +71,7 @@ class Column:
 
     @property
     def nats(self) -> float:
-        "Return the mean surprise per hidden word in nats; nan where none is hidden or predicted."
+        "Return the mean negative log-likelihood per hidden word in nats; nan where none is hidden or predicted."
         return float(np.mean([g.nats for g in self.tokens])) if self.tokens else float("nan")
 
 
@@ -125,7 +125,7 @@ def reconstruct_pair(
     patches: Sequence[int] = (),  # hidden patches, counted row by row from 0
     words: Sequence[int] = (),  # hidden token positions in the caption
     wrong: Pair | None = None,  # another pair, for the column `wrong`
-    edit: str | None = None,  # another wording of the caption, for the column `edited`
+    edit: str | None = None,  # edited caption, for the column `edited`
 ) -> Reconstruction:
     "Fill in hidden parts under every condition in one batch; raise `UserError` for unusable input or where the model can predict nothing hidden."
     _check_pair(model, pair, "")
@@ -137,8 +137,8 @@ def reconstruct_pair(
     batch = collate([row for _, row, _ in rows], model.tokenizer, model.cfg.text.max_text_len)
     masks, device = _hide(model, batch, rows, patches, words), model.device
     columns = {name: dict(name=name, beside=_beside(name, wrong, edit)) for name, _, _ in rows}
-    sides = ("pixels", "words") if len(words) else ("pixels",)
-    row_indices = {s: [i for i, row in enumerate(rows) if row[2] in ("both", s)] for s in sides}
+    units = ("pixels", "words") if len(words) else ("pixels",)
+    row_indices = {s: [i for i, row in enumerate(rows) if row[2] in ("both", s)] for s in units}
     output = model(batch.to(device), masks.to(device), requested=row_indices).to("cpu")
     truth = patchify(
         torch.tensor(pair.image).permute(2, 0, 1)[None] / 255.0, model.cfg.image.patch_size
@@ -154,9 +154,9 @@ def reconstruct_pair(
                 model, position_text, batch.input_ids[i], output.word_logits[at], masks.text_mask[i]
             )
     hidden = np.isin(np.arange(model.num_patches), list(patches))
-    built = {name: Column(**fields) for name, fields in columns.items()}
+    by_name = {name: Column(**fields) for name, fields in columns.items()}
     return Reconstruction(
-        pair, hidden, tuple(sorted(words)), model.cfg.image.patch_size, built, note
+        pair, hidden, tuple(sorted(words)), model.cfg.image.patch_size, by_name, note
     )
 
 
@@ -166,7 +166,7 @@ def _lacking(model, patches, words) -> str:
     hidden = {name for name, places in requests.items() if len(places)}
     if hidden and not hidden & model.offers:
         (rest,) = requests.keys() - hidden
-        raise UserError(f"{note} It has nothing to fill in here: hide some {rest}, then ask it.")
+        raise UserError(f"{note} It can fill in none of the hidden parts: hide some {rest} instead.")
     return note
 
 
@@ -213,10 +213,10 @@ def _guesses(model, letters: dict, ids, logits, mask, most: int = 5) -> tuple[Gu
     "Return the prediction for each hidden word of a caption."
     guesses = []
     for place in mask.nonzero().flatten().tolist():
-        chances = logits[place].softmax(-1)
-        values, best = chances.topk(min(most, len(chances)))
+        probabilities = logits[place].softmax(-1)
+        values, best = probabilities.topk(min(most, len(probabilities)))
         top = tuple(zip(token_texts(model.tokenizer, best.tolist()), values.tolist()))
-        guesses.append(Guess(place, letters.get(place, ""), chances[ids[place]].item(), top))
+        guesses.append(Guess(place, letters.get(place, ""), probabilities[ids[place]].item(), top))
     return tuple(guesses)
 
 
@@ -254,7 +254,7 @@ OTHER_PHOTOGRAPHS = dict(
 
 
 def _differ(image, other) -> bool:
-    "Return whether two images differ; one that is not given differs from all."
+    "Return whether two images differ; None differs from every image."
     return other is None or not np.array_equal(image, other)
 
 
@@ -286,7 +286,7 @@ def column_scores(
 ) -> dict:  # ready for JSON
     "Return the numbers of each column as a dictionary."
 
-    def said(column: Column) -> dict:
+    def as_dict(column: Column) -> dict:
         words = [
             dict(g._asdict(), nats=g.nats, top=[[letters(t), p] for t, p in g.top]) for g in column.tokens
         ]
@@ -295,7 +295,7 @@ def column_scores(
         error = None if np.isnan(column.error) else column.error
         return dict(beside=column.beside, error=error, error_of_patch=patches, words=words)
 
-    columns = {name: said(column) for name, column in reconstruction.columns.items()}
+    columns = {name: as_dict(column) for name, column in reconstruction.columns.items()}
     return dict(
         caption=reconstruction.pair.caption,
         hidden_patches=reconstruction.image_mask.nonzero()[0].tolist(),
@@ -320,7 +320,7 @@ def line_up(
         )
         same = same and np.array_equal(reconstruction.pair.image, first.pair.image)
         if not (same and np.array_equal(reconstruction.image_mask, first.image_mask)):
-            raise UserError(f"{name} was given another pair, or other hidden parts, than the first")
+            raise UserError(f"{name} has another pair, or other masked parts, than the first model")
         columns[name] = replace(
             reconstruction.columns[column],
             name=name,

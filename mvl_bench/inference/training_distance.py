@@ -22,13 +22,13 @@ from ..data.tokenizers import word_pieces
 
 # %% ../../nbs/inference/04_training_distance.ipynb #19d96c09
 QUANTILES = np.linspace(0, 1, 41)
-REFERENCE_PAIRS = 50  # of a run's own data; shipped references are made of 200
+REFERENCE_PAIRS = 50  # of a run's own data; shipped references use 200
 
 
 def picture_statistics(
     image: np.ndarray,  # (h w 3) uint8
 ) -> np.ndarray:  # (10)
-    "Return means and spreads of the colours, the log of the mean step between neighbours, the fraction of flat pixels, and the logs of mean and spread of the colourfulness."
+    "Return mean and standard deviation of each colour, the log of the mean step between neighbours, the fraction of flat pixels, and the logs of mean and standard deviation of the colourfulness."
     pixels = image / 255.0
     down, right = np.abs(np.diff(pixels, axis=0))[:, :-1], np.abs(np.diff(pixels, axis=1))[:-1]
     flat = np.maximum(down, right).max(-1) < 1.5 / 255
@@ -76,23 +76,23 @@ def make_reference(
 ) -> dict:  # ready for JSON
     "Describe the data of a model: centre and precision of the picture statistics, quantiles of both distances."
     statistics = np.stack([picture_statistics(pair.image) for pair in pairs])
-    centre, spread = statistics.mean(0), np.cov(statistics.T)
-    ridge = 0.05 * np.diag(np.diag(spread)) + 1e-5 * np.eye(len(centre))
-    reference = dict(n=len(pairs), centre=centre, precision=np.linalg.inv(spread + ridge))
-    far = [_far(reference, row) for row in statistics]
+    centre, covariance = statistics.mean(0), np.cov(statistics.T)
+    ridge = 0.05 * np.diag(np.diag(covariance)) + 1e-5 * np.eye(len(centre))
+    reference = dict(n=len(pairs), centre=centre, precision=np.linalg.inv(covariance + ridge))
+    distances = [_distance(reference, row) for row in statistics]
     nats = caption_nats(model, [pair.caption for pair in pairs])
-    reference["picture"], reference["caption"] = (np.nanquantile(x, QUANTILES) for x in (far, nats))
+    reference["picture"], reference["caption"] = (np.nanquantile(x, QUANTILES) for x in (distances, nats))
     return {n: v if n == "n" else np.round(v, 4).tolist() for n, v in reference.items()}
 
 
-def _far(reference: Mapping, statistics: np.ndarray) -> float:
+def _distance(reference: Mapping, statistics: np.ndarray) -> float:
     "Return the Mahalanobis distance of picture statistics to the centre of a reference, per dimension."
-    away = statistics - np.asarray(reference["centre"])
-    return float(np.sqrt(away @ np.asarray(reference["precision"]) @ away / len(away)))
+    offset = statistics - np.asarray(reference["centre"])
+    return float(np.sqrt(offset @ np.asarray(reference["precision"]) @ offset / len(offset)))
 
 
 def own_kind(model) -> list[Pair]:
-    "Return pairs like those that a model was trained on; none where its data is not here."
+    "Return pairs of the data that a model was trained on; an empty list where it is not available."
     data, size = str(model.facts.get("data", "scenes")), model.cfg.image.img_size
     if model.pairs is not None:
         rows = np.linspace(0, len(model.pairs) - 1, REFERENCE_PAIRS).astype(int)
@@ -102,7 +102,7 @@ def own_kind(model) -> list[Pair]:
 
 
 def reference_of(model) -> dict | None:
-    "Return the reference of a model's training data; None where the data is not here and none was stored."
+    "Return the reference of a model's training data; None where none was stored and the data is not available."
     if "reference" not in model.facts:
         pairs = own_kind(model)
         if len(pairs) < 2 or "words" not in model.offers:
@@ -112,7 +112,7 @@ def reference_of(model) -> dict | None:
 
 # %% ../../nbs/inference/04_training_distance.ipynb #be0669a3
 class TrainingDistance(NamedTuple):
-    "Hold how far a pair is from a model's training data."
+    "Hold the distances of a pair from a model's training data."
 
     picture: float  # fraction of the reference that is nearer, 0..1
     caption: float  # fraction of the reference's captions that are easier, 0..1
@@ -129,16 +129,16 @@ def training_distance(
     if reference is None:
         return None
     picture = resize(Image.fromarray(image), model.cfg.image.img_size)
-    far = dict(
-        picture=_far(reference, picture_statistics(picture)),
+    distances = dict(
+        picture=_distance(reference, picture_statistics(picture)),
         caption=np.nan_to_num(caption_nats(model, [caption])[0]),
     )
-    fractions = {name: float(np.interp(far[name], reference[name], QUANTILES)) for name in far}
-    edges = {name: max(np.interp(0.95, QUANTILES, reference[name]), 1e-6) for name in far}
-    return TrainingDistance(**fractions, excess=sum(far[name] / edges[name] for name in far))
+    fractions = {name: float(np.interp(distances[name], reference[name], QUANTILES)) for name in distances}
+    edges = {name: max(np.interp(0.95, QUANTILES, reference[name]), 1e-6) for name in distances}
+    return TrainingDistance(**fractions, excess=sum(distances[name] / edges[name] for name in distances))
 
 
-EDGE = 0.95  # a pair lies within the data that both of its distances are nearer than
+EDGE = 0.95  # a pair is inside the training data if neither fraction is larger
 
 
 def fitting_model(
@@ -146,13 +146,13 @@ def fitting_model(
     image: np.ndarray,  # (h w 3) uint8, of any size
     caption: str,
 ) -> str:  # a name
-    "Choose the first model whose training data a pair lies within, or else the one whose data it is nearest to; one model for each data."
+    "Choose the first model with the pair inside its training data, else the nearest one, considering one model per data set."
     first = {}
     for name, model in models.items():
         if model.offers >= {"pixels", "words"}:
             first.setdefault(str(model.facts.get("data", "scenes")), name)
-    far = {name: training_distance(models[name], image, caption) for name in first.values()}
-    known = {name: distance for name, distance in far.items() if distance is not None}
+    distances = {name: training_distance(models[name], image, caption) for name in first.values()}
+    known = {name: distance for name, distance in distances.items() if distance is not None}
     within = (n for n, d in known.items() if max(d.picture, d.caption) <= EDGE)
     nearest = min(known, key=lambda name: known[name].excess, default=next(iter(models)))
     return next(within, nearest)

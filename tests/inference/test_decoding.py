@@ -164,7 +164,7 @@ def test_a_trace_that_is_none_is_refused_in_a_line(run, wrong):
         trace |= wrong
     elif wrong:
         trace["steps"][1] |= wrong
-    with pytest.raises(UserError, match="this is no trace") as caught:
+    with pytest.raises(UserError, match="not a valid trace") as caught:
         from_trace(trace if wrong else wrong)
     assert "\n" not in str(caught.value)
 

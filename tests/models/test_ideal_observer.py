@@ -163,5 +163,5 @@ def test_a_reader_names_patches_of_its_data_only(tmp_path):
 
 def test_a_probe_needs_vectors():
     source = KnownWorld("one")
-    with pytest.raises(UserError, match="makes no vectors"):
+    with pytest.raises(UserError, match="returns no image features"):
         evaluate_probe(load("ideal"), source, source)
