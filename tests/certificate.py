@@ -93,21 +93,21 @@ def lines_of(run: RunConfig) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def kill_and_go_on(run: RunConfig, kills: int, lots: random.Random, workers=(0,)) -> dict:
+def kill_and_go_on(run: RunConfig, kills: int, rng: random.Random, workers=(0,)) -> dict:
     "Kill the run at random moments, every third time within a save, until it is through; what happened."
     done = dict(kills=0, inside_a_save=0)
     reach = max(6, 2 * run.training.steps // kills)
     while True:
         resume, begun = (Path(run.out) / "run.json").exists(), lines_of(run)
-        asked = update(run, workers=lots.choice(workers))
+        asked = update(run, workers=rng.choice(workers))
         if done["kills"] >= kills:
             assert processes.wait([processes.start(sitting, asked, resume)]) == [0], "the last sitting failed"
             return done
         inside = done["kills"] % 3 == 2
-        at = (lots.choice(["fsync", "replace"]), lots.randrange(1, 30)) if inside else None
-        process, wanted = processes.start(sitting, asked, resume, at), begun + lots.randrange(2, reach)
+        at = (rng.choice(["fsync", "replace"]), rng.randrange(1, 30)) if inside else None
+        process, wanted = processes.start(sitting, asked, resume, at), begun + rng.randrange(2, reach)
         while process.is_alive():
-            time.sleep(lots.uniform(0, 0.01))
+            time.sleep(rng.uniform(0, 0.01))
             if not inside and lines_of(run) >= wanted:
                 process.kill()
         done["kills"] += 1

@@ -202,9 +202,9 @@ class Reference(nn.Module, MaskedVLModel):
         "Compute the ITM loss of true and wrong pairs, each run through both cross encoders in full."
         x, see, y, read = sides
         logits = similarity(vectors.image, vectors.text, self.contrast.temperature).detach()
-        lots = hashed_uniform((*key.numbers, "negatives"), ids, 2)
+        draws = hashed_uniform((*key.numbers, "negatives"), ids, 2)
         pairs, others, matched = match_pairs(
-            logits, vectors.item, lots, self.cfg.contrast.random_negative_frac
+            logits, vectors.item, draws, self.cfg.contrast.random_negative_frac
         )
         x, see, y, read = x[pairs], see[pairs], y[others], read[others]
         first = self.image_cross(x, see, y, read)[:, 0], self.text_cross(y, read, x, see)[:, 0]

@@ -232,7 +232,7 @@ def sample_hidden_words(
     pairs = [Pair(None, text, i, i) for i, text in enumerate(captions)]
     batch = collate(pairs, tokenizer, model_cfg.text.max_text_len, img_size=1)
     masking = replace(
-        model_cfg.build_masking(), hide_patches=random_squares
+        model_cfg.build_masking(), patch_strategy=random_squares
     )  # the batch has no images to score
     views = masking(replace(batch, has_image=batch.has_text), key)
     return torch.cat([batch.input_ids[view.text_mask] for view in views])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core import UserError, hashed_uniform
-from .base import hide_share, units_to_hide
+from .base import hide_fraction, units_to_hide
 
 # %% ../../nbs/masking/01_image.ipynb #c581c6f4
 def over_squares(
@@ -39,10 +39,10 @@ def over_squares(
     return hidden
 
 # %% ../../nbs/masking/01_image.ipynb #c8dadfb5
-def _sizes(left: Tensor, lots: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:  # (b) each
+def _sizes(left: Tensor, draws: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:  # (b) each
     "Return a block's height and width: at least about 16/196 of the grid if so much is left, never more than is left."
     least = max(1, round(grid[0] * grid[1] * 16 / 196))
-    area_draw, aspect_draw = lots.unbind(1)
+    area_draw, aspect_draw = draws.unbind(1)
     area = least + area_draw * (left - least).clamp_min(0)
     aspect = 0.3 ** (1 - 2 * aspect_draw)
     high = (area * aspect).sqrt().round().clamp(1, grid[0]).minimum(left.clamp_min(1))
@@ -50,10 +50,10 @@ def _sizes(left: Tensor, lots: Tensor, grid: tuple[int, int]) -> tuple[Tensor, T
     return high.long(), wide.long()
 
 # %% ../../nbs/masking/01_image.ipynb #658019fc
-def _add_block(hidden: Tensor, left: Tensor, lots: Tensor) -> Tensor:  # (b r c) bool
+def _add_block(hidden: Tensor, left: Tensor, draws: Tensor) -> Tensor:  # (b r c) bool
     "Add one block to every row with units `left` to mask, at a random place where it masks at least one new unit."
     (b, rows, columns), each = hidden.shape, torch.arange(len(hidden))[:, None, None]
-    size_draws, place_draws = lots.split([2, lots.shape[1] - 2], 1)
+    size_draws, place_draws = draws.split([2, draws.shape[1] - 2], 1)
     high, wide = (side[:, None, None] for side in _sizes(left, size_draws, (rows, columns)))
     top, start = torch.arange(rows)[:, None], torch.arange(columns)
     visible = torch.zeros(b, rows + 1, columns + 1, dtype=torch.long)  # summed-area table
@@ -83,8 +83,8 @@ def hide_blocks(
         hidden, units = torch.zeros(len(rows), *squares, dtype=torch.bool), squares[0] * squares[1]
         count, turn = units_to_hide(torch.full((len(rows),), units), ratio[rows]), 0
         while (left := count - hidden.sum((1, 2))).any():
-            lots = hashed_uniform((*key, "block", turn), ids[rows], 2 + units)
-            hidden, turn = _add_block(hidden, left, lots), turn + 1
+            draws = hashed_uniform((*key, "block", turn), ids[rows], 2 + units)
+            hidden, turn = _add_block(hidden, left, draws), turn + 1
         return hidden.flatten(1)
 
     return over_squares(choose, ids, grid, square, shift)
@@ -116,7 +116,7 @@ def hide_grid(
         down, right = (
             (torch.arange(side) + phase[:, axis]) % len(order) for axis, side in enumerate(squares)
         )
-        return hide_share(order[down[:, :, None], right[:, None]].flatten(1), ratio[rows])
+        return hide_fraction(order[down[:, :, None], right[:, None]].flatten(1), ratio[rows])
 
     return over_squares(choose, ids, grid, square, shift)
 
@@ -151,12 +151,12 @@ def hide_by_score(
 
     def choose(rows, squares, unit):
         units = squares[0] * squares[1]
-        lots, round_by = hashed_uniform((*key, "score"), ids[rows], units + 1).split([units, 1], 1)
+        draws, round_by = hashed_uniform((*key, "score"), ids[rows], units + 1).split([units, 1], 1)
         means = _mean_in(scores[rows], unit, units)
-        mixed = lots.argsort(1)  # ties are broken at random
+        mixed = draws.argsort(1)  # ties are broken at random
         place = mixed.gather(1, means.gather(1, mixed).argsort(dim=1, descending=True, stable=True))
         count = units_to_hide(torch.full((len(rows),), units), ratio[rows])[:, None]
         sure = place.argsort(1) < count - (BY_CHANCE * count + round_by).floor()
-        return hide_share(lots.masked_fill(sure, -1.0), ratio[rows])
+        return hide_fraction(draws.masked_fill(sure, -1.0), ratio[rows])
 
     return over_squares(choose, ids, grid, square, shift)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODES', 'PATCHES', 'WORDS', 'JOINT', 'STRATEGY_HELP', 'draw_modes', 'ModalityAware', 'drop_modalities',
-           'uniform_shares', 'dirichlet', 'dirichlet_shares', 'any_shares', 'JointStrategy', 'by_name', 'build_masking',
+           'uniform_ratios', 'dirichlet', 'dirichlet_ratios', 'any_ratios', 'JointStrategy', 'by_name', 'build_masking',
            'with_kinds', 'hides', 'full_mask', 'with_scores']
 
 # %% ../../nbs/masking/03_joint.ipynb #7eb1cd0d
@@ -20,7 +20,7 @@ from ..core import Batch, Masks, UserError, hashed_draws, hashed_uniform, update
 from mvl_bench.masking.base import (
     Masking,
     MaskingConfig,
-    hide_share,
+    hide_fraction,
     random_squares,
     random_words,
     units_to_hide,
@@ -56,7 +56,7 @@ class ModalityAware(Masking):
     square: int = 1  # side of a masked square, in patches
     image_ratio: float = 0.8  # fraction of the squares to mask in mode `heavy image`
     text_ratio: float = 0.8  # fraction of the words to mask in mode `heavy text`
-    joint: bool = True  # False = two views: every row is heavy image in the first, heavy text in the second
+    one_view: bool = True  # False = two views: every row is heavy image in the first, heavy text in the second
     mam_light_ratio: float = 0.15  # fraction of squares and of words to mask in mode `light`
 
     def __post_init__(self):
@@ -65,26 +65,26 @@ class ModalityAware(Masking):
             raise UserError(f"mam_light_ratio {self.mam_light_ratio} is not between 0 and 1")
 
     def views(self, batch: Batch, key: tuple) -> tuple[Masks, ...]:
-        "Return one view whose rows differ in mode, with modality dropout; two views if not `joint`."
-        if not self.joint:
+        "Return one view whose rows differ in mode, with modality dropout; two views if not `one_view`."
+        if not self.one_view:
             return super().views(batch, key)
         (masks,) = Masking.views(replace(self, modality_dropout=0.0), batch, key)
-        mode, lots = (
+        mode, draws = (
             draw_modes(batch.ids, key),
             hashed_uniform((*key, "absent"), batch.ids, 1)[:, 0],
         )
         text = torch.where(
-            mode == 2, lots < self.modality_dropout / 2, mode == 0
+            mode == 2, draws < self.modality_dropout / 2, mode == 0
         )  # True = the caption would be absent, False = the image
         no_text, no_image = (
-            ((lots < self.modality_dropout) & side).to(batch.ids.device) for side in (text, ~text)
+            ((draws < self.modality_dropout) & side).to(batch.ids.device) for side in (text, ~text)
         )
         return (without_text(without_image(masks, no_image), no_text),)
 
     def ratios(self, batch: Batch, key: tuple) -> list[Tensor]:  # (b) image, (b) words
         "Return each row's ratios: heavy on one modality and zero on the other, or light on both."
         heavy = super().ratios(batch, key)
-        if not self.joint:
+        if not self.one_view:
             return heavy
         mode = draw_modes(batch.ids, key)
         rest = torch.where(mode == 2, self.mam_light_ratio, 0.0).double()
@@ -101,13 +101,13 @@ def drop_modalities(
     "Return the view with one modality of some rows absent (MDO of 2109.12178); a row's only modality is never removed."
     if text_only < 0 or image_only < 0 or not text_only + image_only <= 1:
         raise UserError(f"text_only {text_only} and image_only {image_only} are not fractions that sum to at most 1")
-    lots = hashed_uniform((*key, "dropout"), ids, 1)[:, 0].to(ids.device)
-    no_image = lots < text_only
-    no_text = ~no_image & (lots < text_only + image_only)
+    draws = hashed_uniform((*key, "dropout"), ids, 1)[:, 0].to(ids.device)
+    no_image = draws < text_only
+    no_text = ~no_image & (draws < text_only + image_only)
     return without_text(without_image(masks, no_image), no_text)
 
 # %% ../../nbs/masking/03_joint.ipynb #3a90fd31
-def uniform_shares(
+def uniform_ratios(
     batch: Batch,
     squares: int,  # number of squares of one image
     ratios: tuple[float, float],  # configured ratios: of the squares, of the words
@@ -118,8 +118,8 @@ def uniform_shares(
     units = torch.full_like(words, squares)
     count = units_to_hide(units, ratios[0]) + units_to_hide(words, ratios[1])
     there = torch.arange(squares + batch.maskable.shape[1]) < (units + words)[:, None]
-    lots = hashed_uniform((*key, "uniform"), batch.ids, there.shape[1])
-    hidden = hide_share(lots, count / (units + words).clamp_min(1), there)
+    draws = hashed_uniform((*key, "uniform"), batch.ids, there.shape[1])
+    hidden = hide_fraction(draws, count / (units + words).clamp_min(1), there)
     image, text = hidden[:, :squares].sum(1).double(), hidden[:, squares:].sum(1).double()
     return image / units, text / words.clamp_min(1)
 
@@ -142,7 +142,7 @@ def dirichlet(
     return low.softmax(1)
 
 # %% ../../nbs/masking/03_joint.ipynb #a28a0292
-def dirichlet_shares(
+def dirichlet_ratios(
     batch: Batch,
     squares: int,  # not used: ratios are divided, not numbers of squares
     ratios: tuple[float, float],  # configured ratios: of the squares, of the words
@@ -159,7 +159,7 @@ def dirichlet_shares(
     return image, (total - image).clamp(0, 1)
 
 # %% ../../nbs/masking/03_joint.ipynb #72841321
-def any_shares(
+def any_ratios(
     batch: Batch,
     squares: int,  # not used: the ratio does not depend on the number of squares
     ratios: tuple[float, float],  # not used: every ratio is equally likely
@@ -173,7 +173,7 @@ def any_shares(
 class JointStrategy(NamedTuple):
     "Specify how much of each modality is masked, and in how many views."
 
-    joint: bool = True  # True = one view, in which a row may mask patches, words or both; False = two views: patches in the first, words in the second
+    one_view: bool = True  # True = one view, in which a row may mask patches, words or both; False = two views: patches in the first, words in the second
     ratio_sampler: Callable | None = (
         None  # samples the ratios of each row; None = the configured ones
     )
@@ -183,12 +183,12 @@ class JointStrategy(NamedTuple):
 PATCHES = dict(random=random_squares, block=hide_blocks, grid=hide_grid, score=hide_by_score)
 WORDS = dict(random=random_words, whole_word=whole_words, span=spans, content=content_words)
 JOINT = dict(
-    alternating=JointStrategy(joint=False),
+    alternating=JointStrategy(one_view=False),
     joint=JointStrategy(),
     mam=JointStrategy(kind=ModalityAware),
-    pooled=JointStrategy(ratio_sampler=uniform_shares),
-    dirichlet=JointStrategy(ratio_sampler=dirichlet_shares),
-    alternating_any_ratio=JointStrategy(joint=False, ratio_sampler=any_shares),
+    pooled=JointStrategy(ratio_sampler=uniform_ratios),
+    dirichlet=JointStrategy(ratio_sampler=dirichlet_ratios),
+    alternating_any_ratio=JointStrategy(one_view=False, ratio_sampler=any_ratios),
 )
 
 # %% ../../nbs/masking/03_joint.ipynb #92336f79
@@ -243,7 +243,7 @@ def _corruption(cfg) -> Callable | None:
     if not cfg.masking.corruption_ratio:
         return None
     special = table_of(cfg.text.token_kinds, "special") if cfg.text.token_kinds else None
-    options = dict(mask_id=cfg.text.mask_id, share=cfg.masking.corruption_ratio)
+    options = dict(mask_id=cfg.text.mask_id, fraction=cfg.masking.corruption_ratio)
     return partial(corrupt_tokens, special=special, **options)
 
 # %% ../../nbs/masking/03_joint.ipynb #03ea66b7
@@ -260,12 +260,12 @@ def build_masking(
         max(1, masking.mask_size // cfg.image.patch_size),
         masking.image_ratio,
         masking.text_ratio,
-        joint=strategy.joint,
+        one_view=strategy.one_view,
         modality_dropout=masking.modality_dropout,
         random_ratio_prob=masking.random_ratio_prob,
         object_mask_prob=masking.object_mask_prob,
-        hide_patches=patches,
-        hide_words=_words(cfg),
+        patch_strategy=patches,
+        word_strategy=_words(cfg),
         ratio_sampler=strategy.ratio_sampler,
         corrupt=_corruption(cfg),
         **(dict(mam_light_ratio=masking.mam_light_ratio) if light else {}),
@@ -313,7 +313,7 @@ def with_scores(
     model: nn.Module,  # a `MaskedVLModel`
 ) -> Masking:
     "Return the masking with the model as scorer if it masks by score; raise `UserError` if the model has no scores."
-    if masking.hide_patches is not hide_by_score:
+    if masking.patch_strategy is not hide_by_score:
         return masking
     if model.patch_scores is None:
         name = type(model).__name__

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core import Batch, UserError, hashed_uniform
-from .base import hide_share, units_to_hide
+from .base import hide_fraction, units_to_hide
 
 # %% ../../nbs/masking/02_text.ipynb #f2141eb7
 FUNCTION_WORDS = frozenset(  # English function words, which `content_words` masks last
@@ -81,19 +81,19 @@ def whole_words(
     place = (begins.cumsum(1) - 1).clamp_min(0)  # index of the word that each token belongs to
     there = torch.arange(words.shape[1], device=words.device) < begins.sum(1, keepdim=True)
     chance = hashed_uniform((*key, "text"), batch.ids, words.shape[1]).to(words.device)
-    return hide_share(chance, ratio, there).gather(1, place) & words
+    return hide_fraction(chance, ratio, there).gather(1, place) & words
 
 # %% ../../nbs/masking/02_text.ipynb #1b565691
 SPAN_ENDS = 0.4  # probability that a span ends after each of its tokens
 
 
-def _lengths(count: Tensor, words: Tensor, lots: Tensor) -> Tensor:  # (b), (b), (b t) -> (b t)
+def _lengths(count: Tensor, words: Tensor, draws: Tensor) -> Tensor:  # (b), (b), (b t) -> (b t)
     "Return geometric span lengths that sum to `count`, zero-padded; at most one more span than visible tokens."
-    drawn = (lots.clamp_max(1 - 1e-9).neg().log1p() / math.log(1 - SPAN_ENDS)).floor() + 1
+    drawn = (draws.clamp_max(1 - 1e-9).neg().log1p() / math.log(1 - SPAN_ENDS)).floor() + 1
     ends = drawn.cumsum(1).minimum(count[:, None])
-    span = torch.arange(lots.shape[1])
+    span = torch.arange(draws.shape[1])
     ends = ends.where(span < (words - count)[:, None], count[:, None])
-    return ends.diff(dim=1, prepend=torch.zeros(len(lots), 1, dtype=ends.dtype))
+    return ends.diff(dim=1, prepend=torch.zeros(len(draws), 1, dtype=ends.dtype))
 
 # %% ../../nbs/masking/02_text.ipynb #7a5d4c7e
 def spans(
@@ -106,8 +106,8 @@ def spans(
     words = maskable.sum(1)
     count = units_to_hide(words, ratio)
     length = _lengths(count, words, hashed_uniform((*key, "length"), batch.ids, t))
-    lots = hashed_uniform((*key, "order"), batch.ids, t).masked_fill(length == 0, 2.0)
-    length = length.gather(1, lots.argsort(1))  # shuffled: the cut span may stand anywhere
+    draws = hashed_uniform((*key, "order"), batch.ids, t).masked_fill(length == 0, 2.0)
+    length = length.gather(1, draws.argsort(1))  # shuffled: the cut span may stand anywhere
     # a span goes into one of the slots before, between and after the visible tokens
     free = torch.arange(t + 1) <= (words - count)[:, None]
     slots = (
@@ -135,7 +135,7 @@ def content_words(
     chance = (
         hashed_uniform((*key, "text"), batch.ids, words.shape[1]).to(place.device).gather(1, place)
     )
-    return hide_share(chance + functions[batch.input_ids], ratio, words)
+    return hide_fraction(chance + functions[batch.input_ids], ratio, words)
 
 # %% ../../nbs/masking/02_text.ipynb #53412ff9
 def corrupt_tokens(
@@ -144,15 +144,15 @@ def corrupt_tokens(
     key: tuple,  # e.g. (seed, epoch)
     mask_id: int,  # the tokenizer's [MASK]
     special: Tensor | None,  # (v) bool, True = a special token, never used as a replacement
-    share: float = 0.2,  # fraction of masked words not replaced by [MASK]: half random, half unchanged
+    fraction: float = 0.2,  # fraction of masked words not replaced by [MASK]: half random, half unchanged
 ) -> Tensor:  # (b t) token ids
     "Return the token ids with masked words replaced by `[MASK]`, by a random word or by themselves (1810.04805)."
     words = (~known(special, "special")).nonzero().flatten()
     place, size = (batch.maskable.cumsum(1) - 1).clamp_min(0), batch.maskable.shape[1]
-    lot, other = (
+    draw, other = (
         hashed_uniform((*key, name), batch.ids, size).to(place.device).gather(1, place)
         for name in ("disguise", "other")
     )
     another = words.to(place.device)[(other * len(words)).long()]
-    replaced = torch.where(lot < share / 2, another, batch.input_ids)
-    return torch.where(hidden, replaced.masked_fill(lot >= share, mask_id), batch.input_ids)
+    replaced = torch.where(draw < fraction / 2, another, batch.input_ids)
+    return torch.where(hidden, replaced.masked_fill(draw >= fraction, mask_id), batch.input_ids)

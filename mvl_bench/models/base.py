@@ -245,8 +245,8 @@ class Snapshot(NamedTuple):
     about: dict  # model, configuration and facts
     weights: dict[str, torch.Tensor]
     tokenizer: Any
-    tensors: dict[str, dict[str, torch.Tensor]] = {}  # further files of tensors, by name
-    texts: dict[str, str] = {}  # further files of text, by name
+    tensor_files: dict[str, dict[str, torch.Tensor]] = {}  # further files, by name
+    text_files: dict[str, str] = {}  # further files, by name
 
     def write(self, path: str | Path) -> Path:
         "Write the checkpoint's folder; raise `UserError` for a failed write, which loses nothing."
@@ -258,9 +258,9 @@ class Snapshot(NamedTuple):
         (folder / "config.json").write_text(json.dumps(self.about, indent=1, default=str))
         (folder / "README.md").write_text(card(self.about))
         save_tokenizer(self.tokenizer, folder)
-        for name, tensors in self.tensors.items():
+        for name, tensors in self.tensor_files.items():
             save_file(tensors, folder / name, metadata={"format": "pt"})
-        for name, text in self.texts.items():
+        for name, text in self.text_files.items():
             (folder / name).write_text(text)
 
 

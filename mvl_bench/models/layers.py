@@ -150,7 +150,7 @@ class Attention(nn.Module):
         mixed = self.proj(mixed.transpose(1, 2).flatten(2))
         return (mixed, weights) if need_weights else mixed
 
-    def for_one(
+    def for_one_query(
         self,
         x: Tensor,  # (b 1 d)
         context: Tensor,  # (b k d)
@@ -239,7 +239,7 @@ class CrossBlock(nn.Module):
         if queries is None:
             return x + self.self_attn(every, keys=keys)
         if queries.shape[1] == 1 and rows is None:
-            return queries + self.self_attn.for_one(self.norm1(queries), every, keys)
+            return queries + self.self_attn.for_one_query(self.norm1(queries), every, keys)
         return queries + self.self_attn(self.norm1(queries), every, keys, rows=rows)
 
     def beside(

@@ -79,12 +79,12 @@ def texture_places(
     hidden: Tensor,  # (b n) bool, True = masked; at least one patch in each row
     grid: tuple[int, int],  # rows and columns of patches
     patch_size: int,  # side of a patch, in pixels
-    lots: Tensor,  # (b q) random numbers, uniform in 0..1, one for each patch to sample
+    draws: Tensor,  # (b q) random numbers, uniform in 0..1, one for each patch to sample
     offsets: Tensor,  # (m) pixels within a patch, counted row by row
 ) -> Tensor:  # (b m q 2) rows and columns of pixels
     "Sample masked patches and return the pixels at the given offsets within each."
     order = hidden.float().argsort(dim=1, descending=True, stable=True)
-    patch = order.gather(1, (lots * hidden.sum(1, keepdim=True)).long())[:, None]
+    patch = order.gather(1, (draws * hidden.sum(1, keepdim=True)).long())[:, None]
     pixel = offsets[None, :, None]
     rows = patch // grid[1] * patch_size + pixel // patch_size
     columns = patch % grid[1] * patch_size + pixel % patch_size
@@ -224,7 +224,7 @@ def contrast_target(
 def hard_negatives(
     logits: Tensor,  # (b b) similarity of each query to the other modality of each row
     item: Tensor,  # (b) item of each row
-    lots: Tensor,  # (q) random numbers, uniform in 0..1, float64
+    draws: Tensor,  # (q) random numbers, uniform in 0..1, float64
     random_negative_frac: float = 0.0,  # fraction that is sampled uniformly, whatever the logits
     mine: Tensor | None = None,  # (q) the rows that are queries; None = all
 ) -> tuple[Tensor, Tensor]:  # (k) rows that have a negative, (k) the row sampled for each
@@ -233,11 +233,11 @@ def hard_negatives(
     mine = torch.arange(len(item)) if mine is None else mine.cpu()
     allowed = is_negative(item[mine], item)
     rows = true_places(allowed.any(1))
-    queries, allowed, lots = (to_device(x, logits.device) for x in (mine[rows], allowed[rows], lots[rows.to(lots.device)]))
+    queries, allowed, draws = (to_device(x, logits.device) for x in (mine[rows], allowed[rows], draws[rows.to(draws.device)]))
     hard = logits.detach().double()[queries].masked_fill(~allowed, -torch.inf).softmax(1)
     even = allowed / allowed.sum(1, keepdim=True)
     below = torch.lerp(hard, even.double(), random_negative_frac).cumsum(1)
-    drawn = torch.searchsorted(below / below[:, -1:], lots[:, None], right=True)
+    drawn = torch.searchsorted(below / below[:, -1:], draws[:, None], right=True)
     return queries, drawn[:, 0].clamp_max(len(item) - 1)  # beyond it where logits are NaN
 
 # %% ../../nbs/models/04_losses.ipynb #980eaf30
@@ -252,12 +252,12 @@ class Matches(NamedTuple):
 def match_pairs(
     logits: Tensor,  # (b b) similarity of images (rows) and captions (columns)
     item: Tensor,  # (b) item of each row
-    lots: Tensor,  # (q 2) random numbers, uniform in 0..1, float64
+    draws: Tensor,  # (q 2) random numbers, uniform in 0..1, float64
     random_negative_frac: float = 0.0,  # fraction that is sampled uniformly, whatever the logits
     mine: Tensor | None = None,  # (q) the query rows, in a batch of many processes; None = all
 ) -> Matches:  # r = 3 x rows that have a negative: the true pairs first
     "Build the pairs of ITM: each true pair, its image with a wrong caption, its caption with a wrong image."
-    text_draws, image_draws = lots.unbind(1)
+    text_draws, image_draws = draws.unbind(1)
     item = item.cpu()  # once for both directions
     rows, texts = hard_negatives(logits, item, text_draws, random_negative_frac, mine)
     _, images = hard_negatives(logits.T, item, image_draws, random_negative_frac, mine)

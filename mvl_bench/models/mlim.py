@@ -299,9 +299,9 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
         names = [f.name for f in fields(batch) if f.name != "boxes"]
         columns, mine = gather_rows([getattr(batch, name)[rows] for name in names], rows)
         gathered = Batch(*columns)
-        lots = hashed_uniform((*key.numbers, "negatives"), batch.host.ids[chosen], 2)
+        draws = hashed_uniform((*key.numbers, "negatives"), batch.host.ids[chosen], 2)
         logits = torch.zeros(len(gathered), len(gathered), device=gathered.item.device)
-        rows, others, matched = match_pairs(logits, gathered.item, lots, mine=mine)
+        rows, others, matched = match_pairs(logits, gathered.item, draws, mine=mine)
         return replace(gathered.rows(others), images=gathered.images[rows]), matched
 
     def _mlm(self, batch: Batch, masks: Masks, text: Tensor) -> tuple[Tensor, Tensor]:

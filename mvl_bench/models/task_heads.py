@@ -142,7 +142,7 @@ def save_task(
     body = snapshot(model.body, model.body.tokenizer, facts)
     head = {name: copied(x) for name, x in model.head.state_dict().items()}
     about = json.dumps(asdict(model.task), indent=1)
-    both = body._replace(tensors={"task.safetensors": head}, texts={"task.json": about})
+    both = body._replace(tensor_files={"task.safetensors": head}, text_files={"task.json": about})
     return both.write(path)
 
 

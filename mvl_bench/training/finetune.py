@@ -213,7 +213,7 @@ def prepare_finetuning(run: FinetuneConfig) -> FinetuneSetup:
 # %% ../../nbs/training/08_finetune.ipynb #0a145ba3
 def drop_sides(
     batch: TaskBatch,
-    share: float,  # fraction of examples that lose a modality, half each
+    fraction: float,  # of examples that lose a modality, half each
     key: tuple,  # whole numbers and words
     count: int,  # rows of an example
 ) -> TaskBatch:
@@ -221,8 +221,8 @@ def drop_sides(
     pairs = batch.batch
     chance = hashed_uniform((*key, "absent"), pairs.ids[::count], 1)[:, 0].repeat_interleave(count)
     chance = chance.to(pairs.ids.device)
-    no_image = (chance < share / 2) & pairs.has_text
-    no_text = (chance >= share / 2) & (chance < share) & pairs.has_image
+    no_image = (chance < fraction / 2) & pairs.has_text
+    no_text = (chance >= fraction / 2) & (chance < fraction) & pairs.has_image
     remaining = replace(
         pairs, has_image=pairs.has_image & ~no_image, has_text=pairs.has_text & ~no_text
     )

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HIDE', 'PAIRS', 'precision', 'compile_blocks', 'checkpoint_blocks', 'TrainingStep', 'units_of', 'NotFinite',
-           'shares_of', 'LossPass', 'train_step', 'mean_losses', 'check_queue', 'train_steps', 'Tried', 'find_lr',
-           'suggested']
+           'microbatch_weights', 'LossPass', 'train_step', 'mean_losses', 'check_queue', 'train_steps', 'Tried',
+           'find_lr', 'suggested']
 
 # %% ../../nbs/training/01_loop.ipynb #4e83e87c
 import math
@@ -120,7 +120,7 @@ class NotFinite(UserError):
         self.name, self.value, self.step, self.passes = name, value, step, passes
 
 # %% ../../nbs/training/01_loop.ipynb #loop0026
-def shares_of(
+def microbatch_weights(
     losses: Losses,  # of one pass
     units: dict[str, int],  # of `units_of`, over all processes
     count: int,  # passes in the update
@@ -145,11 +145,11 @@ class LossPass(nn.Module):
         key: StepKey,
         units: dict[str, int],  # of `units_of`, over all processes
         count: int,  # passes in the update
-    ) -> tuple[Tensor | None, Losses, dict[str, float]]:  # to add up; mean losses; their shares
-        "Return the weighted loss, None where no loss applies to this pass, with the mean losses and their shares."
+    ) -> tuple[Tensor | None, Losses, dict[str, float]]:  # to add up; mean losses; their weights
+        "Return the weighted loss, None where no loss applies to this pass, with the mean losses and their weights."
         losses = self.model.losses(batch, views, key)
-        shares = shares_of(losses, units, count)
-        parts = {name: part * shares[name] for name, part in losses.parts.items()}
+        weights = microbatch_weights(losses, units, count)
+        parts = {name: part * weights[name] for name, part in losses.parts.items()}
         if parts:
             total = weigh(parts, key.losses.weights)
         elif rank_and_world_size()[1] > 1:  # the other processes wait for this one's gradients
@@ -157,7 +157,7 @@ class LossPass(nn.Module):
         else:
             total = None
         parts = {name: part.detach() for name, part in losses.parts.items()}
-        return total, Losses(parts, losses.counts, losses.carry), shares
+        return total, Losses(parts, losses.counts, losses.carry), weights
 
 
 def train_step(
@@ -175,12 +175,12 @@ def train_step(
         seed_torch(key.seed, key.step, rank_and_world_size()[0], i)
         with exchange(loss_pass, last=i == len(passes) - 1):
             with precision(model.device, cfg.precision):
-                total, losses, shares = loss_pass(
+                total, losses, weights = loss_pass(
                     batch, views, key._replace(micro_batch=i), units, len(passes)
                 )
             if total is not None:
                 total.backward()
-        results.append((losses, shares))
+        results.append((losses, weights))
     norm = nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
     means, norm = mean_losses(results, norm, key.losses.weights)
     values = {f"loss {name}": value for name, value in means.items()} | {"the gradient": norm}
@@ -198,17 +198,17 @@ def train_step(
 
 
 def mean_losses(
-    results: list[tuple[Losses, dict[str, float]]],  # losses and shares of each pass of this process
+    results: list[tuple[Losses, dict[str, float]]],  # losses and weights of each pass of this process
     norm: Tensor,  # of the gradient
     names: Iterable[str],  # of all losses, the same in each process
 ) -> tuple[dict[str, float], float]:  # by name, over all passes and processes; the norm
     "Read the losses and the gradient norm of an update from the device, all at once, and average the losses."
-    parts = [(name, part, shares[name]) for losses, shares in results for name, part in losses.parts.items()]
+    parts = [(name, part, weights[name]) for losses, weights in results for name, part in losses.parts.items()]
     *values, norm = torch.stack([*(part.float() for _, part, _ in parts), norm.float()]).cpu().tolist()
     totals, fractions = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-    for (name, _, share), value in zip(parts, values):
-        totals[name] += value * share
-        fractions[name] += share
+    for (name, _, weight), value in zip(parts, values):
+        totals[name] += value * weight
+        fractions[name] += weight
     totals, fractions = all_reduce_named(totals), all_reduce_named(fractions)
     return {name: total / fractions[name] for name, total in totals.items() if fractions[name]}, norm
 
@@ -291,8 +291,8 @@ def find_lr(
         except NotFinite:
             break
         first = {**losses, **first}
-        share = sum(losses[name] / max(first[name], 1e-8) for name in losses) / len(losses)
-        mean = share if mean is None else 0.8 * mean + 0.2 * share
+        relative = sum(losses[name] / max(first[name], 1e-8) for name in losses) / len(losses)
+        mean = relative if mean is None else 0.8 * mean + 0.2 * relative
         tried.append(Tried(lr, mean))
         if mean > 4 * min(entry.loss for entry in tried):
             break

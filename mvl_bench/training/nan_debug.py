@@ -59,7 +59,7 @@ def keep_failure(
     facts = dict(step=error.step, seed=cfg.seed, precision=cfg.precision, rank=rank)
     path = Path(out) / FAILURES / f"step-{error.step:08}-process-{rank}"
     kept = snapshot(model, tokenizer, dict(facts, problem=f"{error.name} is {error.value}"))
-    return kept._replace(tensors={PASSES: _flat(error.passes)}).write(path)
+    return kept._replace(tensor_files={PASSES: _flat(error.passes)}).write(path)
 
 
 def failures(

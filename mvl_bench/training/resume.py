@@ -47,7 +47,7 @@ def snapshot_state(
     state = {name: copied(value) for name, value in optimizer.state().items()}
     texts = {MARK: json.dumps(mark)} if mark else {}
     weights = snapshot(model, tokenizer, dict(facts, steps=step))
-    return weights._replace(tensors={STATE: state}, texts=texts)
+    return weights._replace(tensor_files={STATE: state}, text_files=texts)
 
 
 def write_state(

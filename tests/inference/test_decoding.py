@@ -19,7 +19,7 @@ from mvl_bench.inference.decoding import (
     decode,
     first_step,
     from_trace,
-    hide_again,
+    hide_all_again,
     pin,
     to_trace,
 )
@@ -133,7 +133,7 @@ def test_what_a_model_lacks_is_not_filled_in():
         lambda: first_step(vilt, pair, [0]),
         lambda: first_step(vitmae, pair, [], [6]),
         lambda: first_step(vitmae, Pair(pair.image, "", 0, 0)),
-        lambda: hide_again(vilt, step, "both"),
+        lambda: hide_all_again(vilt, step, "both"),
     ):
         with pytest.raises(UserError):
             call()

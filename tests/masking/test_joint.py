@@ -18,15 +18,15 @@ from mvl_bench.masking.joint import (
     STRATEGY_HELP,
     WORDS,
     ModalityAware,
-    any_shares,
+    any_ratios,
     build_masking,
     dirichlet,
-    dirichlet_shares,
+    dirichlet_ratios,
     draw_modes,
     drop_modalities,
     full_mask,
     hides,
-    uniform_shares,
+    uniform_ratios,
     with_kinds,
     with_scores,
 )
@@ -111,7 +111,7 @@ def test_modality_aware_masks_depend_on_the_sample_not_on_its_row(shapes):
 
 
 def test_modality_aware_in_two_views_masks_every_row_heavily(shapes):
-    views = ModalityAware((8, 8), modality_dropout=0.0, joint=False)(shapes, (0, 0))
+    views = ModalityAware((8, 8), modality_dropout=0.0, one_view=False)(shapes, (0, 0))
     assert views[0].image_mask.sum(1).eq(51).all() and not views[0].text_mask.any()
     assert views[1].text_mask.any(1).all() and not views[1].image_mask.any()
 
@@ -177,7 +177,7 @@ def test_impossible_fractions_of_modality_dropout_are_refused(shapes, fractions)
 
 
 def test_pooled_masks_exactly_so_many_units_each_equally_likely(many):
-    image, text = uniform_shares(many, 16, (0.6, 0.3), (0, 0))
+    image, text = uniform_ratios(many, 16, (0.6, 0.3), (0, 0))
     words = many.maskable.sum(1)
     units = image * 16 + text * words
     assert (units - (round(0.6 * 16) + (0.3 * words.double()).round())).abs().max() < 1e-9
@@ -187,19 +187,19 @@ def test_pooled_masks_exactly_so_many_units_each_equally_likely(many):
 
 
 def test_pooled_loses_the_two_ratios(many):
-    image, text = (fraction.mean() for fraction in uniform_shares(many, 16, (0.6, 0.3), (0, 0)))
+    image, text = (fraction.mean() for fraction in uniform_ratios(many, 16, (0.6, 0.3), (0, 0)))
     assert abs(text - 0.5) < 0.03 and abs(image - text) < 0.01
 
 
 @pytest.mark.parametrize("ratios", ((0.6, 0.3), (0.8, 0.6)))
 def test_dirichlet_ratios_have_a_fixed_sum_and_stay_below_1(many, ratios):
-    image, text = dirichlet_shares(many, 16, ratios, (0, 0))
+    image, text = dirichlet_ratios(many, 16, ratios, (0, 0))
     assert (image + text - sum(ratios)).abs().max() < 1e-9
     assert image.max() <= 1 and text.max() <= 1
 
 
 def test_dirichlet_ratios_have_the_configured_mean(many):
-    assert abs(dirichlet_shares(many, 16, (0.6, 0.3), (0, 0))[0].mean() - 0.6) < 0.01
+    assert abs(dirichlet_ratios(many, 16, (0.6, 0.3), (0, 0))[0].mean() - 0.6) < 0.01
 
 
 def test_dirichlet_has_the_moments_of_its_distribution():
@@ -217,7 +217,7 @@ def test_dirichlet_with_two_ones_is_uniform_and_each_row_stands_alone():
 
 
 def test_any_ratio_is_uniform_and_above_0(many):
-    for fractions in any_shares(many, 16, (0.6, 0.3), (0, 0)):
+    for fractions in any_ratios(many, 16, (0.6, 0.3), (0, 0)):
         ordered = fractions.sort().values
         assert (ordered - torch.linspace(0, 1, 2000)).abs().max() < 0.04 and ordered[0] > 0
 
@@ -300,7 +300,7 @@ def test_what_a_configuration_masks(cfg):
 def test_masking_by_score_masks_the_patches_with_high_scores():
     model, scenes = load("maskvlm-tiny"), Scenes()
     batch = collate([scenes.pair(i) for i in range(4)], model.tokenizer, 24)
-    by_score = with_scores(Masking((8, 8), 1, 0.3, hide_patches=hide_by_score), model)
+    by_score = with_scores(Masking((8, 8), 1, 0.3, patch_strategy=hide_by_score), model)
     scores, mask = model.patch_scores(batch), by_score(batch, (0, 0))[0].image_mask
     assert scores.shape == mask.shape == (4, 64) and (mask.sum(1) == 19).all()  # 30 % of 64
     assert (scores.where(mask, 0).sum(1) / 19 > 1.5 * scores.mean(1)).all()
@@ -312,7 +312,7 @@ def test_other_strategies_need_no_scores():
 
 
 def test_a_model_without_scores_is_refused():
-    by_score = Masking((8, 8), hide_patches=hide_by_score)
+    by_score = Masking((8, 8), patch_strategy=hide_by_score)
     with pytest.raises(UserError, match="image_strategy 'score' needs scores of patches"):
         with_scores(by_score, MaskedVLModel)
 

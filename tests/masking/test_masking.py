@@ -10,8 +10,8 @@ from captions import KINDS, PIECES, config, pieces_batch
 from mvl_bench.core import UserError, hashed_uniform, update
 from mvl_bench.data.pairs import collate
 from mvl_bench.data.scenes import Scenes
-from mvl_bench.masking.base import Masking, hide_share
-from mvl_bench.masking.joint import JOINT, PATCHES, WORDS, ModalityAware, any_shares, build_masking
+from mvl_bench.masking.base import Masking, hide_fraction
+from mvl_bench.masking.joint import JOINT, PATCHES, WORDS, ModalityAware, any_ratios, build_masking
 from mvl_bench.masking.text import table_of
 from mvl_bench.models import registry as checkpoints
 from mvl_bench.models.base import read_config
@@ -35,7 +35,7 @@ def patch_hider(name, grid=(5, 7), square=1):
 
 def word_hider(name):
     "A word strategy over pieces."
-    return build_masking(config(text_strategy=name)).hide_words
+    return build_masking(config(text_strategy=name)).word_strategy
 
 
 def first_pieces(batch):
@@ -119,7 +119,7 @@ def test_every_joint_strategy(name, ratio):
     elif name == "pooled":
         assert (squares + words).tolist() == [one[0] + k for k in one[1:]]
     elif name == "alternating_any_ratio":  # whatever the ratio
-        shares = any_shares(batch, 6, (ratio, ratio), (0, 1))
+        shares = any_ratios(batch, 6, (ratio, ratio), (0, 1))
         for found, share, units in zip((squares, words), shares, (6, there)):
             assert found.equal((share * units).round().clamp_min(1).to(found))
     else:  # shares sum to twice the ratio, each rounded to whole units, one at least
@@ -134,9 +134,9 @@ def test_defaults_hide_as_they_did():
             type(masking) is kind
             and masking.ratio_sampler is masking.corrupt is masking.scorer is None
         )
-        usual = (masking.hide_patches, masking.hide_words)
+        usual = (masking.patch_strategy, masking.word_strategy)
         assert usual == (PATCHES["random"], WORDS["random"])
-    assert not maskvlm_tiny().build_masking().joint and mlim_tiny().build_masking().joint
+    assert not maskvlm_tiny().build_masking().one_view and mlim_tiny().build_masking().one_view
 
 
 def test_the_masks_of_a_preset_are_what_they_were():
@@ -188,7 +188,7 @@ def test_faults_are_found():
 
     def group_by_length(batch, ratio, key):  # ranks run over the padding, too
         chance = hashed_uniform((*key, "text"), batch.ids, batch.maskable.shape[1]).flip(1)
-        return hide_share(chance, ratio, batch.maskable)
+        return hide_fraction(chance, ratio, batch.maskable)
 
     def keyless(batch, ratio, key):
         return sound(batch, ratio, (0,))

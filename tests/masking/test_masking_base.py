@@ -12,7 +12,7 @@ from mvl_bench.data.tokenizers import word_tokenizer
 from mvl_bench.masking.base import (
     Masking,
     MaskingConfig,
-    hide_share,
+    hide_fraction,
     one_box,
     random_squares,
     random_words,
@@ -56,29 +56,29 @@ def test_each_row_has_its_own_ratio():
 @pytest.mark.parametrize("ratio, count", [(0, 0), (0.01, 1), (0.3, 4), (1, 12)])
 def test_every_row_has_the_same_exact_count(ratio, count):
     draws = hashed_uniform((0,), torch.arange(5), 12)
-    assert hide_share(draws, ratio).sum(1).tolist() == [count] * 5
+    assert hide_fraction(draws, ratio).sum(1).tolist() == [count] * 5
 
 
 def test_the_count_is_exact_for_many_units():
-    mask = hide_share(hashed_uniform((0,), torch.arange(5), 196), 0.6)
+    mask = hide_fraction(hashed_uniform((0,), torch.arange(5), 196), 0.6)
     assert mask.sum(1).tolist() == [118] * 5
 
 
 def test_the_count_is_a_fraction_of_the_allowed_units():
     draws = hashed_uniform((0,), torch.arange(5), 12)
     allowed = torch.arange(12)[None] < torch.tensor([[0], [1], [5], [10], [12]])
-    assert hide_share(draws, 0.3, allowed).sum(1).tolist() == [0, 1, 2, 3, 4]
+    assert hide_fraction(draws, 0.3, allowed).sum(1).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_a_mask_depends_on_the_sample_and_not_on_its_row():
     ids = torch.arange(5)
-    reverse = hide_share(hashed_uniform((0,), ids.flip(0), 12), 0.3)
-    assert reverse.flip(0).equal(hide_share(hashed_uniform((0,), ids, 12), 0.3))
+    reverse = hide_fraction(hashed_uniform((0,), ids.flip(0), 12), 0.3)
+    assert reverse.flip(0).equal(hide_fraction(hashed_uniform((0,), ids, 12), 0.3))
 
 
 def test_a_ratio_above_1_is_refused():
     with pytest.raises(UserError, match="ratio 1.2 is not between 0 and 1"):
-        hide_share(hashed_uniform((0,), torch.arange(5), 12), 1.2)
+        hide_fraction(hashed_uniform((0,), torch.arange(5), 12), 1.2)
     with pytest.raises(UserError, match="text_ratio 1.5 is not between 0 and 1"):
         MaskingConfig(text_ratio=1.5)
 
@@ -161,7 +161,7 @@ def test_alternating_views_mask_one_modality_each(batch):
 
 @pytest.mark.parametrize("joint", [False, True])
 def test_an_absent_modality_has_no_masked_units(batch, joint):
-    for view in Masking((8, 8), joint=joint)(batch, KEY):
+    for view in Masking((8, 8), one_view=joint)(batch, KEY):
         assert not view.image_mask[~view.has_image].any()
         assert not view.text_mask[~view.has_text].any()
 
@@ -203,7 +203,7 @@ def test_a_fraction_of_rows_masks_one_box(large_batch):
 def first_words(batch, ratio, key):
     "Mask the beginning of every caption."
     position = torch.arange(batch.maskable.shape[1]).expand(batch.maskable.shape)
-    return hide_share(position / 1e3, ratio, batch.maskable)
+    return hide_fraction(position / 1e3, ratio, batch.maskable)
 
 
 def unchanged(batch, hidden, key):
@@ -213,13 +213,13 @@ def unchanged(batch, hidden, key):
 
 @pytest.fixture
 def custom():
-    return Masking((8, 8), text_ratio=0.5, hide_words=first_words, corrupt=unchanged, joint=True)
+    return Masking((8, 8), text_ratio=0.5, word_strategy=first_words, corrupt=unchanged, one_view=True)
 
 
 def test_word_strategy_and_corruption_can_be_replaced(batch, custom):
     (view,) = custom(batch, KEY)
     assert view.text_ids.equal(batch.input_ids) and view.text_mask[:, 1][view.has_text].all()
-    image_view, text_view = replace(custom, joint=False)(batch, KEY)
+    image_view, text_view = replace(custom, one_view=False)(batch, KEY)
     assert image_view.text_ids is None and text_view.text_ids is not None  # where words are masked
 
 

@@ -108,7 +108,7 @@ def test_words_are_counted_exactly_and_only_words_hidden():
 @pytest.mark.parametrize("modality_dropout", [0.0, 0.5, 1.0])
 def test_strategies(joint, modality_dropout):
     batch = some_batch()
-    strategy = Masking((3, 4), 2, joint=joint, modality_dropout=modality_dropout)
+    strategy = Masking((3, 4), 2, one_view=joint, modality_dropout=modality_dropout)
     check_repeatable(strategy, batch)
     if not (joint and modality_dropout == 1.0):
         check_views(strategy, batch, 12, joint)
@@ -124,7 +124,7 @@ def test_strategies(joint, modality_dropout):
 @pytest.mark.parametrize("modality_dropout", [0.0, 0.5])
 def test_modality_aware_masking(joint, modality_dropout):
     batch = some_batch()
-    strategy = ModalityAware((3, 4), joint=joint, modality_dropout=modality_dropout)
+    strategy = ModalityAware((3, 4), one_view=joint, modality_dropout=modality_dropout)
     check_repeatable(strategy, batch)
     check_views(strategy, batch, 12, joint)
     lacking = [p._replace(image=None) if i % 2 else p for i, p in enumerate(pairs_of())]
@@ -152,7 +152,7 @@ def test_the_config_reaches_the_masking(name):
     for option in shared:
         assert getattr(update(cfg, **{option: 0.37}).build_masking(), option) == 0.37, option
     for image in PATCHES.keys() - ({"score"} if name in ADAPTED else set()):
-        assert update(cfg, image_strategy=image).build_masking().hide_patches is PATCHES[image]
+        assert update(cfg, image_strategy=image).build_masking().patch_strategy is PATCHES[image]
 
 
 NAMED = [(i, "random", "alternating") for i in PATCHES] + [("random", t, "joint") for t in WORDS]

@@ -90,7 +90,7 @@ def test_statistics_of_two_masks_by_hand():
 
 def test_random_patches_are_masked_alike_and_blocks_spare_the_corners(batch):
     by_strategy = [
-        draw_many(Masking((8, 8), 1, 0.5, hide_patches=PATCHES[name]), batch)
+        draw_many(Masking((8, 8), 1, 0.5, patch_strategy=PATCHES[name]), batch)
         for name in ("random", "block")
     ]
     assert all(

@@ -13,7 +13,7 @@ from captions import KINDS, PIECES, config, pieces_batch, words_batch
 from mvl_bench.core import update
 from mvl_bench.masking.base import random_words
 from mvl_bench.masking.image import hide_blocks, hide_by_score, hide_grid
-from mvl_bench.masking.joint import PATCHES, build_masking, dirichlet_shares, uniform_shares
+from mvl_bench.masking.joint import PATCHES, build_masking, dirichlet_ratios, uniform_ratios
 from mvl_bench.masking.text import SPAN_ENDS, corrupt_tokens, spans, table_of
 
 MANY = torch.arange(6000)
@@ -55,7 +55,7 @@ def test_random_and_whole_words():
     batch = words_batch(6000, 6)
     plain = update(config(), token_kinds="w" * len(PIECES))
     for name in ("random", "whole_word", "content"):  # without pieces and function words all alike
-        hide = build_masking(update(plain, text_strategy=name)).hide_words
+        hide = build_masking(update(plain, text_strategy=name)).word_strategy
         assert fits(hide(batch, 0.5, (0, 0))[:, 1:7], evenly(6, 3))
 
 
@@ -63,7 +63,7 @@ def test_whole_words_are_drawn_alike():
     batch = words_batch(6000, 6)
     kinds = list("w" * len(PIECES))
     kinds[12] = kinds[13] = "p"  # tokens 10..17: words of 1, 3, 1, 1 tokens stand at 1..6
-    hide = build_masking(config(text_strategy="whole_word", token_kinds="".join(kinds))).hide_words
+    hide = build_masking(config(text_strategy="whole_word", token_kinds="".join(kinds))).word_strategy
     words = [{0, 1, 2}, {3}, {4}, {5}]  # the first maskable token is id 11
     pairs = [pattern(a | b, 6) for a, b in combinations(words, 2)]
     assert fits(hide(batch, 0.5, (0, 0))[:, 1:7], dict.fromkeys(pairs, 1 / 6))
@@ -72,7 +72,7 @@ def test_whole_words_are_drawn_alike():
 def test_content_words_are_drawn_alike_and_before_function_words():
     batch, kinds = words_batch(6000, 5), list("w" * len(PIECES))
     kinds[11] = kinds[14] = "f"  # the first and the fourth word
-    hide = build_masking(config(text_strategy="content", token_kinds="".join(kinds))).hide_words
+    hide = build_masking(config(text_strategy="content", token_kinds="".join(kinds))).word_strategy
     content, other = (1, 2, 4), (0, 3)
     two = {pattern(c, 5): 1 / 3 for c in combinations(content, 2)}
     assert fits(hide(batch, 0.4, (0, 0))[:, 1:6], two)
@@ -125,7 +125,7 @@ def test_disguised_words():
     sigma = (expected * (1 - expected) / len(batch)).sqrt()
     assert ((counts - expected).abs() <= 5 * sigma).all()
     few, mask = pieces_batch(), random_words(pieces_batch(), 0.6, (0, 1))
-    show = partial(corrupt_tokens, mask_id=PIECES.mask_token_id, special=special, share=0.5)
+    show = partial(corrupt_tokens, mask_id=PIECES.mask_token_id, special=special, fraction=0.5)
     whole = show(few, mask, (0, 1))
     wide = show(pieces_batch(extra=9), torch.nn.functional.pad(mask, (0, 9)), (0, 1))
     assert wide[:, : mask.shape[1]].equal(whole)
@@ -201,7 +201,7 @@ def test_blocks(grid, ratio):
 
 def test_uniform_is_one_pool():
     batch, squares = words_batch(6000, 6), 6
-    image, text = uniform_shares(batch, squares, (0.5, 0.5), (0, 0))
+    image, text = uniform_ratios(batch, squares, (0.5, 0.5), (0, 0))
     hidden = (image * squares).round().long()
     assert (hidden + (text * 6).round().long() == 6).all()
     ways = torch.tensor([math.comb(6, k) * math.comb(6, 6 - k) for k in range(7)]).double()
@@ -212,7 +212,7 @@ def test_uniform_is_one_pool():
 
 @pytest.mark.parametrize("ratios", [(0.6, 0.3), (0.2, 0.2), (0.1, 0.7)])
 def test_dirichlet_shares_are_a_beta_draw(ratios):
-    image, text = dirichlet_shares(words_batch(6000, 4), 16, ratios, (0, 0))
+    image, text = dirichlet_ratios(words_batch(6000, 4), 16, ratios, (0, 0))
     total = sum(ratios)
     assert (image + text - total).abs().max() < 1e-9
     torch.manual_seed(0)

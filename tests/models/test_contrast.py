@@ -130,7 +130,7 @@ def test_a_faulty_itc_is_found():
 # ---- hard negatives and itm
 
 
-def draw_in_words(logits, items, lots, random_negative_frac=0.0):
+def draw_in_words(logits, items, draws, random_negative_frac=0.0):
     "The row drawn for each row that may have one, by walking up the chances."
     drawn = {}
     for i, item in enumerate(items):
@@ -138,7 +138,7 @@ def draw_in_words(logits, items, lots, random_negative_frac=0.0):
         weights = [math.exp(logits[i][j]) for j in others]
         even = random_negative_frac / max(1, len(others))
         weights = [(1 - random_negative_frac) * w / sum(weights) + even for w in weights]
-        left = lots[i]
+        left = draws[i]
         for j, weight in zip(others, weights):
             left -= weight
             if left < 0:
@@ -152,10 +152,10 @@ def check_draws(draw=hard_negatives):
     logits = 2 * torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
     for items in ([0, 1, 2, 3, 4, 5], [0, 0, 1, 2, 1, 1], [7, 7, 7, 7, 7, 2]):
         for seed in range(30):
-            lots = hashed_uniform((seed,), torch.arange(6), 1)[:, 0]
+            draws = hashed_uniform((seed,), torch.arange(6), 1)[:, 0]
             for share in (0.0, 0.4, 1.0):
-                rows, picked = draw(logits, torch.tensor(items), lots, share)
-                expected = draw_in_words(logits.tolist(), items, lots.tolist(), share)
+                rows, picked = draw(logits, torch.tensor(items), draws, share)
+                expected = draw_in_words(logits.tolist(), items, draws.tolist(), share)
                 assert dict(zip(rows.tolist(), picked.tolist(), strict=True)) == expected
     for end in (0.0, 1 - 2**-53):
         rows, picked = draw(
@@ -177,17 +177,17 @@ def test_negatives_are_drawn_as_anybody_would():
 
 
 def test_faulty_draws_are_found():
-    def uniform(logits, item, lots, share=0.0):
-        return hard_negatives(logits * 0, item, lots)
+    def uniform(logits, item, draws, share=0.0):
+        return hard_negatives(logits * 0, item, draws)
 
-    def itself(logits, item, lots, share=0.0):
-        return hard_negatives(logits, torch.arange(len(item)), lots, share)
+    def itself(logits, item, draws, share=0.0):
+        return hard_negatives(logits, torch.arange(len(item)), draws, share)
 
-    def other_way(logits, item, lots, share=0.0):
-        return hard_negatives(logits.T, item, lots, share)
+    def other_way(logits, item, draws, share=0.0):
+        return hard_negatives(logits.T, item, draws, share)
 
-    def all_hard(logits, item, lots, share=0.0):
-        return hard_negatives(logits, item, lots)
+    def all_hard(logits, item, draws, share=0.0):
+        return hard_negatives(logits, item, draws)
 
     for fault in (uniform, itself, other_way, all_hard):
         with pytest.raises(AssertionError):
@@ -196,11 +196,11 @@ def test_faulty_draws_are_found():
 
 def test_matches_are_one_right_and_two_wrong_a_row():
     logits, items = torch.randn(5, 5), torch.tensor([4, 4, 6, 7, 8])
-    lots = hashed_uniform((1,), torch.arange(5), 2)
-    image, text, matched = match_pairs(logits, items, lots)
+    draws = hashed_uniform((1,), torch.arange(5), 2)
+    image, text, matched = match_pairs(logits, items, draws)
     assert matched.tolist() == [1] * 5 + [0] * 10
-    texts = draw_in_words(logits.tolist(), items.tolist(), lots[:, 0].tolist())
-    images = draw_in_words(logits.T.tolist(), items.tolist(), lots[:, 1].tolist())
+    texts = draw_in_words(logits.tolist(), items.tolist(), draws[:, 0].tolist())
+    images = draw_in_words(logits.T.tolist(), items.tolist(), draws[:, 1].tolist())
     right = [(i, i) for i in range(5)]
     wrong = [(i, texts[i]) for i in range(5)] + [(images[i], i) for i in range(5)]
     assert list(zip(image.tolist(), text.tolist())) == right + wrong

@@ -116,7 +116,7 @@ def test_attention_is_torchs_multihead_attention(tokens):
 def test_a_single_query_gets_the_same_result(masked, tokens):
     attention, keys = Attention(32, 4), tokens.keys if masked else None
     expected = attention(tokens.x, tokens.words, keys)[:, :1]
-    torch.testing.assert_close(attention.for_one(tokens.x[:, :1], tokens.words, keys), expected)
+    torch.testing.assert_close(attention.for_one_query(tokens.x[:, :1], tokens.words, keys), expected)
 
 
 # ---- blocks

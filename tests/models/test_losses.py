@@ -127,8 +127,8 @@ def test_texture_filters_have_mean_0_and_length_1(filters):
 
 def test_texture_ranks_versions_of_an_image(photo, generator):
     everywhere = torch.ones(2, 16, dtype=torch.bool)
-    lots = torch.rand(2, 64, generator=generator)
-    places = texture_places(everywhere, (4, 4), 8, lots, torch.arange(0, 64, 3))
+    draws = torch.rand(2, 64, generator=generator)
+    places = texture_places(everywhere, (4, 4), 8, draws, torch.arange(0, 64, 3))
     filters = texture_filters(torch.rand(24, 75, generator=generator))
     patches = patchify(photo, 8)
     versions = dict(
@@ -146,8 +146,8 @@ def test_texture_ranks_versions_of_an_image(photo, generator):
 def test_texture_places_lie_in_masked_patches_at_the_offsets(generator):
     hidden = torch.zeros(2, 16, dtype=torch.bool)
     hidden[0, [5, 6]], hidden[1, 15] = True, True
-    lots, offsets = torch.rand(2, 64, generator=generator), torch.arange(0, 64, 3)
-    places = texture_places(hidden, (4, 4), 8, lots, offsets)
+    draws, offsets = torch.rand(2, 64, generator=generator), torch.arange(0, 64, 3)
+    places = texture_places(hidden, (4, 4), 8, draws, offsets)
     patches = places[..., 0] // 8 * 4 + places[..., 1] // 8
     assert {*patches[0].flatten().tolist()} == {5, 6}
     assert {*patches[1].flatten().tolist()} == {15}
@@ -241,14 +241,14 @@ LOGITS = torch.tensor([[9.0, 0, 9, 1], [0, 9, 2, 2], [9, 0, 9, 0], [1, 1, 3, 9]]
 
 def sampled(lot, *args, rows=4, **options):
     "Rows and their negatives, with the same random number for each row."
-    lots = torch.full((rows,), lot, dtype=torch.float64)
-    return [x.tolist() for x in hard_negatives(LOGITS, ITEM, lots, *args, **options)]
+    draws = torch.full((rows,), lot, dtype=torch.float64)
+    return [x.tolist() for x in hard_negatives(LOGITS, ITEM, draws, *args, **options)]
 
 
 def test_hard_negatives_follow_the_softmax_over_other_items():
     frequency = torch.zeros(4, 4)
-    for lots in hashed_uniform((0, "demo"), torch.arange(4), 1000).T:
-        rows, columns = hard_negatives(LOGITS, ITEM, lots)
+    for draws in hashed_uniform((0, "demo"), torch.arange(4), 1000).T:
+        rows, columns = hard_negatives(LOGITS, ITEM, draws)
         frequency[rows, columns] += 1 / 1000
     assert (frequency[~is_negative(ITEM, ITEM)] == 0).all()  # neither itself nor the same item
     torch.testing.assert_close(frequency.sum(1), torch.ones(4))

@@ -361,7 +361,7 @@ def test_masking_of_a_run_masks_whole_images_first():
     assert tiny.at_step(last).build_masking().image_ratio == 1
     assert tiny.at_step(last + 1) is tiny
     plain = update(tiny, joint_strategy="joint", image_ratio=0.32, text_ratio=0.32).build_masking()
-    assert type(plain) is Masking and plain.joint and plain.image_ratio == 0.32
+    assert type(plain) is Masking and plain.one_view and plain.image_ratio == 0.32
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
 from mvl_bench.core import UserError
-from mvl_bench.masking.base import hide_share
+from mvl_bench.masking.base import hide_fraction
 from mvl_bench.models.encoders import ImageEncoder, TextEncoder
 from mvl_bench.models.layers import CrossBlock, DecoderBlock, kept, packed, pieces, put, take
 from mvl_bench.models.losses import mlm, recon, weigh
@@ -320,7 +320,7 @@ def test_hidden_units_are_the_lowest_numbers():
     allowed = torch.rand(6, 10) < 0.7
     allowed[0] = False
     for ratio in (0.0, 0.01, 0.34, 0.5, 1.0):
-        found = hide_share(chance, ratio, allowed)
+        found = hide_fraction(chance, ratio, allowed)
         for row in range(6):
             units = [i for i in range(10) if allowed[row, i]]
             count = max(1, round(ratio * len(units))) if ratio and units else 0

@@ -122,9 +122,9 @@ def test_killed_at_any_moment_a_run_goes_on_from_a_whole_checkpoint(model, tmp_p
         for step in range(last + 1, last + 1000):
             save(model, TOKENIZER, tmp_path / "checkpoints" / f"step-{step:08}", dict(steps=step))
 
-    last, lots = 0, random.Random(3)
+    last, rng = 0, random.Random(3)
     for _ in range(12):
-        assert in_a_child(keep_saving, lots.uniform(0.01, 0.25)) == signal.SIGKILL
+        assert in_a_child(keep_saving, rng.uniform(0.01, 0.25)) == signal.SIGKILL
         found = load(tmp_path)
         assert found.facts["steps"] >= last and same(model, found)
         last = found.facts["steps"]

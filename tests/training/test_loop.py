@@ -23,8 +23,8 @@ from mvl_bench.training.loop import (
     checkpoint_blocks,
     compile_blocks,
     find_lr,
+    microbatch_weights,
     precision,
-    shares_of,
     suggested,
     train_steps,
     units_of,
@@ -133,7 +133,7 @@ def test_the_weights_of_the_passes_add_up_to_one_and_follow_the_masked_units(dat
     passes = [(half, model.cfg.build_masking()(half, (0, 0))) for half in halves]
     units = units_of(passes, model.cfg.losses)
     key = StepKey(losses=model.cfg.losses)
-    shares = [shares_of(model.losses(*each, key), units, len(passes)) for each in passes]
+    shares = [microbatch_weights(model.losses(*each, key), units, len(passes)) for each in passes]
     masked_words = [views[1].text_mask.sum().item() for _, views in passes]
     assert masked_words[0] != masked_words[1] and sum(masked_words) == units["mlm"]
     assert [share["mlm"] * units["mlm"] for share in shares] == pytest.approx(masked_words)
@@ -152,7 +152,7 @@ def test_passes_of_whole_images_are_weighed_by_their_scored_patches(data):
     (one, *two) = [(batch, (view(batch, n, mask),)) for batch, mask in batches_and_masks]
     units, key = units_of(two, model.cfg.losses), StepKey(losses=model.cfg.losses)
     losses = [model.losses(*each, key) for each in two]
-    shares = [shares_of(each, units, 2)["recon"] for each in losses]
+    shares = [microbatch_weights(each, units, 2)["recon"] for each in losses]
     assert units["recon"] == 8 * n and shares == [0.5, 0.5]
     mean = sum(each.parts["recon"] * share for each, share in zip(losses, shares))
     torch.testing.assert_close(mean, model.losses(*one, key).parts["recon"])

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FLAT', 'HONEST', 'things_hidden', 'join_names', 'Hidden', 'board_story', 'edit_in_view', 'edit_of_hidden',
-           'fills_in_nothing', 'what_is_lacking', 'why_wrong_wins', 'columns', 'as_python', 'describe', 'settle',
-           'react', 'opening']
+           'cannot_fill_in', 'what_is_lacking', 'why_wrong_wins', 'columns', 'as_python', 'describe', 'settle', 'react',
+           'opening']
 
 # %% ../../../nbs/apps/board/05_respond.ipynb #2441c328
 import inspect
@@ -135,7 +135,7 @@ def edit_of_hidden(session: Session, board: Board) -> str:
     return f"{message}. Click {them} to show {them}."
 
 # %% ../../../nbs/apps/board/05_respond.ipynb #c1a5d002
-def fills_in_nothing(model, board: Board) -> bool:
+def cannot_fill_in(model, board: Board) -> bool:
     "Return whether something is hidden, and all of it is of a modality that the model cannot fill in."
     hidden = {n for n, places in dict(pixels=board.patches, words=board.words).items() if places}
     return bool(hidden) and not hidden & model.offers
@@ -143,7 +143,7 @@ def fills_in_nothing(model, board: Board) -> bool:
 
 def what_is_lacking(model, board: Board) -> str:  # empty = nothing
     "Return what a model lacks in a sentence, with what to hide where it fills in nothing."
-    if not fills_in_nothing(model, board):
+    if not cannot_fill_in(model, board):
         return model.lacks
     parts = "words of the caption" if "words" in model.offers else "patches of the picture"
     return f"{model.lacks} Hide {parts} to see what it fills in."
@@ -264,7 +264,7 @@ def columns(
     board: Board,  # of the session
 ) -> dict:  # with, without, wrong and edited
     "Reconstruct the four columns as JSON; raise `UserError` for input that the model cannot take."
-    hide = ((), ()) if fills_in_nothing(session.model, board) else (board.patches, board.words)
+    hide = ((), ()) if cannot_fill_in(session.model, board) else (board.patches, board.words)
     results = reconstruct_pair(session.model, session.pair, *hide, session.wrong, session.edit).columns
     hidden = bool(board.patches)
     names = ("with", "without", "wrong", "edited")

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..board.codec import Board, from_url
-from ..board.respond import columns, fills_in_nothing, join_names
+from ..board.respond import cannot_fill_in, columns, join_names
 from ..board.session import Session, fit_board, outside_training
 from .base import Panel, PanelRequest
 from ...core import Pair, UserError
@@ -71,7 +71,7 @@ def compare_row(
         row["outside"] = not is_untrained and outside_training(model, replace(fitted, brought=new or board.brought))
         session = SharedWrong(model, fitted, question.session.wrong)
         row |= dict(picture=session.url, hidden=list(fitted.patches), note=_hidden_but_lost(board, fitted))
-        if not fills_in_nothing(model, fitted):
+        if not cannot_fill_in(model, fitted):
             row["columns"] = {n: cell for n, cell in columns(session, fitted).items() if cell}
     except UserError as error:
         row["note"] = f"{str(error).rstrip('.')}."

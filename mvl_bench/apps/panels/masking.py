@@ -80,7 +80,7 @@ def _strategy(kind: str, name: str, samples: MaskSamples, light: float) -> dict:
         key=name,
         name=NAMES[kind][name],
         help=explain(kind, name, light),
-        views=2 if kind == "joint" and not JOINT[name].joint else 1,
+        views=2 if kind == "joint" and not JOINT[name].one_view else 1,
         uses_ratio=name != "alternating_any_ratio",
         examples=examples,
         **statistics,
