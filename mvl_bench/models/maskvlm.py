@@ -135,7 +135,7 @@ class MaskVLMConfig(ModelConfig):
 def maskvlm_tiny() -> MaskVLMConfig:
     "Return the preset of 64 px, 1.5 million parameters: synthetic scenes and small photographs on two cores."
     # full_mask_steps: synthetic scenes have plain backgrounds, where L1 is slow to use the caption (see "Whole-image masking first");
-    # random_ratio_prob: in the app people choose any fraction;
+    # random_ratio_prob: on the board of the app people mask any fraction;
     # pixel_head_dim: a patch has 192 values, and one linear layer from 96 cannot produce every shape in every colour;
     # random_negative_frac: from random weights, negatives that are all chosen by similarity slow training down (see "What makes matching learn")
     return update(
@@ -153,7 +153,7 @@ def maskvlm_mini() -> MaskVLMConfig:
 
 def maskvlm_photo() -> MaskVLMConfig:
     "Return the preset of 64 px for photographs whose captions name colours: learns to paint these colours in minutes."
-    # in the first 400 steps all patches are masked, and the caption is the only evidence; ITC and ITM would take longer, so they are off
+    # in the first 400 steps all patches are masked, and the caption is the only evidence; ITC and ITM would make each step longer
     sizes = dict(embed_dim=128, num_heads=4, vocab_size=4096, max_text_len=40)
     learns = dict(full_mask_steps=400, image_ratio=0.8, object_mask_prob=0.0, recon_saliency_weight=1.0)
     return update(maskvlm_tiny(), **sizes, **learns, mlm=0.3, itc=0.0, itm=0.0)
