@@ -254,12 +254,8 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         way = "gather" if self.cfg.mask_token_at == "cross" else "mask"
         tokens = self.image_encoder(batch.images, hidden, way)
         keys = ~masks.image_mask if way == "gather" else torch.ones_like(masks.image_mask)
-        return or_absent(
-            tokens,
-            torch.cat([torch.ones_like(keys[:, :1]), keys], 1),
-            masks.host.has_image,
-            self.absent_image,
-        )
+        keys = torch.cat([torch.ones_like(keys[:, :1]), keys], 1)
+        return or_absent(tokens, keys, masks.host.has_image, self.absent_image)
 
     def encode_text(
         self, batch: Batch, masks: Masks
@@ -268,10 +264,8 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         ids = masks.text_ids
         if ids is None:
             ids = batch.input_ids.masked_fill(masks.text_mask, self.cfg.text.mask_id)
-        real = batch.attention_mask
-        return or_absent(
-            self.text_encoder(ids, real), real.bool(), masks.host.has_text, self.absent_text
-        )
+        tokens, keys = self.text_encoder(ids, batch.attention_mask), batch.attention_mask.bool()
+        return or_absent(tokens, keys, masks.host.has_text, self.absent_text)
 
     def fuse_image(
         self, masks: Masks, image, text, weights: list | None = None, segments: Packing | None = None
@@ -346,18 +340,12 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
                 continue
             image, text = self._encode_once(batch, masks, unmasked)
             if "recon" in outputs and is_masked["recon"]:
-                outputs["recon"].append(
-                    self._recon(batch, masks, image, text, cfg.recon_saliency_weight)
-                )
+                outputs["recon"].append(self._recon(batch, masks, image, text, cfg.recon_saliency_weight))
                 if cfg.texture:
                     textures.append(self._texture(batch, masks, outputs["recon"][-1][0], key))
             if "mlm" in outputs and is_masked["mlm"]:
                 outputs["mlm"].append(self._mlm(batch, masks, image, text))
-        joined = {
-            name: [torch.cat(part) for part in zip(*pairs)]
-            for name, pairs in outputs.items()
-            if pairs
-        }
+        joined = {name: [*map(torch.cat, zip(*pairs))] for name, pairs in outputs.items() if pairs}
         score = dict(mlm=mlm, recon=partial(self.score_patches, kind=cfg.recon_kind))
         parts = {name: score[name](*pair) for name, pair in joined.items()}
         counts = {name: len(pair[0]) for name, pair in joined.items()}
@@ -386,9 +374,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         named = [name for name, count in counts.items() if count or rank_and_world_size()[1] > 1]
         return Losses({n: parts[n] for n in named}, {n: counts[n] for n in named}, carry)
 
-    def _match(
-        self, items: Tensor, rows: Tensor, encoded, vectors, draws: Tensor
-    ) -> tuple[Tensor, int]:
+    def _match(self, items: Tensor, rows: Tensor, encoded, vectors, draws: Tensor) -> tuple[Tensor, int]:
         "Compute ITM of this process's pairs with negatives from all processes; return it and its number of pairs."
         columns = [*encoded, to_device(items, rows.device), *(part.detach() for part in vectors)]
         (image, image_keys, text, text_keys, item, *vectors), mine = gather_rows(columns, rows)
@@ -397,9 +383,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         logits = torch.zeros(len(item), len(item), device=image.device)  # without ITC: all equal
         if vectors:
             logits = similarity(*vectors, self.contrast.temperature).detach()
-        images, texts, matched = match_pairs(
-            logits, item, draws, self.cfg.contrast.random_negative_frac, mine
-        )
+        images, texts, matched = match_pairs(logits, item, draws, self.cfg.contrast.random_negative_frac, mine)
         if not len(matched):
             return 0 * (image.sum() + text.sum()), 0  # other processes wait for the backward pass
         scores = self.match((image, image_keys), (text, text_keys), images, texts)
@@ -412,9 +396,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
             image=(self.encode_image, host.has_image, self.absent_image),
             text=(self.encode_text, host.has_text, self.absent_text),
         )
-        changed = dict(
-            image=masks.hides_patches, text=masks.hides_words or masks.text_ids is not None
-        )
+        changed = dict(image=masks.hides_patches, text=masks.hides_words or masks.text_ids is not None)
         encoded = []
         for name, (encode, present, absent) in encoders.items():
             if changed[name]:

@@ -77,7 +77,7 @@ def test_a_run_that_forgets_something_is_found(tmp_path, one_thread, monkeypatch
     assert certificate.unlike(straight, forgetful)
     with monkeypatch.context() as patched:
         real = runs.batches
-        patched.setattr(runs, "batches", lambda *args: real(*args[:3], args[3] + 1, *args[4:]))
+        patched.setattr(runs, "batches", lambda *args, **more: real(*args[:3], args[3] + 1, *args[4:], **more))
         runs.run_training(ahead, resume=True, quiet=True)
     assert certificate.unlike(straight, ahead)
 
