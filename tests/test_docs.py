@@ -65,7 +65,7 @@ def test_every_notebook_has_a_page_that_search_finds(site):
 @pytest.mark.slow
 def test_the_api_says_shapes(site):
     text = html.unescape(re.sub(r"<[^>]+>", "", (site / "core.html").read_text(encoding="utf-8")))
-    assert "class Batch:" in text and "# (b c h w)" in text
+    assert "class Batch(Rows):" in text and "# (b c h w)" in text
 
 
 def test_an_outline_keeps_what_a_reader_needs():

@@ -246,7 +246,7 @@ def _mlim_blocks(cfg: MLIMConfig) -> dict[str, Block]:
     words = f"≤ {cfg.text.max_text_len} tokens, {cfg.text.vocab_size:,} words"
     (down, up), steps = _channels_of(cfg), p.bit_length() - 1  # halvings of a patch
     places = dict(
-        embedder=Block(112, 30, 192, 62, "Patch embedder", (f"unmasked image in, a token for each of {patches} patches out", f"{steps} convolutions 2 x 2, then {len(down) - steps} of 1 x 1", f"channels {', '.join(map(str, down))}"), IMAGE),
+        embedder=Block(112, 30, 192, 62, "Patch embedder", (f"unmasked image in, {patches} tokens out", f"{steps} convolutions 2 x 2, then {len(down) - steps} of 1 x 1", f"channels {', '.join(map(str, down))}"), IMAGE),
         words=Block(474, 34, 150, 54, "Word embeddings", (words,), TEXT),
         bert=Block(20, 196, 606, 46, f"One transformer ({ARCHS[cfg.text.arch]})", (block + "; every token attends to all patches and all words",)),
         decoder=Block(112, 274, 192, 62, "Deconvolution decoder", (f"{len(up)} x (2 x 2 transposed convolution, norm,", "3 x 3 convolution) on the 2-D grid, sigmoid", f"channels {', '.join(map(str, up))}; output RGB"), IMAGE),
