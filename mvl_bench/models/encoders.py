@@ -7,6 +7,7 @@ __all__ = ['key_mask', 'begin_as_mae', 'ImageEncoder', 'TextEncoder', 'unseen_ma
 
 # %% ../../nbs/models/02_encoders.ipynb #29bde1de
 import sys
+from inspect import signature
 
 import torch
 import torch.nn.functional as F
@@ -200,6 +201,9 @@ def unseen_mask(
 ) -> Tensor | None:  # (b t), or (b 1 1 t) bool; None where it excludes nothing, as far as that is known without a wait
     "Return the mask in the form that SDPA takes: transformers would look whether it excludes anything, and a GPU wait."
     as_it_is = hasattr(sys.modules[type(model).__module__], "create_bidirectional_mask")
+    embed = getattr(model, "embeddings", None)
+    if embed is not None and "attention_mask" in signature(embed.forward).parameters:
+        as_it_is = False  # ESM counts masked tokens there
     if model.config._attn_implementation != "sdpa" or not as_it_is:
         return mask
     if mask.device.type == "cpu" and to_numpy(mask).all():
