@@ -8,6 +8,7 @@ __all__ = ['GROUP', 'sample_ids', 'ahead', 'like_lengths', 'where_to_begin', 'st
 
 # %% ../../nbs/data/09_loader.ipynb #1fd4f24b
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import count, islice
-from multiprocessing import get_all_start_methods, get_context
+from multiprocessing import get_all_start_methods, get_context, parent_process
 from pickle import PicklingError
 from typing import NamedTuple
 
@@ -216,9 +217,16 @@ def _begin(folder: str, worker: int) -> None:
     os.chdir(folder)
     if hasattr(os, "setpgrp"):
         os.setpgrp()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     about = get_worker_info()
     about.dataset.place = about.id, about.num_workers
     worker_module._worker_info = None  # else `datasets` would divide the shards of a stream among the workers
+
+
+def _end_with_parent() -> None:
+    "End this process when the one that trains is gone; torch asks for the death of the fork server instead."
+    parent_process().join()
+    os._exit(1)
 
 
 def batches(

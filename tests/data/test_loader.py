@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from itertools import islice
 from pathlib import Path
 
@@ -97,6 +98,27 @@ def test_a_killed_worker_is_one_line():
     stream = batches(Sour(int(signal.SIGKILL)), word_tokenizer(["a"]), 2, workers=1)
     with pytest.raises(UserError, match="workers 1: a process that prepares batches is gone .*try fewer"):
         list(stream)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
+def test_workers_end_with_the_process_that_trains():
+    code = """
+import os, signal
+from mvl_bench.data.loader import batches
+from mvl_bench.data.scenes import Scenes
+from mvl_bench.data.tokenizers import word_tokenizer
+stream = batches(Scenes("shapes"), word_tokenizer(["a"]), 4, workers=1)
+next(stream)
+import multiprocessing
+print(multiprocessing.active_children()[0].pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    until = time.monotonic() + 20
+    while Path(f"/proc/{int(done.stdout)}").exists():
+        assert time.monotonic() < until, "the worker goes on"
+        time.sleep(0.1)
 
 
 def test_data_that_cannot_be_sent_is_one_line():
