@@ -210,8 +210,8 @@ def view(
     text_mask: Tensor | None = None,  # (b t) bool; None = nothing hidden
 ) -> Masks:
     "Return a view of `batch`, on its device, with only the given parts hidden, never padding or special tokens."
-    given = [mask for mask in (image_mask, text_mask) if mask is not None]
-    base = batch.host if all(mask.device.type == "cpu" for mask in given) else batch
+    devices = {mask.device.type for mask in (image_mask, text_mask) if mask is not None}
+    base = batch.host if devices <= {"cpu"} else batch
     device = base.ids.device
     if image_mask is None:
         image_mask = torch.zeros(len(batch), num_patches, dtype=torch.bool, device=device)

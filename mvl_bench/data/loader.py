@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GROUP', 'sample_ids', 'ahead', 'like_lengths', 'where_to_begin', 'stream_chunks', 'order_of', 'CollatedBatch',
-           'Steps', 'in_workers', 'batches', 'mismatched', 'each_pair', 'first_pairs', 'some_pairs']
+           'Steps', 'in_workers', 'batches', 'batches_of_bytes', 'mismatched', 'each_pair', 'first_pairs', 'some_pairs']
 
 # %% ../../nbs/data/09_loader.ipynb #1fd4f24b
 import os
@@ -157,6 +157,8 @@ class Steps(IterableDataset):
     def __init__(
         self, source, tokenizer, batch_size: int, start: int = 0, max_text_len: int = 32, part: tuple[int, int] = (0, 1)
     ):  # as `batches`
+        if part[1] > batch_size:
+            raise UserError(f"batch_size {batch_size} is under {part[1]}, the processes that share it")
         self.source, self.tokenizer, self.batch_size, self.place = source, tokenizer, batch_size, (0, 1)
         self.start, self.max_text_len, self.mine = start, max_text_len, slice(part[0], None, part[1])
 
@@ -237,21 +239,28 @@ def batches(
     max_text_len: int = 32,  # longest row, special tokens included
     workers: int = 0,  # processes that prepare batches; 0 = a thread of this one
     part: tuple[int, int] = (0, 1),  # (rank, world size): each process takes its own rows
-    scale: bool = True,  # False = pixels stay bytes, to be scaled on the device
-    pin_memory: bool = False,  # for copies to a GPU that nothing waits for
 ) -> Iterator[tuple[Batch, int]]:  # batch, epoch
     "Yield batches endlessly from step `start`, ordered by `source.seed`; `batch_size` counts all processes."
-    if part[1] > batch_size:
-        raise UserError(f"batch_size {batch_size} is under {part[1]}, the processes that share it")
     steps = Steps(source, tokenizer, batch_size, start, max_text_len, part)
+    with closing(batches_of_bytes(steps, workers)) as items:
+        for batch, epoch in items:
+            yield batch.scaled(), epoch
+
+
+def batches_of_bytes(
+    steps: Steps,
+    workers: int = 0,  # processes that prepare batches; 0 = a thread of this one
+    pin_memory: bool = False,  # for copies to a GPU that nothing waits for
+) -> Iterator[tuple[Batch, int]]:  # batch, epoch
+    "Yield batches whose pixels are bytes, to be scaled on the device; keep the source's mark and unreadable rows up to date."
     with closing(in_workers(steps, workers, pin_memory) if workers else ahead(iter(steps))) as items:
         for item in items:
             if isinstance(item, UserError):
                 raise item
-            source.note(item.bad)
+            steps.source.note(item.bad)
             if item.mark:
-                source.mark = item.mark
-            yield item.batch.scaled() if scale else item.batch, item.epoch
+                steps.source.mark = item.mark
+            yield item.batch, item.epoch
 
 # %% ../../nbs/data/09_loader.ipynb #954d0b79
 def mismatched(batch: Batch) -> Batch:

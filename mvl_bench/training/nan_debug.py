@@ -58,8 +58,8 @@ def keep_failure(
     "Save weights, pairs, masks and step of a failed update in the run's folder; raise `UserError` for a failed write."
     facts = dict(step=error.step, seed=cfg.seed, precision=cfg.precision, rank=rank)
     path = Path(out) / FAILURES / f"step-{error.step:08}-process-{rank}"
-    kept = snapshot(model, tokenizer, dict(facts, problem=f"{error.name} is {error.value}"))
-    return kept._replace(tensor_files={PASSES: _flat(error.passes)}).write(path)
+    state = snapshot(model, tokenizer, dict(facts, problem=f"{error.name} is {error.value}"))
+    return state._replace(tensor_files={PASSES: _flat(error.passes)}).write(path)
 
 
 def failures(

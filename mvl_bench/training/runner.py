@@ -27,7 +27,7 @@ from torch import nn
 from ..core import PairSource, UserError, pick_device, seed_torch, update
 from ..data.factory import hold_out, is_drawn, make_tokenizer, open_data
 from ..data.images import shrunk
-from ..data.loader import batches, mismatched, some_pairs
+from ..data.loader import Steps, batches_of_bytes, mismatched, some_pairs
 from ..data.pairs import Pairs, collate
 from ..data.tokenizers import load_tokenizer
 from mvl_bench.distributed import (
@@ -386,11 +386,8 @@ def _batches_of(context: RunContext, part: tuple[int, int]):
     run, cfg = context.run, context.run.training
     length, consumed = context.model.cfg.text.max_text_len, context.start * cfg.accumulate
     device = context.model.device
-    stream = batches(
-        context.source, context.tokenizer, cfg.batch_size, consumed, length, run.data.workers, part,
-        scale=False, pin_memory=device.type == "cuda",
-    )  # fmt: skip
-    with closing(stream):
+    steps = Steps(context.source, context.tokenizer, cfg.batch_size, consumed, length, part)
+    with closing(batches_of_bytes(steps, run.data.workers, device.type == "cuda")) as stream:
         for batch, epoch in stream:
             batch = mismatched(batch) if run.data.mismatched_captions else batch
             batch = batch.to(device).scaled()

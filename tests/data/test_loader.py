@@ -23,6 +23,7 @@ from mvl_bench.data.loader import (
     Steps,
     ahead,
     batches,
+    batches_of_bytes,
     first_pairs,
     like_lengths,
     mismatched,
@@ -141,7 +142,9 @@ def test_rows_that_a_worker_cannot_read_are_noted(home):
 def test_pixels_stay_bytes_until_they_are_scaled(home):
     rows_of(8).to_parquet("w.parquet")
     pairs = open_pairs("w.parquet", 16)
-    (whole, _), (small, _) = (next(batches(pairs, word_tokenizer(["a"]), 4, scale=scale)) for scale in (True, False))
+    tokenizer = word_tokenizer(["a"])
+    whole, _ = next(batches(pairs, tokenizer, 4))
+    small, _ = next(batches_of_bytes(Steps(pairs, tokenizer, 4)))
     assert small.images.dtype == torch.uint8 and small.scaled().images.equal(whole.images)
     assert whole.images.dtype == torch.float32 and whole.scaled() is whole and 0.5 < whole.images.max() <= 1
 

@@ -76,8 +76,8 @@ def test_a_run_that_forgets_something_is_found(tmp_path, one_thread, monkeypatch
         runs.run_training(forgetful, resume=True, quiet=True)
     assert certificate.unlike(straight, forgetful)
     with monkeypatch.context() as patched:
-        real = runs.batches
-        patched.setattr(runs, "batches", lambda *args, **more: real(*args[:3], args[3] + 1, *args[4:], **more))
+        real = runs.Steps
+        patched.setattr(runs, "Steps", lambda *args: real(*args[:3], args[3] + 1, *args[4:]))
         runs.run_training(ahead, resume=True, quiet=True)
     assert certificate.unlike(straight, ahead)
 
