@@ -137,7 +137,7 @@ def maskvlm_tiny() -> MaskVLMConfig:
     # full_mask_steps: synthetic scenes have plain backgrounds, where L1 is slow to use the caption (see "Whole-image masking first");
     # random_ratio_prob: on the board of the app people mask any fraction;
     # pixel_head_dim: a patch has 192 values, and one linear layer from 96 cannot produce every shape in every colour;
-    # random_negative_frac: on new scenes, half of the negatives uniform ranked true pairs better than all chosen by similarity (see "What makes matching learn")
+    # random_negative_frac: on new scenes, half of the negatives uniform ranked true pairs better than all chosen by similarity, in one run each (see "What makes matching learn")
     return update(
         MaskVLMConfig(), pixel_head_dim=384, recon=10.0, random_ratio_prob=0.8, object_mask_prob=0.5, full_mask_steps=1000,
         queue_size=0, momentum=0.9, random_negative_frac=0.5,
