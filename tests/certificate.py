@@ -69,21 +69,26 @@ def png(image) -> bytes:
     return buffer.getvalue()
 
 
+def killed_at(number: int, name: str):
+    "A function of `os` that ends its process before its call with this number."
+    calls, original = [], getattr(os, name)
+
+    def call(*args):
+        calls.append(args)
+        if len(calls) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args)
+
+    return call
+
+
 def sitting(run: RunConfig, resume: bool, dies_at: tuple[str, int] | None = None) -> None:
     "Train in this process; where asked, it ends itself at its n-th call of `fsync` or `replace`."
     sys.stderr = sys.stdout = open(os.devnull, "w")
     if dies_at is None:
         return run_training(run, resume, quiet=True)
     name, number = dies_at
-    calls, real = [], getattr(os, name)
-
-    def call(*args):
-        calls.append(args)
-        if len(calls) == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*args)
-
-    with patch(f"mvl_bench.storage.os.{name}", call):
+    with patch(f"mvl_bench.storage.os.{name}", killed_at(number, name)):
         run_training(run, resume, quiet=True)
 
 

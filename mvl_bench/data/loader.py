@@ -195,7 +195,8 @@ def in_workers(
     "Yield batches from worker processes, in order; raise `UserError` for data that cannot be sent to them, or if one is killed."
     # a fork of a process with threads may wait for ever on a lock that a thread held
     method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
-    get_context(method).set_forkserver_preload([__name__])  # imported once for all workers
+    if method == "forkserver":
+        get_context(method).set_forkserver_preload([__name__])  # imported once for all workers
     begin = partial(_begin, os.getcwd())
     options = dict(multiprocessing_context=method, worker_init_fn=begin, pin_memory=pin_memory)
     loader = DataLoader(steps, batch_size=None, num_workers=workers, **options)

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+from certificate import killed_at
 from contract import TOKENIZER, one_thread, small  # noqa: F401  one_thread is a fixture
 from safetensors.torch import save_file
 from test_checkpoints import folder, model, refused, same  # noqa: F401  fixtures among them
@@ -129,19 +130,6 @@ def test_killed_at_any_moment_a_run_goes_on_from_a_whole_checkpoint(model, tmp_p
         assert found.facts["steps"] >= last and same(model, found)
         last = found.facts["steps"]
     assert last > 5, "hardly anything was saved: the kills proved nothing"
-
-
-def killed_at(number, name):
-    "A function of `os` that ends its process before or after its call with this number."
-    calls, original = [], getattr(os, name)
-
-    def call(*args):
-        calls.append(args)
-        if len(calls) == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*args)
-
-    return call
 
 
 @pytest.mark.parametrize(
