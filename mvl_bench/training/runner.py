@@ -73,7 +73,11 @@ class Stopped(UserError):
 
 @contextmanager
 def stops() -> Iterator[Callable[[], int]]:  # the signal that asks to stop, 0 = none
-    "Defer Ctrl-C and SIGTERM, yielding a function that returns the signal; a second Ctrl-C interrupts a single process."
+    """Defer Ctrl-C and SIGTERM, yielding a function that returns the signal; a second Ctrl-C interrupts a single process.
+
+    One of several processes that leaves with an error goes on deferring them: `torchrun` sends SIGTERM to the others
+    as soon as one has died, and they must live long enough to say so.
+    """
     heard = []
 
     def note(number, frame):
@@ -92,6 +96,10 @@ def stops() -> Iterator[Callable[[], int]]:  # the signal that asks to stop, 0 =
     before = [signal.signal(number, note) for number in numbers]
     try:
         yield asked
+    except BaseException:
+        if rank_and_world_size()[1] > 1:
+            numbers = ()
+        raise
     finally:
         for number, handler in zip(numbers, before):
             signal.signal(number, handler)

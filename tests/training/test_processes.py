@@ -14,6 +14,8 @@ import pytest
 from safetensors.torch import load_file
 
 from mvl_bench.apps.cli.main import main
+from mvl_bench.core import UserError
+from mvl_bench.training import runner
 
 SIZES = "embed_dim=24 num_heads=2 image_depth=1 text_depth=1 cross_depth=1 decoder_depth=1".split()
 ASKED = ["train", "--data", "scenes:shapes", "--steps", "6", "--set", *SIZES, "precision=fp32"]
@@ -183,6 +185,19 @@ def test_a_killed_process_ends_the_run_in_one_line_and_it_goes_on(tmp_path):
     os.kill(again[0].pid, signal.SIGTERM)
     ended(again, tmp_path / "run")
     assert max((tmp_path / "run" / "checkpoints").glob("step-*")).name > before
+
+
+def test_one_of_several_processes_that_fails_lives_through_the_signal_of_its_launcher(monkeypatch):
+    "torchrun sends SIGTERM as soon as one process has died, while the others close their files and say why they end."
+    monkeypatch.setattr(runner, "rank_and_world_size", lambda: (0, 2))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(UserError), runner.stops():
+            raise UserError("another process of this run is gone")
+        os.kill(os.getpid(), signal.SIGTERM)  # ends pytest if it is not deferred
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_a_loss_that_is_no_number_is_kept_and_gone_through_again(tmp_path, capsys):
