@@ -192,12 +192,12 @@ class Masks(Rows):
     )
 
     @property
-    def hides_patches(self) -> bool:
+    def any_patch_masked(self) -> bool:
         "Return whether any patch of any row is hidden."
         return bool(to_numpy(self.host.image_mask).any())
 
     @property
-    def hides_words(self) -> bool:
+    def any_word_masked(self) -> bool:
         "Return whether any word of any row is hidden."
         return bool(to_numpy(self.host.text_mask).any())
 

@@ -39,8 +39,8 @@ def person(url: str, number: int, seconds: float, arrived: Barrier) -> dict:
     until = time.time() + seconds
     while time.time() < until:
         time.sleep(chance.uniform(0, 2 * PAUSE))
-        hidden = sorted(chance.sample(range(64), chance.randint(1, 30)))
-        request = dict(state=own, kind="hide", given=dict(patches=write_places(hidden), words=""))
+        masked = sorted(chance.sample(range(64), chance.randint(1, 30)))
+        request = dict(state=own, kind="hide", given=dict(patches=write_places(masked), words=""))
         begun = time.perf_counter()
         try:
             answer = client.predict(request, api_name="/board")
@@ -54,7 +54,7 @@ def person(url: str, number: int, seconds: float, arrived: Barrier) -> dict:
         now, errors = answer["state"], answer["shown"]["columns"]["with"]["errors"]
         mine = now["caption"] == own["caption"] and now.get("scene") == own.get("scene")
         painted = [i for i, e in enumerate(errors) if e is not None]
-        right = list(read_places(now["patches"], 64)) == painted == hidden
+        right = list(read_places(now["patches"], 64)) == painted == masked
         told["strange"] += not (mine and right)
     return told
 

@@ -67,7 +67,7 @@ def answered(page):
     page.locator(".mb[aria-busy]").first.wait_for(state="detached")
 
 
-def hidden(page, kind="patch"):
+def masked(page, kind="patch"):
     "Places of what is hidden on the first board."
     if kind == "word":
         found = page.locator(".mb").first.locator("[data-word][aria-pressed=true]")

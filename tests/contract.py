@@ -245,8 +245,8 @@ def check_learns(model, batch, views, steps=80, lr=5e-3):
 def scrambled(model, batch, masks, pixel=None):
     "The same batch with other words, and random pixels or one value, where a view masks them or a modality is absent."
     p, (rows, columns) = model.cfg.image.patch_size, model.cfg.image.grid
-    hidden = masks.image_mask | ~masks.has_image[:, None]
-    spread = hidden.reshape(-1, 1, rows, columns).repeat_interleave(p, 2).repeat_interleave(p, 3)
+    masked = masks.image_mask | ~masks.has_image[:, None]
+    spread = masked.reshape(-1, 1, rows, columns).repeat_interleave(p, 2).repeat_interleave(p, 3)
     words = masks.text_mask | (~masks.has_text[:, None] & batch.maskable)
     other = torch.randint(5, model.cfg.text.vocab_size, batch.input_ids.shape)
     short = torch.arange(batch.input_ids.shape[1]) < 2  # an absent caption has no length either
@@ -339,7 +339,7 @@ def named_errors(model, batch, masks):
 
 def check_losses_agree(model, batch, views):
     "The losses are what anybody computes from the predictions: a mean over all hidden units (pairs: `test_contrast`)."
-    p, errors, nats, hidden = model.cfg.image.patch_size, [], [], dict(recon=0, mlm=0)
+    p, errors, nats, masked = model.cfg.image.patch_size, [], [], dict(recon=0, mlm=0)
     whole = model.cfg.losses.recon_area == "whole"
     cut = batch.images.unfold(2, p, p).unfold(3, p, p)  # (b c rows columns p p)
     truth = cut.permute(0, 2, 3, 4, 5, 1).reshape(len(batch), model.num_patches, -1)
@@ -361,16 +361,16 @@ def check_losses_agree(model, batch, views):
             nats += [
                 -chance[b, i, batch.input_ids[b, i]].log() for b, i in masks.text_mask.nonzero()
             ]
-        hidden["recon"] += area.sum()
-        hidden["mlm"] += masks.text_mask.sum()
+        masked["recon"] += area.sum()
+        masked["mlm"] += masks.text_mask.sum()
     expected = {
         k: v for k, v in dict(recon=errors, mlm=nats).items() if k in model.cfg.losses.weights and v
     }
     found = model.losses(batch, views)
     pairs = model.cfg.losses.weights.keys() & {"itc", "itm"}
     counts = {name: count for name, count in found.counts.items() if name not in pairs}
-    assert counts == {name: hidden[name] for name in expected}
-    assert all(hidden[name] == len(values) for name, values in expected.items())
+    assert counts == {name: masked[name] for name in expected}
+    assert all(masked[name] == len(values) for name, values in expected.items())
     assert found.parts.keys() == found.counts.keys() == expected.keys() | pairs
     for name, values in expected.items():
         torch.testing.assert_close(
@@ -379,11 +379,11 @@ def check_losses_agree(model, batch, views):
 
 
 @torch.no_grad()
-def check_ways_agree(encoder, images, hidden):
+def check_ways_agree(encoder, images, masked):
     "Leaving hidden patches out by gathering and by masking their keys gives the same tokens."
-    gathered, dense = (encoder(images, hidden, way) for way in ("gather", "dense"))
+    gathered, dense = (encoder(images, masked, way) for way in ("gather", "dense"))
     torch.testing.assert_close(gathered, dense, rtol=1e-5, atol=1e-5)
-    assert (gathered[:, 1:][hidden] == 0).all()
+    assert (gathered[:, 1:][masked] == 0).all()
 
 
 @torch.no_grad()

@@ -142,9 +142,9 @@ def _beside(took: dict, kind: str, best: str, work: list[float], batch_size: int
 def _settings(cfg: MaskVLMConfig, passes: list[tuple], best: str, rounds: int) -> str:
     "Describe what was compared."
     words = [batch.input_ids.shape[1] for batch, _ in passes]
-    hidden = [view[0].image_mask.float().mean().item() for _, view in passes]
+    masked = [view[0].image_mask.float().mean().item() for _, view in passes]
     return (
-        f"{rounds} rounds; {len(passes[0][0])} pairs of {cfg.image.img_size[0]} px, {hidden[0]:.0%} hidden, width {cfg.embed_dim}, "
+        f"{rounds} rounds; {len(passes[0][0])} pairs of {cfg.image.img_size[0]} px, {masked[0]:.0%} hidden, width {cfg.embed_dim}, "
         f"{cfg.text.vocab_size} words; ours: {best} by default, rows of {min(words)} to {max(words)} words; reference: rows of {PADDED}, "
         "fp32 with fused attention, bf16 with plain attention, dropout 0; both: fused AdamW, slow copies, queue of "
         f"{cfg.contrast.queue_size}, two wrong pairs a row"

@@ -194,9 +194,9 @@ class Reference(nn.Module, MaskedVLModel):
         x = torch.cat([image[0][:, :1], x], 1)
         fused = self.image_cross(x, torch.ones_like(image[1]), *text)[:, 1:]
         painted = self.to_pixels(self.image_decoder(fused, *text)).float() + 0.5
-        truth, hidden = patchify(batch.images, self.cfg.image.patch_size), masks.image_mask
-        weights = focus(truth, self.cfg.losses.recon_saliency_weight)[hidden]
-        return recon(painted[hidden], truth[hidden], self.cfg.losses.recon_kind, weights=weights)
+        truth, masked = patchify(batch.images, self.cfg.image.patch_size), masks.image_mask
+        weights = focus(truth, self.cfg.losses.recon_saliency_weight)[masked]
+        return recon(painted[masked], truth[masked], self.cfg.losses.recon_kind, weights=weights)
 
     def _itm(self, vectors, sides: list, ids: Tensor, key: StepKey) -> tuple[Tensor, int]:
         "Compute the ITM loss of true and wrong pairs, each run through both cross encoders in full."
@@ -396,7 +396,7 @@ def without_captions(batch: Batch) -> Batch:
 def vitmae(
     cfg: MLIMConfig,
     batch: Batch,
-    hidden: Tensor,  # (b n) bool, the same number in each row
+    masked: Tensor,  # (b n) bool, the same number in each row
     attention: str = "sdpa",  # or eager
 ) -> Learner:
     "Build transformers' ViTMAE at MLIM's size, with a decoder of two thirds of its width and depth."
@@ -413,12 +413,12 @@ def vitmae(
     sizes |= dict(
         decoder_num_attention_heads=heads, decoder_num_hidden_layers=round(cfg.depth / 1.5)
     )
-    n, most = hidden.shape[1], int(hidden[0].sum())
+    n, most = masked.shape[1], int(masked[0].sum())
     share = (most - 0.5) / n  # the library rounds the number of visible patches down
     net = ViTMAEForPreTraining(
         ViTMAEConfig(**sizes, mask_ratio=share, attn_implementation=attention)
     )
-    order = hidden + torch.arange(n) / (2 * n)  # the lowest stay visible
+    order = masked + torch.arange(n) / (2 * n)  # the lowest stay visible
     pixels = (batch.images - cfg.image.image_mean) / cfg.image.image_std
     return Learner(net, lambda: net(pixels, noise=order).loss)
 
@@ -447,18 +447,18 @@ def flava(
             init_codebook=False,
         )
     )
-    hidden, masked = views[0].image_mask, views[1].text_mask
-    codes = torch.arange(hidden.numel()).view_as(hidden) * 31 % CODES
+    image_mask, text_mask = views[0].image_mask, views[1].text_mask
+    codes = torch.arange(image_mask.numel()).view_as(image_mask) * 31 % CODES
     right = torch.arange(len(batch)) % 2
     partner = torch.where(right == 1, torch.arange(len(batch)), torch.arange(len(batch)).roll(2))
-    ids, real, masked = batch.input_ids[partner], batch.attention_mask[partner], masked[partner]
+    ids, real, masked = batch.input_ids[partner], batch.attention_mask[partner], text_mask[partner]
     inputs = dict(
         input_ids=ids,
         input_ids_masked=ids.masked_fill(masked, cfg.text.mask_id),
         attention_mask=real,
         mlm_labels=ids.masked_fill(~masked, -100),
         pixel_values=(batch.images - cfg.image.image_mean) / cfg.image.image_std,
-        bool_masked_pos=hidden,
+        bool_masked_pos=image_mask,
         itm_labels=right,
     )
     return Learner(net, lambda: net(**inputs, mim_labels=codes.clone()).loss)

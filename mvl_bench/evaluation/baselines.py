@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Baselines', 'count_baselines', 'mean_colour', 'median_colour', 'background', 'neighbour', 'unigram_nats',
-           'choice_nats', 'label_nats', 'trivial_losses', 'floor_losses', 'sample_hidden_words', 'baselines_of']
+           'choice_nats', 'label_nats', 'trivial_losses', 'floor_losses', 'sample_masked_words', 'baselines_of']
 
 # %% ../../nbs/evaluation/01_baselines.ipynb #225868a8
 import math
@@ -77,8 +77,8 @@ def background(
     "Predict the commonest colour of the visible pixels, quantised to sixteen levels; grey where none is visible."
     pixels = patchify(batch.images, patch_size).unflatten(-1, (-1, 3))
     painted, places = torch.full_like(pixels, 0.5), torch.tensor([256, 16, 1], device=pixels.device)
-    for row, (picture, hidden) in enumerate(zip(pixels, masks.image_mask)):
-        visible = picture[~hidden].reshape(-1, 3)
+    for row, (picture, masked) in enumerate(zip(pixels, masks.image_mask)):
+        visible = picture[~masked].reshape(-1, 3)
         if len(visible):
             steps = ((visible * 15).round().long() * places).sum(1)  # CUDA has no integer matrix product
             painted[row] = visible[steps == steps.mode().values].mean(0)
@@ -207,12 +207,12 @@ def floor_losses(
             logits = ideal(batch, masks).word_logits[masks.text_mask]
             predictions["mlm"].append((logits, batch.input_ids[masks.text_mask]))
         if masks.image_mask.any():
-            hidden = masks.image_mask
+            masked = masks.image_mask
             if cfg.losses.recon_kind == "nats":
-                predictions["recon"].append((ideal.patch_nats(batch, masks)[hidden],))
+                predictions["recon"].append((ideal.patch_nats(batch, masks)[masked],))
             else:
                 painted = ideal(batch, masks).pixels
-                predictions["recon"].append([x[hidden] for x in (painted, true, counts)])
+                predictions["recon"].append([x[masked] for x in (painted, true, counts)])
     score = dict(mlm=mlm, recon=lambda *x: recon(*x[:2], cfg.losses.recon_kind, weights=x[2]))
     if cfg.losses.recon_kind == "nats":
         score["recon"] = torch.mean
@@ -221,7 +221,7 @@ def floor_losses(
     return {f"{name} floor": score[name](*parts).item() for name, parts in used.items()}
 
 # %% ../../nbs/evaluation/01_baselines.ipynb #8d44c915
-def sample_hidden_words(
+def sample_masked_words(
     source,  # training data
     tokenizer,
     model_cfg,  # model config: how words are hidden
@@ -258,7 +258,7 @@ def baselines_of(
         return tuple(v.to("cpu") for v in views)
 
     views = masks_of(batch, 2)
-    labels = sample_hidden_words(source, tokenizer, model_cfg, (cfg.seed, 0))
+    labels = sample_masked_words(source, tokenizer, model_cfg, (cfg.seed, 0))
     counted = count_baselines(batch, model_cfg.text.vocab_size, labels)
     losses = trivial_losses(counted, batch, views, model_cfg, cfg.batch_size)
     if source.world in KNOWN and "losses.recon" in model_cfg.names():

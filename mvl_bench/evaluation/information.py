@@ -41,9 +41,9 @@ def order_of_parts(
     return rank.masked_fill(~parts, -1)
 
 
-def _parts(model, batch: Batch, side: str) -> tuple[Tensor, Tensor]:  # (b u) bool, (b u) labels
+def _parts(model, batch: Batch, modality: str) -> tuple[Tensor, Tensor]:  # (b u) bool, (b u) labels
     "Return the words or patches of one modality and their labels; raise `UserError` for a model without patch logits."
-    if side == "text":
+    if modality == "text":
         return batch.maskable, batch.input_ids
     if model.patch_logits is None:
         name = type(model).__name__
@@ -58,7 +58,7 @@ def _parts(model, batch: Batch, side: str) -> tuple[Tensor, Tensor]:  # (b u) bo
 def chain(
     model,  # any `MaskedVLModel`; for images one with `patch_logits`
     batch: Batch,
-    side: str,  # modality to reveal: text or image
+    modality: str,  # modality to reveal: text or image
     beside: bool = True,  # whether the other modality is present and whole
     key: tuple = (0, 0),  # key of the random order
     alone: bool = False,  # hide each part alone, all others visible: pseudo-likelihood
@@ -66,15 +66,15 @@ def chain(
 ) -> Chain:
     "Score each part of one modality before it is revealed, in a random order; return the scores on the device of the batch."
     device, batch = batch.ids.device, batch.to(model.device)
-    parts, labels = _parts(model, batch, side)
+    parts, labels = _parts(model, batch, modality)
     rank = order_of_parts(parts, batch.ids, key)
     rows, places = parts.nonzero().T
     kinds = torch.float32, torch.float32, torch.bool
     tables = [torch.zeros(parts.shape, dtype=kind, device=parts.device) for kind in kinds]
     for row, place in zip(rows.split(chunk), places.split(chunk)):
         step = rank[row, place][:, None]
-        hidden = rank[row] == step if alone else rank[row] >= step
-        logits = _scores(model, batch.rows(row), side, hidden, beside, place).float()
+        masked = rank[row] == step if alone else rank[row] >= step
+        logits = _scores(model, batch.rows(row), modality, masked, beside, place).float()
         chance, best = logits.softmax(-1).max(-1)
         label = labels[row, place]
         nats = logits.logsumexp(-1) - logits.gather(1, label[:, None])[:, 0]
@@ -83,12 +83,12 @@ def chain(
     return Chain(*(table.to(device) for table in tables))
 
 
-def _scores(model, batch: Batch, side: str, hidden: Tensor, beside: bool, at: Tensor) -> Tensor:
+def _scores(model, batch: Batch, modality: str, masked: Tensor, beside: bool, at: Tensor) -> Tensor:
     "Compute logits (b k) over all words, or over all patch codes, at one position of each row."
-    if side == "image":
-        masks = view(batch, model.num_patches, image_mask=hidden)
+    if modality == "image":
+        masks = view(batch, model.num_patches, image_mask=masked)
         return model.patch_logits(batch, masks if beside else without_text(masks), at)
-    masks = view(batch, model.num_patches, text_mask=hidden)
+    masks = view(batch, model.num_patches, text_mask=masked)
     masks = masks if beside else without_image(masks)
     if model.word_logits is not None:
         return model.word_logits(batch, masks, at)
@@ -163,10 +163,10 @@ def truths(
 # %% ../../nbs/evaluation/04_information.ipynb #5e4c273e
 def gains(
     chains_by_name: dict[str, list[Chain]],  # from `measure`
-    side: str,  # text or image
+    modality: str,  # text or image
 ) -> Tensor:  # (b u) nats; zero where there is no part
     "Compute the information that the other modality gives about each word or patch, a mean over orders."
-    names = ("text", "text_given_picture") if side == "text" else ("picture", "picture_given_text")
+    names = ("text", "text_given_picture") if modality == "text" else ("picture", "picture_given_text")
     without, with_other = (
         torch.stack([c.nats for c in chains_by_name[name]]).mean(0) for name in names
     )
@@ -226,12 +226,12 @@ def evaluate_information(
         task="information", n=len(chains_by_name["text"][0].nats), nats=in_nats(chains_by_name)
     )
     scored["pseudo_likelihood"] = in_nats(measure(model, source, limit, pseudo=True))
-    for side in ("text", "picture"):
+    for modality in ("text", "picture"):
         chains = [
-            c for name, group in chains_by_name.items() if name.startswith(side) for c in group
+            c for name, group in chains_by_name.items() if name.startswith(modality) for c in group
         ]
         if chains:
-            scored[f"{side}_calibration_error"] = calibration(chains).error
+            scored[f"{modality}_calibration_error"] = calibration(chains).error
     return scored | (dict(truth=truths(world)) if world in KNOWN else {})
 
 
@@ -243,13 +243,13 @@ def information_table(
     rows = [("nats a pair", "estimate", "95 %", "truth" if truth else None)]
     for name, row in scored["nats"].items():
         rows.append((name.replace("_", " "), row["nats"], row["ci"], truth.get(name)))
-    for side in ("text", "picture"):
-        if side in pseudo:
+    for modality in ("text", "picture"):
+        if modality in pseudo:
             note = "(no likelihood: each part given all others)"
-            rows.append((f"{side}, pseudo-likelihood", pseudo[side]["nats"], None, None, note))
-    for side in ("text", "picture"):
-        if f"{side}_calibration_error" in scored:
-            error = scored[f"{side}_calibration_error"]
-            rows.append((f"{side}, calibration error", f"{error:.1%}"))
+            rows.append((f"{modality}, pseudo-likelihood", pseudo[modality]["nats"], None, None, note))
+    for modality in ("text", "picture"):
+        if f"{modality}_calibration_error" in scored:
+            error = scored[f"{modality}_calibration_error"]
+            rows.append((f"{modality}, calibration error", f"{error:.1%}"))
     head = f"{scored['n']} pairs; lengths of captions are given"
     return f"{head}\n\n{text_table(rows, '.3f', '.3f', '.3f')}"

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COLOURS', 'LEAST_CAPTIONS', 'AGREEMENT', 'WAYS', 'WHOLE_COPIES', 'MIDDLE', 'LEAST_SHARE', 'named_colours',
            'agreed_colour', 'centre_colour', 'nearest_prototype', 'colour_prototypes', 'steps_of', 'detail',
-           'seam_ratio', 'Item', 'recoloured', 'inner_patches', 'paint_hidden', 'macro', 'paired_difference',
-           'hidden_pixels', 'of_other_colours', 'score_area', 'score_colour_words', 'evaluate_painted_colours',
+           'seam_ratio', 'Item', 'recoloured', 'inner_patches', 'paint_masked', 'macro', 'paired_difference',
+           'pixel_mask', 'of_other_colours', 'score_area', 'score_colour_words', 'evaluate_painted_colours',
            'flower_colour', 'copies_in_other_colours', 'write_copies', 'read_photographs', 'colours_table', 'main']
 
 # %% ../../nbs/evaluation/10_painted_colours.ipynb #pc000002
@@ -91,13 +91,13 @@ def colour_prototypes(
     return np.stack([lab[names == colour].mean(0) for colour in COLOURS])
 
 # %% ../../nbs/evaluation/10_painted_colours.ipynb #pc000008
-def steps_of(images: np.ndarray, hidden: np.ndarray, patch_size: int) -> dict[str, np.ndarray]:
+def steps_of(images: np.ndarray, masked: np.ndarray, patch_size: int) -> dict[str, np.ndarray]:
     "Return squared and absolute differences of neighbouring pixels within hidden parts, summed for each image, with their counts."
     totals = dict.fromkeys(("energy", "inside", "border", "n_inside", "n_border"), 0.0)
     for axis in (1, 2):
         change = np.diff(images, axis=axis)
-        both = np.take(hidden, range(hidden.shape[axis] - 1), axis) & np.take(
-            hidden, range(1, hidden.shape[axis]), axis
+        both = np.take(masked, range(masked.shape[axis] - 1), axis) & np.take(
+            masked, range(1, masked.shape[axis]), axis
         )
         place = np.arange(1, images.shape[axis]) % patch_size == 0
         border = np.broadcast_to(np.expand_dims(place, (0, 3 - axis)), both.shape)
@@ -148,7 +148,7 @@ def inner_patches(grid: tuple[int, int]) -> list[int]:
 
 
 @torch.inference_mode()
-def paint_hidden(
+def paint_masked(
     model,  # with `tokenizer` and `cfg`
     images: Sequence[np.ndarray],  # (h w 3) uint8 at the model's size
     captions: Sequence[str | None],  # None = without a caption
@@ -193,11 +193,11 @@ def paired_difference(
     return dict(mean=float(difference.mean()), ci=interval(resampled))
 
 
-def hidden_pixels(model, patches: Sequence[int]) -> np.ndarray:  # (h w) bool
+def pixel_mask(model, patches: Sequence[int]) -> np.ndarray:  # (h w) bool
     "Return which pixels of an image lie in some patches."
     side, grid = model.cfg.image.patch_size, model.cfg.image.grid
-    hidden = np.isin(np.arange(model.num_patches), patches).reshape(grid)
-    return np.kron(hidden, np.ones((side, side), bool))
+    masked = np.isin(np.arange(model.num_patches), patches).reshape(grid)
+    return np.kron(masked, np.ones((side, side), bool))
 
 
 def of_other_colours(items: Sequence[Item]) -> list[Item]:
@@ -217,7 +217,7 @@ def _edited_hits(
     for k in range(1, edits + 1):
         goal = (names + 3 * k) % len(COLOURS)
         texts = [recoloured(item, COLOURS[g]) for item, g in zip(items, goal)]
-        painted = paint_hidden(model, [item.image for item in items], texts, patches)
+        painted = paint_masked(model, [item.image for item in items], texts, patches)
         hits.append(colours(painted) == goal)
     return np.mean(hits, 0)
 
@@ -232,7 +232,7 @@ def score_area(
     "Measure painted colours, detail, seams and pixel errors with one area hidden."
     names = np.array([COLOURS.index(item.colour) for item in items])
     images, captions = [item.image for item in items], [item.caption for item in items]
-    hidden = np.broadcast_to(hidden_pixels(model, patches), (len(items), *images[0].shape[:2]))
+    masked = np.broadcast_to(pixel_mask(model, patches), (len(items), *images[0].shape[:2]))
     true, side = np.stack(images) / 255.0, model.cfg.image.patch_size
 
     def colours(painted) -> np.ndarray:
@@ -243,15 +243,15 @@ def score_area(
         without=[None] * len(items),
         shuffled=[o.caption for o in of_other_colours(items)],
     )
-    painted = {name: paint_hidden(model, images, texts, patches) for name, texts in ways.items()}
+    painted = {name: paint_masked(model, images, texts, patches) for name, texts in ways.items()}
     hits = {name: colours(pixels) == names for name, pixels in painted.items()}
     hits["true_pixels"] = colours(true) == names
     hits["edited"] = _edited_hits(model, items, patches, edits, colours)
     errors = {
-        name: (np.abs(pixels - true).mean(-1) * hidden).sum((1, 2)) / hidden.sum((1, 2))
+        name: (np.abs(pixels - true).mean(-1) * masked).sum((1, 2)) / masked.sum((1, 2))
         for name, pixels in painted.items()
     }
-    steps, real = (steps_of(p, hidden, side) for p in (painted["with_caption"], true))
+    steps, real = (steps_of(p, masked, side) for p in (painted["with_caption"], true))
     return dict(
         n=len(items),
         colours={name: macro(values, names) for name, values in hits.items()},
@@ -280,17 +280,17 @@ def _read(
         for rows in (pairs, [p._replace(image=o.image) for p, o in zip(pairs, others)])
     )
     colour = torch.tensor([ids(item.colour) for item in items], device=model.device)
-    hidden = (batch.input_ids == colour[:, None]) & (colour != model.tokenizer.unk_token_id)[
+    masked = (batch.input_ids == colour[:, None]) & (colour != model.tokenizer.unk_token_id)[
         :, None
     ]
-    masks, place = view(batch, model.num_patches, text_mask=hidden), hidden.int().argmax(1)
+    masks, place = view(batch, model.num_patches, text_mask=masked), masked.int().argmax(1)
     views = ((batch, masks), (batch, without_image(masks)), (wrong, masks))
     outputs = (
         model(*pair_and_masks, requested=ONLY_WORDS).word_logits.float() for pair_and_masks in views
     )
     scores = torch.stack([x[range(len(x)), place] for x in outputs]).log_softmax(-1)
     nats = -scores.gather(2, colour.expand(len(WAYS), -1)[..., None])[..., 0]
-    answers = hidden.any(1), scores.argmax(-1) == colour, nats
+    answers = masked.any(1), scores.argmax(-1) == colour, nats
     return tuple(x.cpu().numpy() for x in answers)
 
 

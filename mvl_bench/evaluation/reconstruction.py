@@ -69,9 +69,9 @@ def ratio_intervals(
 CONDITIONS = ("with", "without", "blank", "wrong")
 
 
-def blank(batch: Batch, side: str) -> Batch:  # modality to empty: image or text
+def blank(batch: Batch, modality: str) -> Batch:  # modality to empty: image or text
     "Return the batch with one modality emptied: grey images, or captions without words."
-    if side == "image":
+    if modality == "image":
         return replace(batch, images=torch.full_like(batch.images, 0.5))
     ids, real = batch.input_ids.clone(), batch.attention_mask.clone()
     last = real.sum(1, keepdim=True) - 1
@@ -83,13 +83,13 @@ def conditions(
     batch: Batch,
     masks: Masks,
     wrong: Batch,  # the partners of the same rows, captions padded to the same length
-    side: str,  # hidden modality: image or text
+    modality: str,  # hidden modality: image or text
 ) -> Iterator[tuple[str, Batch, Masks]]:
     "Yield the same hidden parts with the true other modality, without it, with an empty one and with a wrong one."
     yield "with", batch, masks
-    yield "without", batch, (without_text if side == "image" else without_image)(masks)
-    yield "blank", blank(batch, "text" if side == "image" else "image"), masks
-    if side == "image":
+    yield "without", batch, (without_text if modality == "image" else without_image)(masks)
+    yield "blank", blank(batch, "text" if modality == "image" else "image"), masks
+    if modality == "image":
         text = dict(
             input_ids=wrong.input_ids, attention_mask=wrong.attention_mask, maskable=wrong.maskable
         )
@@ -243,9 +243,9 @@ def _errors(models: dict, batch: Batch, views: tuple[Masks, Masks], baselines):
         yield ("mlm", "trivial", "units"), mask.sum(1)
 
 
-def _beside(batch: Batch, masks: Masks, side: str) -> list:
+def _beside(batch: Batch, masks: Masks, modality: str) -> list:
     "Return the same hidden parts with and without the other modality."
-    return [row for row in conditions(batch, masks, batch, side) if row[0] in ("with", "without")]
+    return [row for row in conditions(batch, masks, batch, modality) if row[0] in ("with", "without")]
 
 # %% ../../nbs/evaluation/02_reconstruction.ipynb #5b003492
 TRIVIAL = dict(mlm=("unigram",), recon=("mean_colour", "background"))  # trivial predictors

@@ -33,7 +33,7 @@ from mvl_bench.data.scenes import (
 from .baselines import background, count_baselines, mean_colour
 from .reconstruction import partners, ratio_intervals
 from ..masking.base import without_text
-from ..patches import patchify, touched, unpatchify
+from ..patches import overlapping_patches, patchify, unpatchify
 
 # %% ../../nbs/evaluation/07_scene_probes.ipynb #236c304b
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def questions(
     for i in range(limit):
         scene = source.scene(i)
         thing = _novel(scene) if source.split == "novel" else i % len(scene.things)
-        patches = touched(box(scene.things[thing], source.img_size), source.img_size, patch_size)
+        patches = overlapping_patches(box(scene.things[thing], source.img_size), source.img_size, patch_size)
         pixels = object_masks(scene, source.img_size)[thing]
         result.append(Question(scene, thing, source.pair(i), patches, pixels))
     return result

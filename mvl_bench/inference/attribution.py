@@ -96,8 +96,8 @@ def predict_masked(
     parts, batch = [], batch.to(model.device)
     for chunk in torch.arange(len(patches)).split(ROWS):
         rows = batch.rows(torch.zeros_like(chunk))
-        hidden = view(rows, model.num_patches, patches[chunk], words[chunk])
-        outputs = model(rows, hidden, requested=requested)
+        masked = view(rows, model.num_patches, patches[chunk], words[chunk])
+        outputs = model(rows, masked, requested=requested)
         pixels, log_probs = outputs.pixels, outputs.word_logits
         if pixels is not None:
             pixels = pixels.float().clamp(0, 1)
@@ -112,7 +112,7 @@ def predict_masked(
 # %% ../../nbs/inference/03_attribution.ipynb #24f99ff5
 def _words_away(model, batch: Batch, pieces: Tensor, patches: Tensor, words: Tensor) -> Tensor:
     "Hide each visible word in each of v views (v n), (v t); return moved and helped (2 v w n), nan at visible patches."
-    which, word = (~_hidden_whole(words, pieces)).nonzero(as_tuple=True)
+    which, word = (~_all_masked(words, pieces)).nonzero(as_tuple=True)
     also_masked = words[which] | pieces[word]
     both = torch.cat([patches, patches[which]]), torch.cat([words, also_masked])
     pixels, _ = predict_masked(model, batch, *both, ONLY_PIXELS)
@@ -125,12 +125,12 @@ def _words_away(model, batch: Batch, pieces: Tensor, patches: Tensor, words: Ten
     return effects.masked_fill(~patches[:, None], torch.nan)
 
 
-def _hidden_whole(words: Tensor, pieces: Tensor) -> Tensor:  # (v t), (w t) -> (v w) bool
+def _all_masked(words: Tensor, pieces: Tensor) -> Tensor:  # (v t), (w t) -> (v w) bool
     "Return which words are hidden with all their pieces."
     return (words[:, None] | ~pieces).all(-1)
 
 
-def _hidden_in(model, pair: Pair, patches, words) -> tuple[Batch, Tensor, Tensor, Tensor]:
+def _masked_row(model, pair: Pair, patches, words) -> tuple[Batch, Tensor, Tensor, Tensor]:
     "Return the pair as a batch of one row, the pieces of its words (w t) and the given masks (1 n), (1 t)."
     batch, caption_words = one_row(model, pair)
     masks = by_hand(batch, model.num_patches, patches, words)
@@ -147,7 +147,7 @@ def word_to_patches(
     "Hide each visible word in turn and measure its effect on hidden patches, 0 for hidden words; raise `UserError` for a model without pixels."
     if "pixels" not in model.offers:
         raise UserError(f"{model.lacks} So no word can influence a patch")
-    effects = _words_away(model, *_hidden_in(model, pair, patches, words))[:, 0]
+    effects = _words_away(model, *_masked_row(model, pair, patches, words))[:, 0]
     return Effect(*effects.numpy().astype(np.float64))
 
 # %% ../../nbs/inference/03_attribution.ipynb #ea46f292
@@ -162,7 +162,7 @@ def _patches_away(model, batch, pieces, patches, words, as_probability=False) ->
     log_probs = log_probs.exp() if as_probability else log_probs
     helped = torch.zeros(len(words), len(pieces), patches.shape[1])
     helped[which, :, patch] = log_probs[: len(words)][which] - log_probs[len(words) :]
-    helped = helped.masked_fill(~_hidden_whole(words, pieces)[..., None], torch.nan)
+    helped = helped.masked_fill(~_all_masked(words, pieces)[..., None], torch.nan)
     return torch.stack([helped.abs(), helped])
 
 
@@ -173,7 +173,7 @@ def patch_to_words(
     patches: Sequence[int] = (),  # patches that are already hidden
 ) -> Effect:  # (w n)
     "Hide each visible patch in turn and measure its effect on the hidden words, 0 for patches that are already hidden."
-    effects = _patches_away(model, *_hidden_in(model, pair, patches, words))[:, 0]
+    effects = _patches_away(model, *_masked_row(model, pair, patches, words))[:, 0]
     return Effect(*effects.numpy().astype(np.float64))
 
 # %% ../../nbs/inference/03_attribution.ipynb #9a11d002
@@ -354,14 +354,14 @@ def attention_gradient(
         n, t = model.num_patches, row.input_ids.shape[1]
         pieces = pieces_table(words, t)
         by_direction = dict(to_patches=None, to_words=None)
-        for way, (patches, hidden) in views_of(pieces, model.cfg.image.grid).items():
+        for way, (patches, masked) in views_of(pieces, model.cfg.image.grid).items():
             if way == "to_patches" and "pixels" not in model.offers:
                 continue
             rows = row.rows(torch.zeros(len(patches), dtype=torch.long)).to(model.device)
             rows = replace(
                 rows, images=rows.images.requires_grad_()
             )  # frozen models have gradients, too
-            masks = view(rows, n, patches, hidden)
+            masks = view(rows, n, patches, masked)
             outputs = model(rows, masks, attention=True)
             weights = list(outputs.attention.values())
             grads = torch.autograd.grad(
@@ -377,7 +377,7 @@ def attention_gradient(
             valid = (
                 patches[:, None]
                 if way == "to_patches"
-                else _hidden_whole(hidden, pieces)[..., None] & ~patches[:, None]
+                else _all_masked(masked, pieces)[..., None] & ~patches[:, None]
             )
             by_direction[way] = (
                 ((total * valid).sum(0) / valid.sum(0)).detach().numpy().astype(np.float64)
@@ -407,9 +407,9 @@ def deletion(
         torch.as_tensor(np.asarray(o)).argsort(descending=True).argsort() for o in orders.values()
     ]
     patches = torch.cat([place < removed for place in places])
-    hidden = torch.zeros(len(patches), row.input_ids.shape[1], dtype=torch.bool)
-    hidden[:, pieces] = True
-    _, log_probs = predict_masked(model, row, patches, hidden, ONLY_WORDS)
+    masked = torch.zeros(len(patches), row.input_ids.shape[1], dtype=torch.bool)
+    masked[:, pieces] = True
+    _, log_probs = predict_masked(model, row, patches, masked, ONLY_WORDS)
     probability = log_probs[:, pieces].sum(1).exp().reshape(len(orders), levels)
     return dict(zip(orders, probability.double().numpy()))
 

@@ -153,19 +153,19 @@ def reconstruct_pair(
             columns[rows[i][0]]["tokens"] = _guesses(
                 model, position_text, batch.input_ids[i], output.word_logits[at], masks.text_mask[i]
             )
-    hidden = np.isin(np.arange(model.num_patches), list(patches))
+    masked = np.isin(np.arange(model.num_patches), list(patches))
     by_name = {name: Column(**fields) for name, fields in columns.items()}
     return Reconstruction(
-        pair, hidden, tuple(sorted(words)), model.cfg.image.patch_size, by_name, note
+        pair, masked, tuple(sorted(words)), model.cfg.image.patch_size, by_name, note
     )
 
 
 def _lacking(model, patches, words) -> str:
     "Return what the model lacks as a sentence; raise `UserError` where it can predict none of the hidden parts."
     note, requests = model.lacks, dict(pixels=patches, words=words)
-    hidden = {name for name, places in requests.items() if len(places)}
-    if hidden and not hidden & model.offers:
-        (rest,) = requests.keys() - hidden
+    masked = {name for name, places in requests.items() if len(places)}
+    if masked and not masked & model.offers:
+        (rest,) = requests.keys() - masked
         raise UserError(f"{note} It can fill in none of the hidden parts: hide some {rest} instead.")
     return note
 

@@ -57,14 +57,14 @@ def caption_nats(
         part = rows[start : start + batch_size]
         pairs = [Pair(None, captions[i], 0, 0) for i, _ in part]
         batch = collate_for(model, pairs)
-        hidden = torch.zeros(batch.maskable.shape, dtype=torch.bool)
+        masked = torch.zeros(batch.maskable.shape, dtype=torch.bool)
         for row, (_, word) in enumerate(part):
-            hidden[row, list(word)] = True
+            masked[row, list(word)] = True
         logits = model(
-            batch, view(batch, model.num_patches, text_mask=hidden), requested=ONLY_WORDS
+            batch, view(batch, model.num_patches, text_mask=masked), requested=ONLY_WORDS
         ).word_logits
         nats = -logits.float().log_softmax(-1).gather(2, batch.input_ids[..., None])[..., 0]
-        for (i, word), value in zip(part, (nats.cpu() * hidden).sum(1).tolist()):
+        for (i, word), value in zip(part, (nats.cpu() * masked).sum(1).tolist()):
             totals[i] += value, len(word)
     with np.errstate(invalid="ignore"):
         return totals[:, 0] / totals[:, 1]

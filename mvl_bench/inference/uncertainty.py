@@ -36,8 +36,8 @@ def parts_of(
     views = []
     for part in range(parts):
         also_masked = visible & (order % parts == part)
-        hidden = masks.image_mask | also_masked[:, :n], masks.text_mask | also_masked[:, n:]
-        views.append(Masks(*hidden, masks.has_image, masks.has_text))
+        masked = masks.image_mask | also_masked[:, :n], masks.text_mask | also_masked[:, n:]
+        views.append(Masks(*masked, masks.has_image, masks.has_text))
     return views
 
 
@@ -55,8 +55,8 @@ def spread(
     rows, index = parts_of(batch, masks, parts, key), torch.arange(len(batch)).repeat(parts)
     patches, words = (torch.cat([getattr(m, s) for m in rows]) for s in ("image_mask", "text_mask"))
     has_modality = masks.has_image.repeat(parts), masks.has_text.repeat(parts)
-    repeated, hidden = batch.rows(index).to(model.device), Masks(patches, words, *has_modality).to(model.device)
-    pixels = model(repeated, hidden, requested=ONLY_PIXELS).pixels.float().clamp(0, 1)
+    repeated, masked = batch.rows(index).to(model.device), Masks(patches, words, *has_modality).to(model.device)
+    pixels = model(repeated, masked, requested=ONLY_PIXELS).pixels.float().clamp(0, 1)
     predictions = pixels.unflatten(0, (parts, len(batch)))
     spreads = predictions.std(0, correction=0).mean(-1).to(batch.ids.device)
     return spreads.masked_fill(~masks.image_mask, torch.nan)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODES', 'PATCHES', 'WORDS', 'JOINT', 'STRATEGY_HELP', 'draw_modes', 'ModalityAware', 'drop_modalities',
            'uniform_ratios', 'dirichlet', 'dirichlet_ratios', 'any_ratios', 'JointStrategy', 'by_name', 'build_masking',
-           'with_kinds', 'hides', 'full_mask', 'with_scores']
+           'with_kinds', 'masked_losses', 'full_mask', 'with_scores']
 
 # %% ../../nbs/masking/03_joint.ipynb #7eb1cd0d
 from collections.abc import Callable
@@ -20,14 +20,14 @@ from ..core import Batch, Masks, UserError, hashed_draws, hashed_uniform, update
 from mvl_bench.masking.base import (
     Masking,
     MaskingConfig,
-    hide_fraction,
+    mask_fraction,
+    num_to_mask,
     random_squares,
     random_words,
-    units_to_hide,
     without_image,
     without_text,
 )
-from .image import hide_blocks, hide_by_score, hide_grid
+from .image import mask_blocks, mask_by_score, mask_grid
 from mvl_bench.masking.text import (
     content_words,
     corrupt_tokens,
@@ -116,11 +116,11 @@ def uniform_ratios(
     "Sample the ratios of a view in which every square and word is equally likely; the total count is fixed."
     words = batch.maskable.sum(1).cpu()
     units = torch.full_like(words, squares)
-    count = units_to_hide(units, ratios[0]) + units_to_hide(words, ratios[1])
+    count = num_to_mask(units, ratios[0]) + num_to_mask(words, ratios[1])
     there = torch.arange(squares + batch.maskable.shape[1]) < (units + words)[:, None]
     draws = hashed_uniform((*key, "uniform"), batch.ids, there.shape[1])
-    hidden = hide_fraction(draws, count / (units + words).clamp_min(1), there)
-    image, text = hidden[:, :squares].sum(1).double(), hidden[:, squares:].sum(1).double()
+    masked = mask_fraction(draws, count / (units + words).clamp_min(1), there)
+    image, text = masked[:, :squares].sum(1).double(), masked[:, squares:].sum(1).double()
     return image / units, text / words.clamp_min(1)
 
 # %% ../../nbs/masking/03_joint.ipynb #eb926a0d
@@ -180,7 +180,7 @@ class JointStrategy(NamedTuple):
     kind: type = Masking  # the class that samples the views
 
 
-PATCHES = dict(random=random_squares, block=hide_blocks, grid=hide_grid, score=hide_by_score)
+PATCHES = dict(random=random_squares, block=mask_blocks, grid=mask_grid, score=mask_by_score)
 WORDS = dict(random=random_words, whole_word=whole_words, span=spans, content=content_words)
 JOINT = dict(
     alternating=JointStrategy(one_view=False),
@@ -283,16 +283,16 @@ def with_kinds(
     return update(cfg, token_kinds=token_kinds(tokenizer))
 
 # %% ../../nbs/masking/03_joint.ipynb #d6de7db3
-def hides(
+def masked_losses(
     masking: MaskingConfig,
 ) -> dict[str, bool]:
     "Return whether words (`mlm`) and patches (`recon`) are ever masked."
-    hidden = dict(mlm=masking.text_ratio > 0, recon=masking.image_ratio > 0)
+    masked = dict(mlm=masking.text_ratio > 0, recon=masking.image_ratio > 0)
     light = masking.joint_strategy == "mam" and masking.mam_light_ratio
-    pooled = masking.joint_strategy == "pooled" and any(hidden.values())
+    pooled = masking.joint_strategy == "pooled" and any(masked.values())
     any_ratio = masking.joint_strategy == "alternating_any_ratio"  # it samples its ratios itself
     both = masking.random_ratio_prob or light or pooled or any_ratio
-    return dict.fromkeys(hidden, True) if both else hidden
+    return dict.fromkeys(masked, True) if both else masked
 
 # %% ../../nbs/masking/03_joint.ipynb #56a14cc9
 def full_mask(
@@ -313,7 +313,7 @@ def with_scores(
     model: nn.Module,  # a `MaskedVLModel`
 ) -> Masking:
     "Return the masking with the model as scorer if it masks by score; raise `UserError` if the model has no scores."
-    if masking.patch_strategy is not hide_by_score:
+    if masking.patch_strategy is not mask_by_score:
         return masking
     if model.patch_scores is None:
         name = type(model).__name__

@@ -24,12 +24,12 @@ def hole_sizes(
     grid: tuple[int, int],  # rows and columns of patches
 ) -> Tensor:  # (b n) number of patches in the hole of each masked patch; 0 = visible
     "Return the size of the 4-connected component of masked patches that each masked patch belongs to."
-    hidden = masks.unflatten(1, grid)
-    label = torch.arange(1, 1 + masks.shape[1]).reshape(grid) * hidden
+    masked = masks.unflatten(1, grid)
+    label = torch.arange(1, 1 + masks.shape[1]).reshape(grid) * masked
     while True:  # the largest number of a hole spreads through it
         wide = F.pad(label, (1, 1, 1, 1))
         sides = wide[:, :-2, 1:-1], wide[:, 2:, 1:-1], wide[:, 1:-1, :-2], wide[:, 1:-1, 2:]
-        spread = torch.stack([label, *sides]).amax(0) * hidden
+        spread = torch.stack([label, *sides]).amax(0) * masked
         if spread.equal(label):
             break
         label = spread
@@ -110,7 +110,7 @@ STRATEGIES = dict(  # what is masked -> its setting, and its strategies
 
 @dataclass(frozen=True)
 class _Parts:
-    "Hold the parts of a configuration that a masking needs; the whole one of an image-only or text-only model raises an error for a ratio of the modality it lacks."
+    "Hold the parts of a configuration that a masking needs; the full configuration of an image-only or text-only model would refuse a ratio of the modality it lacks."
 
     masking: Any
     image: Any

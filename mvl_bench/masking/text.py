@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core import Batch, UserError, hashed_uniform
-from .base import hide_fraction, units_to_hide
+from .base import mask_fraction, num_to_mask
 
 # %% ../../nbs/masking/02_text.ipynb #f2141eb7
 FUNCTION_WORDS = frozenset(  # English function words, which `content_words` masks last
@@ -81,7 +81,7 @@ def whole_words(
     place = (begins.cumsum(1) - 1).clamp_min(0)  # index of the word that each token belongs to
     there = torch.arange(words.shape[1], device=words.device) < begins.sum(1, keepdim=True)
     chance = hashed_uniform((*key, "text"), batch.ids, words.shape[1]).to(words.device)
-    return hide_fraction(chance, ratio, there).gather(1, place) & words
+    return mask_fraction(chance, ratio, there).gather(1, place) & words
 
 # %% ../../nbs/masking/02_text.ipynb #1b565691
 SPAN_ENDS = 0.4  # probability that a span ends after each of its tokens
@@ -104,7 +104,7 @@ def spans(
     "Mask runs of tokens of geometric length, with an exact total count (span masking, 1907.10529)."
     maskable, t = batch.maskable.cpu(), batch.maskable.shape[1]
     words = maskable.sum(1)
-    count = units_to_hide(words, ratio)
+    count = num_to_mask(words, ratio)
     length = _lengths(count, words, hashed_uniform((*key, "length"), batch.ids, t))
     draws = hashed_uniform((*key, "order"), batch.ids, t).masked_fill(length == 0, 2.0)
     length = length.gather(1, draws.argsort(1))  # shuffled: the cut span may stand anywhere
@@ -119,8 +119,8 @@ def spans(
     slot = (slots >= (length > 0).sum(1, keepdim=True)).int().argsort(dim=1, stable=True)[:, :t]
     start = slot + length.cumsum(1) - length
     place = (maskable.cumsum(1) - 1)[:, :, None]
-    hidden = ((start[:, None] <= place) & (place < (start + length)[:, None])).any(2)
-    return (hidden & maskable).to(batch.maskable.device)
+    masked = ((start[:, None] <= place) & (place < (start + length)[:, None])).any(2)
+    return (masked & maskable).to(batch.maskable.device)
 
 # %% ../../nbs/masking/02_text.ipynb #42714da8
 def content_words(
@@ -135,12 +135,12 @@ def content_words(
     chance = (
         hashed_uniform((*key, "text"), batch.ids, words.shape[1]).to(place.device).gather(1, place)
     )
-    return hide_fraction(chance + functions[batch.input_ids], ratio, words)
+    return mask_fraction(chance + functions[batch.input_ids], ratio, words)
 
 # %% ../../nbs/masking/02_text.ipynb #53412ff9
 def corrupt_tokens(
     batch: Batch,
-    hidden: Tensor,  # (b t) bool, True = masked
+    masked: Tensor,  # (b t) bool, True = masked
     key: tuple,  # e.g. (seed, epoch)
     mask_id: int,  # the tokenizer's [MASK]
     special: Tensor | None,  # (v) bool, True = a special token, never used as a replacement
@@ -155,4 +155,4 @@ def corrupt_tokens(
     )
     another = words.to(place.device)[(other * len(words)).long()]
     replaced = torch.where(draw < fraction / 2, another, batch.input_ids)
-    return torch.where(hidden, replaced.masked_fill(draw >= fraction, mask_id), batch.input_ids)
+    return torch.where(masked, replaced.masked_fill(draw >= fraction, mask_id), batch.input_ids)

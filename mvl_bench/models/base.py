@@ -29,7 +29,7 @@ from ..data.factory import own_pairs
 from ..data.pairs import Pairs
 from ..data.tokenizers import load_tokenizer, save_tokenizer, short_message
 from ..masking.base import Masking, MaskingConfig
-from ..masking.joint import build_masking, full_mask, hides
+from ..masking.joint import build_masking, full_mask, masked_losses
 from ..patches import grid_of
 from ..storage import MANIFEST, check_folder, find, write_folder
 
@@ -140,7 +140,7 @@ class LossConfig:
 
     def scored_patches(self, masks: Masks) -> torch.Tensor:  # (b n) bool
         "Return the patches that the pixel loss scores: the masked ones or, with `recon_area` whole, all of a view that masks any."
-        if self.recon_area == "hidden" or not masks.hides_patches:
+        if self.recon_area == "hidden" or not masks.any_patch_masked:
             return masks.image_mask
         return masks.has_image[:, None].expand_as(masks.image_mask)
 
@@ -204,8 +204,8 @@ class ModelConfig:
                 if n in ("losses.mlm", "losses.recon", "losses.itc", "losses.itm")
             ]
             raise UserError(f"{', '.join(names)} are all 0: nothing would be learnt")
-        hidden = hides(self.masking) | dict(itc=True, itm=True)
-        if not any(hidden[name] for name in self.losses.weights):
+        masked = masked_losses(self.masking) | dict(itc=True, itm=True)
+        if not any(masked[name] for name in self.losses.weights):
             raise UserError("a ratio of 0 hides nothing that a loss with a weight could score")
 
     def at_step(self, step: int) -> "ModelConfig":

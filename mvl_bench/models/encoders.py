@@ -106,14 +106,14 @@ class ImageEncoder(nn.Module):
     def forward(
         self,
         images: Tensor,  # (b c h w) in 0..1
-        hidden: Tensor | None = None,  # (b n) bool, True = masked; None = none; on the CPU, or else a GPU waits
+        masked: Tensor | None = None,  # (b n) bool, True = masked; None = none; on the CPU, or else a GPU waits
         way: str = "gather",  # gather, dense, or mask: [MASK] vectors from the first layer on
     ) -> Tensor:  # (b 1+n d), zeros at masked positions, except with `mask`
         "Return the tokens of the visible patches, each at its own position."
         x = self.embed(images)
-        if hidden is None:
+        if masked is None:
             return self.run(x)
-        visible = torch.cat([torch.ones_like(hidden[:, :1]), ~hidden], 1)
+        visible = torch.cat([torch.ones_like(masked[:, :1]), ~masked], 1)
         if way == "gather":
             packing = packed(visible).to(x.device)
             return put(self.run(take(x, packing), packing.allowed), packing, torch.zeros_like(x))
@@ -121,8 +121,8 @@ class ImageEncoder(nn.Module):
         if way == "mask":  # SimMIM's recipe, which the paper follows
             positions = self.vit.pos_embed  # some models have none for the class token
             positions = F.pad(positions, (0, 0, x.shape[1] - positions.shape[1], 0))
-            masked = self.mask_token + positions
-            return self.run(torch.where(visible[..., None], x, masked))
+            mask_tokens = self.mask_token + positions
+            return self.run(torch.where(visible[..., None], x, mask_tokens))
         return self.run(x, visible[:, None, None]) * visible[..., None]
 
 # %% ../../nbs/models/02_encoders.ipynb #377c0a6a

@@ -113,16 +113,16 @@ class IdealObserver(nn.Module, MaskedVLModel):
         fits = (wrong == wrong.amin(1, keepdim=True)).double()
         return fits / fits.sum(1, keepdim=True)
 
-    def _wrong_words(self, ids: Tensor, hidden: Tensor) -> Tensor:  # (t), (t) -> (captions)
+    def _wrong_words(self, ids: Tensor, masked: Tensor) -> Tensor:  # (t), (t) -> (captions)
         "Count the visible tokens that differ in each caption of the world; end and padding are tokens too."
         captions, pad = self.captions, self.tokenizer.pad_token_id
         short = captions.shape[1] - len(ids)
         if short > 0:
             ids = nn.functional.pad(ids, (0, short), value=pad)
-            hidden = nn.functional.pad(hidden, (0, short))
+            masked = nn.functional.pad(masked, (0, short))
         elif short < 0:
             captions = nn.functional.pad(captions, (0, -short), value=pad)
-        return ((captions != ids) & ~hidden).sum(1, dtype=torch.int16)
+        return ((captions != ids) & ~masked).sum(1, dtype=torch.int16)
 
     def unknown(self, image: np.ndarray, captions: tuple[str, ...]) -> list[str]:
         "Describe in sentences which of an image (h w 3) uint8 and its captions are not in the world."

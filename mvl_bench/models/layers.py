@@ -461,11 +461,11 @@ class Refiner(nn.Module):
     def forward(
         self,
         images: Tensor,  # (b 3 h w) visible pixels as they are, masked ones as predicted
-        hidden: Tensor,  # (b 1 h w) 1 = masked
+        masked: Tensor,  # (b 1 h w) 1 = masked
     ) -> Tensor:  # (b 3 h w)
         "Return the corrected images."
         noise = self.noise.expand(len(images), -1, -1, -1)
-        x = torch.cat([images - 0.5, hidden.to(images.dtype), noise], 1)
+        x = torch.cat([images - 0.5, masked.to(images.dtype), noise], 1)
         x = self.begin(x.contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             x = x + block(x)

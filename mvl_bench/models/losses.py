@@ -76,15 +76,15 @@ def texture_filters(
 
 # %% ../../nbs/models/04_losses.ipynb #76d10fe8
 def texture_places(
-    hidden: Tensor,  # (b n) bool, True = masked; at least one patch in each row
+    masked: Tensor,  # (b n) bool, True = masked; at least one patch in each row
     grid: tuple[int, int],  # rows and columns of patches
     patch_size: int,  # side of a patch, in pixels
     draws: Tensor,  # (b q) random numbers, uniform in 0..1, one for each patch to sample
     offsets: Tensor,  # (m) pixels within a patch, counted row by row
 ) -> Tensor:  # (b m q 2) rows and columns of pixels
     "Sample masked patches and return the pixels at the given offsets within each."
-    order = hidden.float().argsort(dim=1, descending=True, stable=True)
-    patch = order.gather(1, (draws * hidden.sum(1, keepdim=True)).long())[:, None]
+    order = masked.float().argsort(dim=1, descending=True, stable=True)
+    patch = order.gather(1, (draws * masked.sum(1, keepdim=True)).long())[:, None]
     pixel = offsets[None, :, None]
     rows = patch // grid[1] * patch_size + pixel // patch_size
     columns = patch % grid[1] * patch_size + pixel % patch_size

@@ -250,9 +250,9 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
 
         With `mask_token_at="cross"` masked positions hold placeholders that nothing attends to; `fuse_image` puts [MASK] vectors there.
         """
-        hidden = masks.host.image_mask if masks.hides_patches else None
+        masked = masks.host.image_mask if masks.any_patch_masked else None
         way = "gather" if self.cfg.mask_token_at == "cross" else "mask"
-        tokens = self.image_encoder(batch.images, hidden, way)
+        tokens = self.image_encoder(batch.images, masked, way)
         keys = ~masks.image_mask if way == "gather" else torch.ones_like(masks.image_mask)
         keys = torch.cat([torch.ones_like(keys[:, :1]), keys], 1)
         return or_absent(tokens, keys, masks.host.has_image, self.absent_image)
@@ -320,7 +320,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
 
     @torch.no_grad()
     def patch_scores(self, batch: Batch) -> Tensor:  # (b n)
-        "Return the attention to each patch, from the momentum encoder's class token with ITC, else from the caption's words."
+        "Return the attention to each patch, from the momentum encoder's class token if there is one, else from the caption's words."
         if self.contrast and self.contrast.slow[0].class_attention is not None:
             return self.contrast.slow[0].class_attention(batch.images)
         unmasked, weights = view(batch, self.num_patches), []
@@ -335,7 +335,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         textures: list[tuple[Tensor, int]] = []
         unmasked: dict = {}  # encoding of each unmasked modality, shared between views and with ITC and ITM
         for masks in views:
-            is_masked = dict(recon=masks.hides_patches, mlm=masks.hides_words)
+            is_masked = dict(recon=masks.any_patch_masked, mlm=masks.any_word_masked)
             if not any(is_masked[name] for name in outputs):
                 continue
             image, text = self._encode_once(batch, masks, unmasked)
@@ -396,7 +396,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
             image=(self.encode_image, host.has_image, self.absent_image),
             text=(self.encode_text, host.has_text, self.absent_text),
         )
-        changed = dict(image=masks.hides_patches, text=masks.hides_words or masks.text_ids is not None)
+        changed = dict(image=masks.any_patch_masked, text=masks.any_word_masked or masks.text_ids is not None)
         encoded = []
         for name, (encode, present, absent) in encoders.items():
             if changed[name]:
@@ -410,26 +410,26 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
             encoded.append(or_absent(*unmasked[name], present, absent))
         return encoded
 
-    def _refine(self, images: Tensor, hidden: Tensor, pixels: Tensor) -> Tensor:
+    def _refine(self, images: Tensor, masked: Tensor, pixels: Tensor) -> Tensor:
         "Correct the masked patches of `pixels (b n p*p*3)` by convolutions over the image with visible patches in place."
         p, grid = self.cfg.image.patch_size, self.cfg.image.grid
-        whole = unpatchify(torch.where(hidden[..., None], pixels, patchify(images, p)), grid)
-        area = hidden.view(len(hidden), 1, *grid).to(whole.dtype)
+        whole = unpatchify(torch.where(masked[..., None], pixels, patchify(images, p)), grid)
+        area = masked.view(len(masked), 1, *grid).to(whole.dtype)
         corrected = patchify(self.refiner(whole, F.interpolate(area, scale_factor=p)), p)
-        return torch.where(hidden[..., None], corrected, pixels)
+        return torch.where(masked[..., None], corrected, pixels)
 
     def _texture(self, batch: Batch, masks: Masks, rebuilt: Tensor, key: StepKey) -> tuple[Tensor, int]:
         "Return the difference in texture between painted and true images, and the number of images."
         p, grid, device = self.cfg.image.patch_size, self.cfg.image.grid, batch.device
         chosen = true_places(masks.host.image_mask.any(1))
         rows = to_device(chosen, device)
-        hidden, truth = masks.image_mask[rows], batch.images[rows]
-        patches = patchify(truth, p).masked_scatter(hidden[..., None], rebuilt)
+        masked, truth = masks.image_mask[rows], batch.images[rows]
+        patches = patchify(truth, p).masked_scatter(masked[..., None], rebuilt)
         draws = hashed_uniform((*key.numbers, "texture"), batch.host.ids[chosen], TEXTURE_PATCHES)
         numbers = hashed_uniform((*key.numbers, "filters"), torch.arange(TEXTURE_FILTERS), 3 * WINDOW**2)
         order = hashed_uniform((*key.numbers, "offsets"), torch.zeros(1).long(), p * p)[0].argsort()
         offsets, filters = to_device(order[:TEXTURE_OFFSETS], device), to_device(texture_filters(numbers), device)
-        places = texture_places(hidden, grid, p, to_device(draws, device), offsets)
+        places = texture_places(masked, grid, p, to_device(draws, device), offsets)
         return texture(unpatchify(patches, grid), truth, places, filters), len(truth)
 
     def _recon(
@@ -441,11 +441,11 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         x, rows = self.fuse_image(masks, image, text, None, segments), segments.rows
         context = text if rows is None else [part.index_select(0, rows) for part in text]
         rebuilt = kept(self.decode_image(x, context), segments)
-        truth, hidden = patchify(batch.images, self.cfg.image.patch_size), masks.host.image_mask
+        truth, masked = patchify(batch.images, self.cfg.image.patch_size), masks.host.image_mask
         if self.refiner:
             pixels = truth.masked_scatter(masks.image_mask[..., None], rebuilt)
-            rebuilt = select(self._refine(batch.images, masks.image_mask, pixels), hidden)
-        return rebuilt, select(truth, hidden), select(focus(truth, saliency), hidden)
+            rebuilt = select(self._refine(batch.images, masks.image_mask, pixels), masked)
+        return rebuilt, select(truth, masked), select(focus(truth, saliency), masked)
 
     def score_patches(self, rebuilt: Tensor, truth: Tensor, weights: Tensor, kind: str) -> Tensor:
         "Compute the loss of the masked patches."
@@ -507,8 +507,8 @@ class ReaderConfig(MaskVLMConfig):
         )
         cost = -(counts / counts.sum(1, keepdim=True)).log()
         cost = cost.expand(len(batch), -1, -1).gather(2, numbers[..., None])[..., 0]
-        hidden = [cost[view.image_mask] for view in views if view.image_mask.any()]
-        return {"recon unigram": torch.cat(hidden).mean().item()} if hidden else {}
+        masked = [cost[view.image_mask] for view in views if view.image_mask.any()]
+        return {"recon unigram": torch.cat(masked).mean().item()} if masked else {}
 
 
 def as_patches(cfg: ReaderConfig) -> Tensor:  # (k p*p*3) in 0..1
@@ -582,7 +582,7 @@ def reader_tiny() -> ReaderConfig:
 
 
 def _reader(cfg: MaskVLMConfig) -> ReaderConfig:
-    "Return a reader of the same sizes, trained with masking at any ratio."
+    "Return a reader of the same depth and width at 48 px, trained with masking at any ratio and without saliency weights."
     sizes = {f.name: getattr(cfg, f.name) for f in fields(cfg)}
     masking = replace(
         cfg.masking, joint_strategy="alternating_any_ratio", mask_size=8, modality_dropout=0.3, random_ratio_prob=0.0,

@@ -198,7 +198,7 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
         self._begin_positions(table)
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
-        "Return the parameters that start from published weights."
+        "Return the parameters that train at the rate for published weights: those of the encoder and of the word head; none without `text.hf_model`."
         if not self.cfg.text.hf_model:
             return []
         return [*self.bert.parameters(), *self.to_words.parameters(), self.word_bias]
@@ -255,7 +255,7 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
     def forward(
         self, batch: Batch, masks: Masks, attention: bool = False, requested: dict | None = None
     ) -> Output:
-        "Predict the pixels of every patch and the scores of every word of one view, or only of those in `requested`."
+        "Predict the pixels of every patch and the scores of every word of one view, or only of the rows in `requested`; a modality that it lacks is not predicted."
         weights: list | None = [] if attention else None
         image, text = self.fuse(batch, masks, weights)
         attentions = {f"joint_{i}": w for i, w in enumerate(weights)} if attention else None
@@ -306,8 +306,8 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
 
     def _mlm(self, batch: Batch, masks: Masks, text: Tensor) -> tuple[Tensor, Tensor]:
         "Return the scores at the masked words alone, and the true words."
-        hidden = masks.host.text_mask
-        return self.score_words(select(text, hidden)), select(batch.input_ids, hidden)
+        masked = masks.host.text_mask
+        return self.score_words(select(text, masked)), select(batch.input_ids, masked)
 
     def _recon(self, batch: Batch, masks: Masks, image: Tensor) -> tuple[Tensor, Tensor]:
         "Return predicted and true pixels of the scored patches; images without any are not decoded."

@@ -192,12 +192,12 @@ class NamedViT(ImageEncoder):
         whole.reset_classifier(0, "")
         self.vit.load_state_dict(whole.state_dict())
 
-    def forward(self, images: Tensor, hidden: Tensor | None = None, way: str = "gather") -> Tensor:
+    def forward(self, images: Tensor, masked: Tensor | None = None, way: str = "gather") -> Tensor:
         "Return the tokens of the visible patches (b 1+n d), zeros at masked positions, except with `mask`."
-        x = self.to_width(super().forward(images, hidden, way))
-        if hidden is None or way == "mask":
+        x = self.to_width(super().forward(images, masked, way))
+        if masked is None or way == "mask":
             return x
-        visible = torch.cat([torch.ones_like(hidden[:, :1]), ~hidden], 1)
+        visible = torch.cat([torch.ones_like(masked[:, :1]), ~masked], 1)
         return x * to_device(visible, x.device)[..., None]
 
 
@@ -281,22 +281,22 @@ class GridEncoder(nn.Module):
     def forward(
         self,
         images: Tensor,  # (b c h w) in 0..1
-        hidden: Tensor | None = None,  # (b n) bool, True = masked; None = none
+        masked: Tensor | None = None,  # (b n) bool, True = masked; None = none
         way: str = "gather",  # gather or dense, the same here
     ) -> Tensor:  # (b 1+n d), zeros at masked positions
         "Return the tokens of the visible cells, computed from all visible pixels, class token first."
         x = (images - self.mean) / self.spread
-        if hidden is not None:
-            hidden = to_device(hidden, x.device)
-            p, gone = self.patch_size, hidden.unflatten(1, self.grid)
+        if masked is not None:
+            masked = to_device(masked, x.device)
+            p, gone = self.patch_size, masked.unflatten(1, self.grid)
             spread = gone.repeat_interleave(p, 1).repeat_interleave(p, 2)
             x = x.masked_fill(spread[:, None], 0.0)
-        again = hidden is None or torch.is_inference_mode_enabled()  # in evaluation, with other captions
+        again = masked is None or torch.is_inference_mode_enabled()  # in evaluation, with other captions
         cells = see(self.net, self._cells, x, again)
         tokens = self.to_width(cells) + self.positions
-        if hidden is None:
+        if masked is None:
             return torch.cat([tokens.mean(1, keepdim=True) + self.class_token, tokens], 1)
-        visible = ~hidden[..., None]
+        visible = ~masked[..., None]
         tokens = tokens * visible
         mean = tokens.sum(1, keepdim=True) / visible.sum(1, keepdim=True).clamp_min(1)
         return torch.cat([mean + self.class_token, tokens], 1)

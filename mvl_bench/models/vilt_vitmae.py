@@ -27,7 +27,7 @@ from mvl_bench.core import (
     view,
 )
 from ..masking.base import MaskingConfig
-from ..masking.joint import hides
+from ..masking.joint import masked_losses
 from .base import LossConfig, ModelConfig, Saved
 from .losses import mlm, recon
 from ..patches import patchify, sincos_positions
@@ -54,7 +54,7 @@ class ViLTConfig(ModelConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if not hides(self.masking)["mlm"]:
+        if not masked_losses(self.masking)["mlm"]:
             raise UserError("text_ratio and random_ratio_prob are both 0: no word would be hidden")
         if self.masking.image_strategy == "score":
             raise UserError("image_strategy 'score' goes by attention, which ViLT is not asked for")
@@ -143,9 +143,9 @@ class ViLT(nn.Module, Saved, MaskedVLModel):
         views = [masks for masks in views if masks.text_mask.any()]
         if not views:
             return Losses({}, {})
-        hidden = [self.fuse(batch, masks)[1][masks.text_mask] for masks in views]
+        masked = [self.fuse(batch, masks)[1][masks.text_mask] for masks in views]
         labels = torch.cat([batch.input_ids[masks.text_mask] for masks in views])
-        part = mlm(self.net.mlm_score(torch.cat(hidden)), labels)
+        part = mlm(self.net.mlm_score(torch.cat(masked)), labels)
         return Losses(dict(mlm=part), dict(mlm=len(labels)))
 
     def features(self, batch: Batch) -> Features:
@@ -244,33 +244,33 @@ class ViTMAE(nn.Module, Saved, MaskedVLModel):
         for token in (self.net.vit.embeddings.cls_token, self.net.decoder.mask_token):
             nn.init.normal_(token, std=spread)
 
-    def encode(self, images: Tensor, hidden: Tensor):  # (b c h w), (b n) bool
+    def encode(self, images: Tensor, masked: Tensor):  # (b c h w), (b n) bool
         "Encode the visible patches; return the library's output, with the order in which its decoder restores them."
-        num_visible, n = (~hidden).sum(1), hidden.shape[1]
+        num_visible, n = (~masked).sum(1), masked.shape[1]
         most = int(num_visible.max())
         self.net.config.mask_ratio = 1 - (most + 0.5) / n  # the library rounds down to `most`
-        place = torch.arange(n, device=hidden.device)
+        place = torch.arange(n, device=masked.device)
         keys = (
             place[: most + 1] <= num_visible[:, None] if most < n else None
         )  # class token, then visible
-        p, area = self.cfg.image.patch_size, hidden.unflatten(1, self.cfg.image.grid)[:, None]
+        p, area = self.cfg.image.patch_size, masked.unflatten(1, self.cfg.image.grid)[:, None]
         area = area.repeat_interleave(p, 2).repeat_interleave(p, 3)
         # where rows mask different numbers of patches, some masked ones are encoded and not attended to: 0 * inf is nan
         pixels = (images - self.cfg.image.image_mean) / self.cfg.image.image_std
         pixels = pixels.masked_fill(area, 0.0)
-        output = self.net.vit(pixels, noise=hidden + place / (2 * n), attention_mask=keys)
+        output = self.net.vit(pixels, noise=masked + place / (2 * n), attention_mask=keys)
         output.ids_restore = output.ids_restore.masked_fill(
-            hidden, n - 1
+            masked, n - 1
         )  # from `most` on is [MASK]
         return output
 
-    def paint(self, images: Tensor, hidden: Tensor) -> Tensor:  # (b c h w), (b n) -> (b n p*p*c)
+    def paint(self, images: Tensor, masked: Tensor) -> Tensor:  # (b c h w), (b n) -> (b n p*p*c)
         "Predict the pixels of all patches in 0..1 from the visible ones."
-        whole = ~hidden.any(1)
-        painted = images.new_zeros(*hidden.shape, 3 * self.cfg.image.patch_size**2)
+        whole = ~masked.any(1)
+        painted = images.new_zeros(*masked.shape, 3 * self.cfg.image.patch_size**2)
         for rows in (whole, ~whole):
             if rows.any():
-                encoded = self.encode(images[rows], hidden[rows])
+                encoded = self.encode(images[rows], masked[rows])
                 logits = self.net.decoder(encoded.last_hidden_state, encoded.ids_restore).logits
                 painted[rows] = (
                     logits.float() * self.cfg.image.image_std + self.cfg.image.image_mean
@@ -281,8 +281,8 @@ class ViTMAE(nn.Module, Saved, MaskedVLModel):
         self, batch: Batch, masks: Masks, attention: bool = False, requested: dict | None = None
     ) -> Output:
         "Predict the image of one view; the library keeps no attention."
-        hidden = masks.image_mask | ~masks.has_image[:, None]
-        return Output(self.paint(batch.images, hidden), None).only(requested)
+        masked = masks.image_mask | ~masks.has_image[:, None]
+        return Output(self.paint(batch.images, masked), None).only(requested)
 
     def losses(self, batch: Batch, views: tuple[Masks, ...], key: StepKey = StepKey()) -> Losses:
         "Compute the mean error of the hidden patches of all views; change no state."

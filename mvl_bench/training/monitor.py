@@ -71,9 +71,9 @@ def look(
     model.eval()
     sides = dict(recon=("pixels", "patches", "error"), mlm=("words", "words", "nats"))
     about, rows = dict(step=step, score=0.0, probes=[]), []
-    for loss, (offer, hidden, unit) in sides.items():
-        selected = [p for p in probes if getattr(p, hidden)] if offer in model.offers else []
-        answers = [reconstruct_pair(model, p.pair, **{hidden: getattr(p, hidden)}) for p in selected]
+    for loss, (offer, masked, unit) in sides.items():
+        selected = [p for p in probes if getattr(p, masked)] if offer in model.offers else []
+        answers = [reconstruct_pair(model, p.pair, **{masked: getattr(p, masked)}) for p in selected]
         if not answers:
             continue
         means = {
@@ -93,10 +93,10 @@ def look(
 def _row(answer: Reconstruction) -> np.ndarray:  # (h 4w 3) uint8
     "Draw one probe: masked, reconstructed with the caption and without it, and the true image."
     truth, p = answer.pair.image, answer.patch_size
-    hidden = answer.image_mask.reshape(truth.shape[0] // p, -1).repeat(p, 0).repeat(p, 1)
+    masked = answer.image_mask.reshape(truth.shape[0] // p, -1).repeat(p, 0).repeat(p, 1)
     filled = [answer.columns[way].picture for way in ("with", "without")]
     filled = [np.round(255 * picture).clip(0, 255).astype(np.uint8) for picture in filled]
-    return np.concatenate([np.where(hidden[..., None], GREY, truth), *filled, truth], 1)
+    return np.concatenate([np.where(masked[..., None], GREY, truth), *filled, truth], 1)
 
 # %% ../../nbs/training/03_monitor.ipynb #b4e335f4
 LOOKS = "probes"  # folder within a run's folder

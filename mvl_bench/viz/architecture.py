@@ -21,7 +21,7 @@ from ..data.images import photograph
 from ..models.layers import DeconvDecoder, PatchEmbedder
 from ..models.maskvlm import MaskVLMConfig
 from ..models.mlim import MLIMConfig
-from .base import HATCH, HIDDEN, LIGHT, LOSS_COLOURS, hide_patches
+from .base import HATCH, HIDDEN, LIGHT, LOSS_COLOURS, mask_patches
 from .page import Page, text_width
 from .text import draw_chips, split_words
 
@@ -115,7 +115,7 @@ def draw_picture(
     "Draw the example's photograph with masked squares."
     left, top, size = box
     image = np.asarray(photograph("dahlia").resize((128, 128)))
-    masked = hide_patches(image, np.isin(np.arange(16), masked), 32)
+    masked = mask_patches(image, np.isin(np.arange(16), masked), 32)
     page.picture(left, top, masked, (size, size))
 
 

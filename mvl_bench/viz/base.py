@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIGHT', 'DARK', 'HIDDEN', 'HATCH', 'LOSS_COLOURS', 'lock', 'Palette', 'theme', 'axes_in_theme', 'enlarge',
-           'draw_image', 'border', 'show_image', 'on_grid', 'hide_patches', 'show_masked', 'error_cells', 'error_scale',
+           'draw_image', 'border', 'show_image', 'on_grid', 'mask_patches', 'show_masked', 'error_cells', 'error_scale',
            'show_errors', 'to_png', 'to_image', 'Drawing']
 
 # %% ../../nbs/viz/00_base.ipynb #e1c2ca7e
@@ -140,7 +140,7 @@ def on_grid(mask, shape: tuple[int, int], patch_size: int) -> np.ndarray:  # (ro
     return mask.reshape(rows, columns)
 
 
-def hide_patches(
+def mask_patches(
     image,  # (h w 3) array or (3 h w) tensor
     mask,  # (n) bool, True = hidden, counted row by row
     patch_size: int,  # size p of a patch, in pixels
@@ -150,12 +150,12 @@ def hide_patches(
     grid = on_grid(mask, image.shape[:2], patch_size)
     large = enlarge(image).copy()
     patch = patch_size * large.shape[0] // image.shape[0]
-    hidden = grid.repeat(patch, 0).repeat(patch, 1)
+    masked = grid.repeat(patch, 0).repeat(patch, 1)
     stripe = max(large.shape[:2]) // 42
-    down, right = np.indices(hidden.shape)
+    down, right = np.indices(masked.shape)
     hatch = ((down + right) % stripe < stripe * 0.28)[..., None]
     grey = np.where(hatch, *(np.multiply(to_rgb(c), 255).astype(np.uint8) for c in (HATCH, HIDDEN)))
-    large[: hidden.shape[0], : hidden.shape[1]][hidden] = grey[hidden]
+    large[: masked.shape[0], : masked.shape[1]][masked] = grey[masked]
     return large
 
 
@@ -167,7 +167,7 @@ def show_masked(
     dark: bool | None = None,  # None = as the figure or the theme around it
 ) -> Axes:
     "Draw an image as a model sees it, hidden patches under grey hatching."
-    masked, (height, width) = hide_patches(image, mask, patch_size), as_picture(image).shape[:2]
+    masked, (height, width) = mask_patches(image, mask, patch_size), as_picture(image).shape[:2]
     with axes_in_theme(ax, (150, 150 * height / width), dark) as (ax, palette):
         ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
         draw_image(ax, masked, (0, 0, width, height))

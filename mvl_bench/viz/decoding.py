@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
 from ..data.tokenizers import letters, without_marker
-from .base import LOSS_COLOURS, Drawing, Palette, hide_patches, theme
+from .base import LOSS_COLOURS, Drawing, Palette, mask_patches, theme
 from .page import Page
-from .text import HIDDEN_CHIP
+from .text import MASKED_CHIP
 
 # %% ../../nbs/viz/05_decoding.ipynb #d46e8e94
 CELL, BETWEEN, ABREAST = 148.0, 16.0, 4  # points; frames in a row
@@ -25,7 +25,7 @@ CELL, BETWEEN, ABREAST = 148.0, 16.0, 4  # points; frames in a row
 def _look(step, position: int, palette: Palette) -> dict:
     "Return the style of a word's chip: hidden, new in this step, pinned, or plain."
     if position in step.hidden_words:
-        return HIDDEN_CHIP
+        return MASKED_CHIP
     new, style = position in step.new_words, dict(facecolor=palette.surface, colour=palette.text)
     if new:
         style |= dict(facecolor=(*to_rgb(LOSS_COLOURS["mlm"]), 0.16), linewidth=1.4)
@@ -38,16 +38,16 @@ def _whole(step) -> list[tuple[int, str]]:
     "Return each word of a step with the position of its first piece; pieces that are filled in are joined."
     words, starts_are_marked = [], any(token[:1] in ("Ġ", "▁") for token in step.words)
     for position, token in zip(step.places, step.words):
-        hidden = position in step.hidden_words
+        masked = position in step.hidden_words
         inner = (
             starts_are_marked
             and token[:1] not in ("Ġ", "▁")
             and (token[:1].isalnum() or letters(token) != token)
         )
-        if (token.startswith("##") or inner) and not hidden and words and words[-1][1] != "____":
+        if (token.startswith("##") or inner) and not masked and words and words[-1][1] != "____":
             words[-1] = (words[-1][0], words[-1][1] + without_marker(token))
         else:
-            words.append((position, "____" if hidden else without_marker(token)))
+            words.append((position, "____" if masked else without_marker(token)))
     return [(position, letters(word)) for position, word in words]
 
 
@@ -60,9 +60,9 @@ def draw_words(page: Page, step, box: tuple[float, float, float]) -> float:
 def draw_frame(page: Page, step, patch_size: int, left: float, below: float) -> float:
     "Draw the image of a step, new and pinned patches outlined; return its height."
     rows, columns = (side // patch_size for side in step.picture.shape[:2])
-    hidden = np.isin(np.arange(rows * columns), step.hidden_patches)
+    masked = np.isin(np.arange(rows * columns), step.hidden_patches)
     width, height = CELL, CELL * step.picture.shape[0] / step.picture.shape[1]
-    page.picture(left, below, hide_patches(step.picture, hidden, patch_size), (width, height))
+    page.picture(left, below, mask_patches(step.picture, masked, patch_size), (width, height))
     cell = width / columns
     for patches, dots in ((step.new_patches, "solid"), (step.pinned_patches, (0, (1, 1.2)))):
         for patch in patches:

@@ -15,8 +15,8 @@ from ..data.pairs import collate
 from ..data.tokenizers import bare, token_texts
 from ..masking.statistics import MaskSamples, sample_strategies
 from .attribution import heat
-from .base import LOSS_COLOURS, Drawing, Palette, border, hide_patches, on_grid, theme
-from .text import box_hidden, fit_text
+from .base import LOSS_COLOURS, Drawing, Palette, border, mask_patches, on_grid, theme
+from .text import box_masked_word, fit_text
 
 # %% ../../nbs/viz/07_masking.ipynb #5f8298cd
 def _bars(ax: Axes, values: np.ndarray, colour: str, palette: Palette, limit: float) -> None:
@@ -64,9 +64,9 @@ def _chance_of_words(ax: Axes, samples, tokens, ratio: float, palette: Palette) 
     )
     labels = ax.set_yticklabels(names, fontsize=7.5)
     ax.tick_params(length=0, labelsize=7.5)
-    for label, hidden in zip(labels, samples.words[0].tolist()):
-        if hidden:
-            box_hidden(label)
+    for label, masked in zip(labels, samples.words[0].tolist()):
+        if masked:
+            box_masked_word(label)
 
 
 ROWS = dict(  # rows of each modality and their titles
@@ -104,7 +104,7 @@ def _cell(ax: Axes, row: str, samples: MaskSamples, context: tuple, palette: Pal
     image, tokens, ratio, longest, modality = context
     if row == "example":
         size = image.shape[0] // samples.grid[0]
-        masked = hide_patches(image, samples.patches[0], size)
+        masked = mask_patches(image, samples.patches[0], size)
         ax.imshow(masked)
         border(ax, (-0.5, -0.5, *masked.shape[1::-1]), palette)
         ax.set(xticks=[], yticks=[])

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
-from .base import LOSS_COLOURS, Drawing, Palette, hide_patches
+from .base import LOSS_COLOURS, Drawing, Palette, mask_patches
 from .page import Page
 from .text import chip_style, percent
 
@@ -78,7 +78,7 @@ def show_riddle(
     "Draw a question as the model sees it and, once answered, its answer and the truth."
     rows, columns = riddle.grid
     mask = np.isin(np.arange(rows * columns), riddle.patches)
-    masked = hide_patches(riddle.pair.image, mask, riddle.pair.image.shape[1] // columns)
+    masked = mask_patches(riddle.pair.image, mask, riddle.pair.image.shape[1] // columns)
     with Page.new(["question"], WIDTH, margin=1, dark=dark) as page:
         page.advance(1)
         page.picture(page.left, 0, masked, (BIG, BIG))

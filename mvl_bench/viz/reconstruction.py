@@ -19,7 +19,7 @@ from mvl_bench.viz.base import (
     enlarge,
     error_cells,
     error_scale,
-    hide_patches,
+    mask_patches,
     on_grid,
 )
 from .page import Page, fit_text, text_width
@@ -49,12 +49,12 @@ def _beside_image(page: Page, result) -> float:
 # %% ../../nbs/viz/03_reconstruction.ipynb #03258a8d
 def _caption(page: Page, result, words: Sequence) -> None:
     "Draw the masked caption."
-    hidden = set(result.hidden_words)
-    number = sum(word.position in hidden for word in words)
-    count = f", {number} of {len(words)} words hidden" if hidden else ""
+    masked = set(result.hidden_words)
+    number = sum(word.position in masked for word in words)
+    count = f", {number} of {len(words)} words hidden" if masked else ""
     page.write(page.left, 8, f"given: the caption{count}", color=page.palette.muted)
     box = (page.left, 15, page.right - page.left)
-    page.advance(15 + draw_chips(page, words, hidden, None, box) + 22)
+    page.advance(15 + draw_chips(page, words, masked, None, box) + 22)
 
 
 def _titles(page: Page, result) -> None:
@@ -71,7 +71,7 @@ def _titles(page: Page, result) -> None:
     page.advance(18 + max(heights))
 
 
-def _outline_hidden(page: Page, result, edge, corner: tuple[float, float], width: float) -> None:
+def _outline_masked(page: Page, result, edge, corner: tuple[float, float], width: float) -> None:
     "Draw the outlines of an image's hidden regions in black on white, within its border."
     shape, patch = result.pair.image.shape[:2], result.patch_size
     grid = on_grid(result.image_mask, shape, patch).astype(int)
@@ -85,7 +85,7 @@ def _outline_hidden(page: Page, result, edge, corner: tuple[float, float], width
 
 def _pictures(page: Page, result, size: tuple[float, float]) -> None:
     "Draw the masked image; if patches are hidden, the truth and each column's image, too."
-    masked = hide_patches(result.pair.image, result.image_mask, result.patch_size)
+    masked = mask_patches(result.pair.image, result.image_mask, result.patch_size)
     page.picture(page.lefts["given"], 0, masked, size)
     if not result.image_mask.any():
         return
@@ -98,7 +98,7 @@ def _pictures(page: Page, result, size: tuple[float, float]) -> None:
             page.write(left + size[0] / 2, size[1] / 2, "paints no pixels", **style)
         else:
             edge = page.picture(left, 0, enlarge(as_picture(column.picture)), size)
-            _outline_hidden(page, result, edge, corner, size[0])
+            _outline_masked(page, result, edge, corner, size[0])
 
 
 def _error_maps(page: Page, result, size: tuple[float, float]) -> None:

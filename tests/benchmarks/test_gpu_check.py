@@ -208,7 +208,7 @@ def test_an_update_waits_for_its_losses_and_for_little_else(kind, changes, most)
 
 
 def test_masks_that_are_looked_at_on_the_device_are_found(monkeypatch):
-    monkeypatch.setattr(Masks, "hides_words", property(lambda self: bool(self.text_mask.any())))
+    monkeypatch.setattr(Masks, "any_word_masked", property(lambda self: bool(self.text_mask.any())))
     assert sum(waits_of_an_update("maskvlm").values()) > 1
 
 

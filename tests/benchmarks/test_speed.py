@@ -146,8 +146,8 @@ def full_length(cfg, b, matched):
     encode = layers(n, cfg.image_depth, d) + 2 * (n - 1) * pixels * d + layers(t, cfg.text_depth, d)
     cross = layers(n, cfg.cross_depth, d, t) + layers(t, cfg.cross_depth, d, n)
     look = 2 * (2 * (n - 1) + 2 * t) * d * d + 4 * (n - 1) * t * d + 2 * (n - 1) * 8 * d * d
-    hidden = cfg.pixel_head_dim
-    paint = 2 * (n - 1) * (d * hidden + hidden * pixels if hidden else d * pixels)
+    masked = cfg.pixel_head_dim
+    paint = 2 * (n - 1) * (d * masked + masked * pixels if masked else d * pixels)
     heads = paint + 2 * t * (d * d + d * cfg.text.vocab_size)
     vectors = 2 * 2 * 2 * d * cfg.contrast.proj_dim
     one = 3 * encode + cross + cfg.decoder_depth * look + heads + vectors

@@ -101,8 +101,8 @@ def test_words_have_all_their_pieces(tokenizer):
     assert words.keys() >= {"a", "red", "café", "狗", "runs", "the", "naïve", "dog"}
     covered = sorted(place for pieces in words.values() for place in pieces)
     assert len(covered) == len(set(covered))
-    hidden = positions_of(tokenizer, CAPTION, ["naïve", "狗"], 64)
-    assert {*hidden} <= {*words["naïve"], *words["狗"]}
+    masked = positions_of(tokenizer, CAPTION, ["naïve", "狗"], 64)
+    assert {*masked} <= {*words["naïve"], *words["狗"]}
     ids = tokenizer(CAPTION).input_ids
     pieces = "".join(
         without_marker(t) for t in token_texts(tokenizer, [ids[i] for i in words["naïve"]])
@@ -146,7 +146,7 @@ def test_a_model_with_such_a_tokenizer_answers_in_letters(tokenizer):
     model = MaskVLM(update(maskvlm_tiny(), vocab_size=len(tokenizer), **sizes, **ids)).eval()
     model.tokenizer = tokenizer
     pair = Scenes("shapes", img_size=(32, 32)).pair(0)._replace(caption=CAPTION)
-    hidden = positions_of(tokenizer, CAPTION, ["naïve", "狗"], 64)
-    result = reconstruct_pair(model, pair, (), hidden)
+    masked = positions_of(tokenizer, CAPTION, ["naïve", "狗"], 64)
+    result = reconstruct_pair(model, pair, (), masked)
     truths = [guess.truth for guess in result.columns["with"].tokens]
     assert "狗" in truths and "".join(truths).replace("狗", "") == "naïve"

@@ -104,7 +104,7 @@ def test_a_painter_that_knows_all_scores_all(folder, monkeypatch):
         named = [next((c for c in COLOURS if text and c in text), "yellow") for text in captions]
         return np.stack([np.broadcast_to(flat[c], images[0].shape) for c in named])
 
-    monkeypatch.setattr(module, "paint_hidden", paint)
+    monkeypatch.setattr(module, "paint_masked", paint)
     scores = evaluate_painted_colours(model, items, prototypes, twin=False)["whole"]
     means = {name: score["mean"] for name, score in scores["colours"].items()}
     assert means["with_caption"] == means["edited"] == 1.0 and means["shuffled"] == 0.0

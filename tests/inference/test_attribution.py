@@ -109,11 +109,11 @@ def test_what_cannot_be_seen_has_no_influence(maskvlm):
     found, seen = influence(blind, PAIR), influence(maskvlm, PAIR)
     for way in ("to_patches", "to_words"):
         assert getattr(found, way).moved.max() < 1e-4 < 0.1 < getattr(seen, way).moved.max()
-    hidden = (~quarters((8, 8))[0]).nonzero().flatten().tolist()
-    effect = word_to_patches(maskvlm, PAIR, hidden, [3, 4])
-    assert (effect.moved[[2, 3]][:, hidden] == 0).all() and effect.moved[:, hidden].max() > 0.01
-    back = patch_to_words(maskvlm, PAIR, [3], hidden)
-    assert (back.moved[2, hidden] == 0).all() and back.moved[2].max() > 0
+    masked = (~quarters((8, 8))[0]).nonzero().flatten().tolist()
+    effect = word_to_patches(maskvlm, PAIR, masked, [3, 4])
+    assert (effect.moved[[2, 3]][:, masked] == 0).all() and effect.moved[:, masked].max() > 0.01
+    back = patch_to_words(maskvlm, PAIR, [3], masked)
+    assert (back.moved[2, masked] == 0).all() and back.moved[2].max() > 0
 
 
 def test_a_colour_words_strongest_patches_are_its_things_and_shuffled_ones_are_not(maskvlm):
@@ -210,12 +210,12 @@ def test_a_word_of_several_pieces_is_one_word():
     words = word_chips(model.tokenizer, caption, model.cfg.text.max_text_len)
     rare = words[3]
     assert [w.text for w in words] == caption.split() and len(rare.pieces) > 1
-    hidden = list(range(model.num_patches))
+    masked = list(range(model.num_patches))
     shown, gone = (
-        reconstruct_pair(model, pair, hidden, places).columns["with"].raw
+        reconstruct_pair(model, pair, masked, places).columns["with"].raw
         for places in ((), rare.pieces)
     )
-    row = word_to_patches(model, pair, hidden).moved[3]
+    row = word_to_patches(model, pair, masked).moved[3]
     by_hand_row = patchify(
         torch.tensor(np.abs(shown - gone)).permute(2, 0, 1)[None], model.cfg.image.patch_size
     )[0].mean(1)

@@ -19,8 +19,8 @@ from mvl_bench.inference.decoding import (
     decode,
     first_step,
     from_trace,
-    hide_all_again,
     pin,
+    remask_all,
     to_trace,
 )
 from mvl_bench.inference.reconstruction import reconstruct_pair
@@ -99,9 +99,9 @@ def test_pinned_parts_stay_through_everything(model):
 
 
 def test_all_at_once_is_reconstruct(model):
-    pair, hidden = WORLD.pair(5), [9, 10, 21, 22, 29, 30, 37, 38, 53]
-    (step,) = decode(model, first_step(model, pair, hidden, [6]), Plan(1))
-    column = reconstruct_pair(model, pair, hidden, [6]).columns["with"]
+    pair, masked = WORLD.pair(5), [9, 10, 21, 22, 29, 30, 37, 38, 53]
+    (step,) = decode(model, first_step(model, pair, masked, [6]), Plan(1))
+    column = reconstruct_pair(model, pair, masked, [6]).columns["with"]
     assert np.abs(step.picture / 255 - column.picture).max() <= 0.5 / 255 + 1e-5
     assert (
         step.guesses[6][0][0] == column.tokens[0].top[0][0] == dict(zip(step.places, step.words))[6]
@@ -133,7 +133,7 @@ def test_what_a_model_lacks_is_not_filled_in():
         lambda: first_step(vilt, pair, [0]),
         lambda: first_step(vitmae, pair, [], [6]),
         lambda: first_step(vitmae, Pair(pair.image, "", 0, 0)),
-        lambda: hide_all_again(vilt, step, "both"),
+        lambda: remask_all(vilt, step, "both"),
     ):
         with pytest.raises(UserError):
             call()
@@ -181,8 +181,8 @@ def test_spread_is_the_deviation_of_the_answers_and_nothing_where_they_agree(mod
     mean = sum(each) / 3
     wanted = (sum((p - mean) ** 2 for p in each) / 3).sqrt().mean(-1)
     found = spread(model, batch, masks, 3)
-    hidden = masks.image_mask
-    torch.testing.assert_close(found[hidden], wanted[hidden], rtol=1e-3, atol=1e-4)
+    masked = masks.image_mask
+    torch.testing.assert_close(found[masked], wanted[masked], rtol=1e-3, atol=1e-4)
     nothing = view(batch, 64, torch.ones(2, 64, dtype=torch.bool), batch.maskable)
     assert spread(model, batch, nothing, 3).max() < 1e-5  # no part is left to take away
 

@@ -11,7 +11,7 @@ from mvl_bench.data.pairs import collate
 from mvl_bench.data.scenes import Scenes
 from mvl_bench.data.tokenizers import word_tokenizer
 from mvl_bench.masking.base import Masking, MaskingConfig
-from mvl_bench.masking.image import hide_by_score
+from mvl_bench.masking.image import mask_by_score
 from mvl_bench.masking.joint import (
     JOINT,
     PATCHES,
@@ -25,7 +25,7 @@ from mvl_bench.masking.joint import (
     draw_modes,
     drop_modalities,
     full_mask,
-    hides,
+    masked_losses,
     uniform_ratios,
     with_kinds,
     with_scores,
@@ -292,15 +292,15 @@ def test_the_full_mask_leaves_no_part_of_an_image(cfg, few, joint):
 
 
 def test_what_a_configuration_masks(cfg):
-    assert hides(update(cfg.masking, text_ratio=0.0)) == dict(mlm=False, recon=True)
-    assert hides(update(cfg.masking, text_ratio=0.0, joint_strategy="pooled"))["mlm"]
-    assert hides(update(cfg.masking, text_ratio=0.0, joint_strategy="mam"))["mlm"]
+    assert masked_losses(update(cfg.masking, text_ratio=0.0)) == dict(mlm=False, recon=True)
+    assert masked_losses(update(cfg.masking, text_ratio=0.0, joint_strategy="pooled"))["mlm"]
+    assert masked_losses(update(cfg.masking, text_ratio=0.0, joint_strategy="mam"))["mlm"]
 
 
 def test_masking_by_score_masks_the_patches_with_high_scores():
     model, scenes = load("maskvlm-tiny"), Scenes()
     batch = collate([scenes.pair(i) for i in range(4)], model.tokenizer, 24)
-    by_score = with_scores(Masking((8, 8), 1, 0.3, patch_strategy=hide_by_score), model)
+    by_score = with_scores(Masking((8, 8), 1, 0.3, patch_strategy=mask_by_score), model)
     scores, mask = model.patch_scores(batch), by_score(batch, (0, 0))[0].image_mask
     assert scores.shape == mask.shape == (4, 64) and (mask.sum(1) == 19).all()  # 30 % of 64
     assert (scores.where(mask, 0).sum(1) / 19 > 1.5 * scores.mean(1)).all()
@@ -312,13 +312,13 @@ def test_other_strategies_need_no_scores():
 
 
 def test_a_model_without_scores_is_refused():
-    by_score = Masking((8, 8), patch_strategy=hide_by_score)
+    by_score = Masking((8, 8), patch_strategy=mask_by_score)
     with pytest.raises(UserError, match="image_strategy 'score' needs scores of patches"):
         with_scores(by_score, MaskedVLModel)
 
 
 def test_any_ratio_masks_both_modalities_whatever_the_ratios_and_alternates_while_images_are_whole():
     cfg = MaskingConfig(image_ratio=0.0, text_ratio=0.0, joint_strategy="alternating_any_ratio")
-    assert hides(cfg) == dict(mlm=True, recon=True)
+    assert masked_losses(cfg) == dict(mlm=True, recon=True)
     assert full_mask(cfg).joint_strategy == "alternating"
     assert full_mask(MaskingConfig(joint_strategy="pooled")).joint_strategy == "joint"

@@ -10,7 +10,7 @@ from captions import KINDS, PIECES, config, pieces_batch
 from mvl_bench.core import UserError, hashed_uniform, update
 from mvl_bench.data.pairs import collate
 from mvl_bench.data.scenes import Scenes
-from mvl_bench.masking.base import Masking, hide_fraction
+from mvl_bench.masking.base import Masking, mask_fraction
 from mvl_bench.masking.joint import JOINT, PATCHES, WORDS, ModalityAware, any_ratios, build_masking
 from mvl_bench.masking.text import table_of
 from mvl_bench.models import registry as checkpoints
@@ -188,7 +188,7 @@ def test_faults_are_found():
 
     def group_by_length(batch, ratio, key):  # ranks run over the padding, too
         chance = hashed_uniform((*key, "text"), batch.ids, batch.maskable.shape[1]).flip(1)
-        return hide_fraction(chance, ratio, batch.maskable)
+        return mask_fraction(chance, ratio, batch.maskable)
 
     def keyless(batch, ratio, key):
         return sound(batch, ratio, (0,))

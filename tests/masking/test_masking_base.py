@@ -12,13 +12,13 @@ from mvl_bench.data.tokenizers import word_tokenizer
 from mvl_bench.masking.base import (
     Masking,
     MaskingConfig,
-    hide_fraction,
+    mask_fraction,
+    num_to_mask,
     one_box,
     random_squares,
     random_words,
-    units_to_hide,
 )
-from mvl_bench.patches import touched
+from mvl_bench.patches import overlapping_patches
 
 KEY = (0, 0)
 MANY = torch.arange(4000)
@@ -49,36 +49,36 @@ def large_batch(batch):
 
 
 def test_each_row_has_its_own_ratio():
-    counts = units_to_hide(torch.tensor([0, 1, 10, 10]), torch.tensor([1, 0.2, 0.01, 0.26]))
+    counts = num_to_mask(torch.tensor([0, 1, 10, 10]), torch.tensor([1, 0.2, 0.01, 0.26]))
     assert counts.tolist() == [0, 1, 1, 3]
 
 
 @pytest.mark.parametrize("ratio, count", [(0, 0), (0.01, 1), (0.3, 4), (1, 12)])
 def test_every_row_has_the_same_exact_count(ratio, count):
     draws = hashed_uniform((0,), torch.arange(5), 12)
-    assert hide_fraction(draws, ratio).sum(1).tolist() == [count] * 5
+    assert mask_fraction(draws, ratio).sum(1).tolist() == [count] * 5
 
 
 def test_the_count_is_exact_for_many_units():
-    mask = hide_fraction(hashed_uniform((0,), torch.arange(5), 196), 0.6)
+    mask = mask_fraction(hashed_uniform((0,), torch.arange(5), 196), 0.6)
     assert mask.sum(1).tolist() == [118] * 5
 
 
 def test_the_count_is_a_fraction_of_the_allowed_units():
     draws = hashed_uniform((0,), torch.arange(5), 12)
     allowed = torch.arange(12)[None] < torch.tensor([[0], [1], [5], [10], [12]])
-    assert hide_fraction(draws, 0.3, allowed).sum(1).tolist() == [0, 1, 2, 3, 4]
+    assert mask_fraction(draws, 0.3, allowed).sum(1).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_a_mask_depends_on_the_sample_and_not_on_its_row():
     ids = torch.arange(5)
-    reverse = hide_fraction(hashed_uniform((0,), ids.flip(0), 12), 0.3)
-    assert reverse.flip(0).equal(hide_fraction(hashed_uniform((0,), ids, 12), 0.3))
+    reverse = mask_fraction(hashed_uniform((0,), ids.flip(0), 12), 0.3)
+    assert reverse.flip(0).equal(mask_fraction(hashed_uniform((0,), ids, 12), 0.3))
 
 
 def test_a_ratio_above_1_is_refused():
     with pytest.raises(UserError, match="ratio 1.2 is not between 0 and 1"):
-        hide_fraction(hashed_uniform((0,), torch.arange(5), 12), 1.2)
+        mask_fraction(hashed_uniform((0,), torch.arange(5), 12), 1.2)
     with pytest.raises(UserError, match="text_ratio 1.5 is not between 0 and 1"):
         MaskingConfig(text_ratio=1.5)
 
@@ -119,7 +119,7 @@ def test_a_known_box_masks_exactly_the_patches_of_one_object(tokenizer, size):
     for epoch in range(3):
         for i, mask in enumerate(one_box(batch, (8, 8), (0, epoch))):
             boxes = [box(thing, (size, size)) for thing in source.scene(i).things]
-            assert any(mask.equal(touched(b, (size, size), size // 8)) for b in boxes)
+            assert any(mask.equal(overlapping_patches(b, (size, size), size // 8)) for b in boxes)
 
 
 @pytest.mark.parametrize("row", [2, 3])  # scenes of one object and of three
@@ -203,10 +203,10 @@ def test_a_fraction_of_rows_masks_one_box(large_batch):
 def first_words(batch, ratio, key):
     "Mask the beginning of every caption."
     position = torch.arange(batch.maskable.shape[1]).expand(batch.maskable.shape)
-    return hide_fraction(position / 1e3, ratio, batch.maskable)
+    return mask_fraction(position / 1e3, ratio, batch.maskable)
 
 
-def unchanged(batch, hidden, key):
+def unchanged(batch, masked, key):
     "Leave every masked word as it is."
     return batch.input_ids
 

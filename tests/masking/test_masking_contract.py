@@ -62,7 +62,7 @@ def check_repeatable(strategy, batch):
                    for a, b in zip(strategy(batch, (0, 1)), other))  # fmt: skip
 
 
-def check_views(strategy, batch, n, joint, hides=("recon", "mlm")):
+def check_views(strategy, batch, n, joint, masked_losses=("recon", "mlm")):
     "A tuple of views with what they claim: shapes, kinds, and nothing hidden of what is absent."
     views = strategy(batch, (0, 0))
     assert isinstance(views, tuple) and len(views) == (1 if joint else 2)
@@ -77,7 +77,7 @@ def check_views(strategy, batch, n, joint, hides=("recon", "mlm")):
         assert not (masks.text_mask & ~masks.has_text[:, None]).any()
         assert joint or not (masks.image_mask.any() and masks.text_mask.any())
     found = dict(recon=[v.image_mask for v in views], mlm=[v.text_mask for v in views])
-    assert {name for name, masks in found.items() if any(m.any() for m in masks)} == {*hides}
+    assert {name for name, masks in found.items() if any(m.any() for m in masks)} == {*masked_losses}
 
 
 @pytest.mark.parametrize("grid, square", [((8, 8), 1), ((8, 8), 2), ((3, 4), 1), ((5, 7), 3)])
@@ -177,8 +177,8 @@ def test_strategies_by_name(name, image, text, joint, monkeypatch):
     strategy = with_scores(cfg.build_masking(), model)
     check_repeatable(strategy, batch)
     views = strategy(batch, (0, 0))
-    hides = {"recon", "mlm"} if text else {"recon"}
-    check_views(strategy, batch, model.num_patches, not joint.startswith("alternating"), hides)
+    masked_losses = {"recon", "mlm"} if text else {"recon"}
+    check_views(strategy, batch, model.num_patches, not joint.startswith("alternating"), masked_losses)
     for masks in views:
         assert not (masks.text_mask & ~batch.maskable).any()
     if text:

@@ -5,7 +5,7 @@ import torch
 
 from mvl_bench.core import UserError
 from mvl_bench.masking.base import random_squares
-from mvl_bench.masking.image import hide_blocks, hide_by_score, hide_grid, over_squares
+from mvl_bench.masking.image import mask_blocks, mask_by_score, mask_grid, over_squares
 
 KEY = (0, 0)
 GRID = (14, 14)
@@ -14,7 +14,7 @@ MANY = torch.arange(3000)
 
 @pytest.fixture(scope="module")
 def blocks():  # (b r c)
-    return hide_blocks(MANY, GRID, 0.4, KEY).reshape(-1, *GRID)
+    return mask_blocks(MANY, GRID, 0.4, KEY).reshape(-1, *GRID)
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +57,12 @@ def test_random_squares_mask_every_patch_equally_often():
 def test_blocks_are_counted_exactly(blocks):
     assert (blocks.sum((1, 2)) == round(0.4 * 196)).all()
     ratios = torch.arange(9) / 8
-    counts = hide_blocks(MANY[:9], GRID, ratios, KEY).sum(1)
+    counts = mask_blocks(MANY[:9], GRID, ratios, KEY).sum(1)
     assert counts.tolist() == [round(196 * i / 8) for i in range(9)]
 
 
 def test_blocks_of_a_sample_do_not_depend_on_the_batch(blocks):
-    assert hide_blocks(MANY[[7]], GRID, 0.4, KEY).reshape(1, *GRID).equal(blocks[[7]])
+    assert mask_blocks(MANY[[7]], GRID, 0.4, KEY).reshape(1, *GRID).equal(blocks[[7]])
 
 
 def test_blocks_mask_the_middle_more_often_than_the_corners(blocks):
@@ -81,7 +81,7 @@ def test_blocks_are_connected_and_single_patches_are_not(blocks):
 
 @pytest.mark.parametrize("ratio", [0.25, 0.6])
 def test_a_grid_is_even_in_every_mask_and_over_all_masks(ratio):
-    mask = hide_grid(MANY, (16, 16), ratio, KEY).reshape(-1, 16, 16)
+    mask = mask_grid(MANY, (16, 16), ratio, KEY).reshape(-1, 16, 16)
     count = round(ratio * 256)
     assert (mask.sum((1, 2)) == count).all()
     assert (mask.double().mean(0) - count / 256).abs().max() < 0.04
@@ -90,16 +90,16 @@ def test_a_grid_is_even_in_every_mask_and_over_all_masks(ratio):
 
 
 def test_half_a_grid_is_a_chessboard():
-    half = hide_grid(MANY, (16, 16), 0.5, KEY).reshape(-1, 16, 16)
+    half = mask_grid(MANY, (16, 16), 0.5, KEY).reshape(-1, 16, 16)
     assert (half[:, 1:] != half[:, :-1]).all() and (half[:, :, 1:] != half[:, :, :-1]).all()
 
 
 def test_a_grid_separates_neighbours():
-    assert equal_neighbours(hide_grid(MANY, GRID, 0.4, KEY).reshape(-1, *GRID)) < 0.4
+    assert equal_neighbours(mask_grid(MANY, GRID, 0.4, KEY).reshape(-1, *GRID)) < 0.4
 
 
 def test_a_grid_of_squares_has_whole_squares_and_is_nearly_even():
-    frequency = hide_grid(MANY, GRID, 0.6, KEY, 2).double().mean(0).reshape(GRID)
+    frequency = mask_grid(MANY, GRID, 0.6, KEY, 2).double().mean(0).reshape(GRID)
     units = frequency.reshape(7, 2, 7, 2)
     assert (units == units[:, :1, :, :1]).all()
     assert (frequency - 29 / 49).abs().max() < 0.12
@@ -107,7 +107,7 @@ def test_a_grid_of_squares_has_whole_squares_and_is_nearly_even():
 
 def test_half_of_the_masked_patches_have_the_highest_scores(hill):
     count, best = round(0.4 * 196), hill.argsort(descending=True)
-    masks = hide_by_score(MANY, GRID, 0.4, KEY, scores=hill.expand(len(MANY), -1))
+    masks = mask_by_score(MANY, GRID, 0.4, KEY, scores=hill.expand(len(MANY), -1))
     assert (masks.sum(1) == count).all()
     frequency = masks.double().mean(0)
     assert (frequency[best[: count - count // 2]] == 1).all()
@@ -116,7 +116,7 @@ def test_half_of_the_masked_patches_have_the_highest_scores(hill):
 
 
 def test_equal_scores_mask_every_patch_equally_often():
-    masks = hide_by_score(MANY, GRID, 0.4, KEY, scores=torch.ones(len(MANY), 196))
+    masks = mask_by_score(MANY, GRID, 0.4, KEY, scores=torch.ones(len(MANY), 196))
     assert (masks.double().mean(0) - round(0.4 * 196) / 196).abs().max() < 0.05
 
 
@@ -126,15 +126,15 @@ def test_equal_scores_mask_every_patch_equally_often():
 def test_scores_of_another_shape_are_refused(shape, problem):
     scores = None if shape is None else torch.ones(shape)
     with pytest.raises(UserError, match=problem):
-        hide_by_score(torch.arange(3), GRID, 0.4, KEY, scores=scores)
+        mask_by_score(torch.arange(3), GRID, 0.4, KEY, scores=scores)
 
 
-@pytest.mark.parametrize("hide", [random_squares, hide_blocks, hide_grid, hide_by_score])
+@pytest.mark.parametrize("hide", [random_squares, mask_blocks, mask_grid, mask_by_score])
 @pytest.mark.parametrize("square, units", [(1, 35), (2, 12), (3, 6)])
 def test_every_strategy_counts_squares_exactly_and_each_row_alone(hide, square, units):
     scores = torch.rand(12, 35, generator=torch.Generator().manual_seed(0))
     for ratio in (0, 0.01, 0.1, 0.3, 0.6, 0.9, 1):
-        options = dict(scores=scores) if hide is hide_by_score else {}
+        options = dict(scores=scores) if hide is mask_by_score else {}
         mask = hide(MANY[:12], (5, 7), ratio, (1, 2), square, **options)
         counts = mask.reshape(12, 5, 7)[:, ::square, ::square].sum((1, 2))
         assert (counts == (max(1, round(ratio * units)) if ratio else 0)).all()

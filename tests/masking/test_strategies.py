@@ -12,7 +12,7 @@ from captions import KINDS, PIECES, config, pieces_batch, words_batch
 
 from mvl_bench.core import update
 from mvl_bench.masking.base import random_words
-from mvl_bench.masking.image import hide_blocks, hide_by_score, hide_grid
+from mvl_bench.masking.image import mask_blocks, mask_by_score, mask_grid
 from mvl_bench.masking.joint import PATCHES, build_masking, dirichlet_ratios, uniform_ratios
 from mvl_bench.masking.text import SPAN_ENDS, corrupt_tokens, spans, table_of
 
@@ -114,10 +114,10 @@ def test_spans(words, count):
 
 def test_disguised_words():
     batch, special = words_batch(20000, 4), table_of(KINDS, "special")
-    hidden = batch.maskable & (torch.arange(6) == 2)
-    shown = corrupt_tokens(batch, hidden, (0, 0), PIECES.mask_token_id, special, 0.2)
-    assert shown[~hidden].equal(batch.input_ids[~hidden])
-    counts = torch.bincount(shown[hidden], minlength=len(PIECES)) / len(batch)
+    masked = batch.maskable & (torch.arange(6) == 2)
+    shown = corrupt_tokens(batch, masked, (0, 0), PIECES.mask_token_id, special, 0.2)
+    assert shown[~masked].equal(batch.input_ids[~masked])
+    counts = torch.bincount(shown[masked], minlength=len(PIECES)) / len(batch)
     each = 0.1 / (~special).sum()  # another word, each alike, the word itself among them
     expected = torch.where(special, 0.0, each.item())
     expected[PIECES.mask_token_id] += 0.8
@@ -149,7 +149,7 @@ def test_grid():
             ranks = bayer[(rows + down) % side, (columns + right) % side].ravel()
             places = np.argsort(ranks, kind="stable")[: round(ratio * ranks.size)]
             found.append((pattern(set(places.tolist()), ranks.size), 1 / side**2))
-        assert fits(hide_grid(MANY, grid, ratio, (0, 0)), shuffled_over(found))
+        assert fits(mask_grid(MANY, grid, ratio, (0, 0)), shuffled_over(found))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
@@ -161,34 +161,34 @@ def test_by_score(count):
         more = list(combinations(rest, count - sure))
         found += [(pattern({*top, *chosen}, size), share / len(more)) for chosen in more]
     given = scores.expand(len(MANY), -1)
-    mask = hide_by_score(MANY, (1, 5), count / size, (0, 0), scores=given)
+    mask = mask_by_score(MANY, (1, 5), count / size, (0, 0), scores=given)
     assert fits(mask, shuffled_over(found))
 
 
 def blocks_by_rejection(rows, columns, count, rng):
     "BEiT's algorithm as one would write it: draw a block, draw its place until it hides something new."
-    hidden = np.zeros((rows, columns), bool)
+    masked = np.zeros((rows, columns), bool)
     least = max(1, round(rows * columns * 16 / 196))
-    while (left := count - hidden.sum()) > 0:
+    while (left := count - masked.sum()) > 0:
         area = least + rng.random() * max(left - least, 0)
         aspect = math.exp(rng.uniform(math.log(0.3), -math.log(0.3)))
         high = min(max(round(math.sqrt(area * aspect)), 1), rows, left)
         wide = min(max(round(math.sqrt(area / aspect)), 1), columns, left // high)
         while True:
             top, start = rng.integers(rows - high + 1), rng.integers(columns - wide + 1)
-            block = np.zeros_like(hidden)
+            block = np.zeros_like(masked)
             block[top : top + high, start : start + wide] = True
-            if (block & ~hidden).any():
+            if (block & ~masked).any():
                 break
-        hidden |= block
-    return hidden.ravel()
+        masked |= block
+    return masked.ravel()
 
 
 @pytest.mark.parametrize("grid, ratio", [((3, 3), 0.5), ((6, 8), 0.4)])
 def test_blocks(grid, ratio):
     size, rng = grid[0] * grid[1], np.random.default_rng(0)
     count = round(ratio * size)
-    mine = hide_blocks(MANY, grid, ratio, (0, 0)).numpy().astype(float)
+    mine = mask_blocks(MANY, grid, ratio, (0, 0)).numpy().astype(float)
     others = [blocks_by_rejection(*grid, count, rng) for _ in range(len(MANY))]
     others = np.array(others, float)
     for pairs in (mine.T @ mine, others.T @ others):
@@ -202,11 +202,11 @@ def test_blocks(grid, ratio):
 def test_uniform_is_one_pool():
     batch, squares = words_batch(6000, 6), 6
     image, text = uniform_ratios(batch, squares, (0.5, 0.5), (0, 0))
-    hidden = (image * squares).round().long()
-    assert (hidden + (text * 6).round().long() == 6).all()
+    masked = (image * squares).round().long()
+    assert (masked + (text * 6).round().long() == 6).all()
     ways = torch.tensor([math.comb(6, k) * math.comb(6, 6 - k) for k in range(7)]).double()
     expected = ways / ways.sum()  # hypergeometric
-    found = torch.bincount(hidden, minlength=7) / len(batch)
+    found = torch.bincount(masked, minlength=7) / len(batch)
     assert ((found - expected).abs() < 5 * (expected * (1 - expected) / len(batch)).sqrt()).all()
 
 
@@ -226,7 +226,7 @@ def test_dirichlet_shares_are_a_beta_draw(ratios):
 
 def test_a_wrong_distribution_is_found():
     lean = spans(words_batch(6000, 7), 3 / 7, (0, 0))[:, 1:8]
-    assert not fits(hide_blocks(MANY, (2, 4), 0.5, (0, 0)), evenly(8, 4))
+    assert not fits(mask_blocks(MANY, (2, 4), 0.5, (0, 0)), evenly(8, 4))
     with pytest.raises(AssertionError):  # a pattern that cannot be
         fits(lean, {"x" * 7: 1.0})
     assert not fits(lean, evenly(7, 3))

@@ -65,7 +65,7 @@ def long_spans():
 
 def runs(row):
     "Lengths of the runs of masked tokens in a row."
-    return [len(run) for run in "".join("x" if hidden else " " for hidden in row).split()]
+    return [len(run) for run in "".join("x" if masked else " " for masked in row).split()]
 
 
 class WordStartVocabulary:

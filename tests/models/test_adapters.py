@@ -49,12 +49,12 @@ def shaken(model):
     return model
 
 
-def plain_mae(model, images, hidden):
+def plain_mae(model, images, masked):
     "The library's own answer and loss, in its own units, for rows that hide as many patches."
-    shown = (~hidden[0]).sum().item()
-    model.net.config.mask_ratio = 1 - (shown + 0.5) / hidden.shape[1]
+    shown = (~masked[0]).sum().item()
+    model.net.config.mask_ratio = 1 - (shown + 0.5) / masked.shape[1]
     pixels = (images - model.cfg.image.image_mean) / model.cfg.image.image_std
-    return model.net(pixels, noise=hidden.float())
+    return model.net(pixels, noise=masked.float())
 
 
 @torch.no_grad()
@@ -62,12 +62,12 @@ def check_mae(model, batch, masks):
     "Each row alone through the plain library; then all rows that hide as many."
     scale = model.cfg.image.image_std
     painted = model(batch, masks).pixels
-    for row, hidden in enumerate(masks.image_mask):
-        alone = plain_mae(model, batch.images[[row]], hidden[None])
-        assert alone.mask[0].bool().equal(hidden)
+    for row, masked in enumerate(masks.image_mask):
+        alone = plain_mae(model, batch.images[[row]], masked[None])
+        assert alone.mask[0].bool().equal(masked)
         expected = alone.logits[0] * scale + model.cfg.image.image_mean
         torch.testing.assert_close(painted[row], expected, **CLOSE)
-        if hidden.any():
+        if masked.any():
             loss = model.losses(batch.rows([row]), (masks.rows([row]),)).parts["recon"]
             torch.testing.assert_close(loss, alone.loss * scale**2, **CLOSE)
 
@@ -85,8 +85,8 @@ def test_vitmae_is_the_library_whatever_each_row_hides():
     class Shifted(ViTMAE):
         "Puts a row's [MASK] vectors one place further."
 
-        def encode(self, images, hidden):
-            found = super().encode(images, hidden)
+        def encode(self, images, masked):
+            found = super().encode(images, masked)
             found.ids_restore = found.ids_restore.roll(1, 1)
             return found
 
@@ -111,10 +111,10 @@ def test_vilt_is_the_library_with_pixels_and_with_patches_left_out():
     theirs = plain_vilt(model, batch, whole, labels)
     torch.testing.assert_close(model(batch, whole).word_logits, theirs.logits, **CLOSE)
     torch.testing.assert_close(model.losses(batch, (whole,)).parts["mlm"], theirs.loss, **CLOSE)
-    hidden = replace(whole, image_mask=counts_of(batch, 9).image_mask)
-    ours, tokens = model(batch, hidden).word_logits, model.embed(batch.images)
+    masked = replace(whole, image_mask=counts_of(batch, 9).image_mask)
+    ours, tokens = model(batch, masked).word_logits, model.embed(batch.images)
     ids = batch.input_ids.masked_fill(words, model.cfg.text.mask_id)
-    for row, mask in enumerate(hidden.image_mask):
+    for row, mask in enumerate(masked.image_mask):
         seen = torch.cat([torch.tensor([True]), ~mask])
         few = dict(image_embeds=tokens[[row]][:, seen], pixel_mask=torch.ones(1, seen.sum()).long())
         alone = model.net(ids[[row]], batch.attention_mask[[row]], **few).logits[0]
@@ -134,8 +134,8 @@ def test_vitmae_never_sees_a_caption():
     before = model(batch, masks).pixels
     other = replace(batch, input_ids=batch.input_ids.flip(0))
     for shown in (batch, other):
-        for hidden in (masks, without_text(masks)):
-            assert model(shown, hidden).pixels.equal(before)
+        for masked in (masks, without_text(masks)):
+            assert model(shown, masked).pixels.equal(before)
     assert not model(replace(batch, images=1 - batch.images), masks).pixels.equal(before)
 
 
@@ -163,10 +163,10 @@ def test_vitmae_learns_from_a_picture_that_is_hidden_whole():
     "The library leaves the class token at zero, whose norm has no finite gradient some blocks deep."
 
     def finite(model):
-        model.losses(batch, (view(batch, 9, hidden),)).parts["recon"].backward()
+        model.losses(batch, (view(batch, 9, masked),)).parts["recon"].backward()
         return all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
-    batch, hidden = some_batch(), torch.ones(6, 9, dtype=torch.bool)
+    batch, masked = some_batch(), torch.ones(6, 9, dtype=torch.bool)
     assert finite(small("vitmae", depth=8))
     planted = small("vitmae", depth=8)
     planted.net.vit.embeddings.cls_token.data.zero_()

@@ -120,7 +120,7 @@ def test_gathered_and_dense_models_agree(model):
     if model.cfg.mask_token_at == "cross":
         gathered = [model(batch, masks) for masks in views]
         forward = model.image_encoder.forward
-        model.image_encoder.forward = lambda images, hidden, way: forward(images, hidden, "dense")
+        model.image_encoder.forward = lambda images, masked, way: forward(images, masked, "dense")
         for masks, before in zip(views, gathered):
             for a, b in zip(before[:2], model(batch, masks)[:2]):
                 torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
@@ -258,11 +258,11 @@ class MeanOfViews(MaskVLM):
 class Peeks(ImageEncoder):
     "Looks at hidden patches in the dense way."
 
-    def forward(self, images, hidden=None, way="gather"):
+    def forward(self, images, masked=None, way="gather"):
         if way != "dense":
-            return super().forward(images, hidden, way)
+            return super().forward(images, masked, way)
         return (
-            self.run(self.embed(images)) * ~torch.cat([hidden[:, :1] & False, hidden], 1)[..., None]
+            self.run(self.embed(images)) * ~torch.cat([masked[:, :1] & False, masked], 1)[..., None]
         )
 
 
@@ -296,9 +296,9 @@ def test_a_faulty_model_is_found(cls, check):
 
 
 def test_a_faulty_encoder_is_found():
-    hidden = odd_views(small(), some_batch())[0].image_mask
+    masked = odd_views(small(), some_batch())[0].image_mask
     with pytest.raises(AssertionError):
-        check_ways_agree(Peeks(SMALL["img_size"], 8, 32, 1, 2), some_batch().images, hidden)
+        check_ways_agree(Peeks(SMALL["img_size"], 8, 32, 1, 2), some_batch().images, masked)
 
 
 def test_a_faulty_save_is_found(tmp_path, monkeypatch):

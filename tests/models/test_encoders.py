@@ -26,13 +26,13 @@ def vit():
     "A small encoder and three images; the rows of the mask differ, the last has nothing visible."
     encoder = ImageEncoder((64, 64), 8, 48, 2, 4).eval()
     images, ratios = torch.rand(3, 3, 64, 64), torch.tensor([[0.3], [0.6], [1.0]])
-    hidden = torch.rand(3, 64) < ratios
-    return SimpleNamespace(encoder=encoder, images=images, hidden=hidden)
+    masked = torch.rand(3, 64) < ratios
+    return SimpleNamespace(encoder=encoder, images=images, hidden=masked)
 
 
-def inverted(images, hidden):
+def inverted(images, masked):
     "The same images with the pixels of hidden patches inverted."
-    area = hidden.view(3, 1, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    area = masked.view(3, 1, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3)
     return torch.where(area, 1 - images, images)
 
 

@@ -219,14 +219,14 @@ def test_what_counts_as_frozen():
 def test_what_is_hidden_stays_hidden():
     model = photos(frozen="image").eval()
     batch = some_batch()
-    hidden = torch.zeros(6, 12, dtype=torch.bool)
-    hidden[:, 5] = True
+    patches = torch.zeros(6, 12, dtype=torch.bool)
+    patches[:, 5] = True
     other = batch.images.clone()
     other[:, :, 8:16, 8:16] = torch.rand(6, 3, 8, 8)
     with torch.no_grad():
         whole = model.image_encoder(batch.images), model.image_encoder(other)
         masked = (
-            model(replace(batch, images=x), view(batch, 12, hidden)).pixels
+            model(replace(batch, images=x), view(batch, 12, patches)).pixels
             for x in (batch.images, other)
         )
         assert next(masked).equal(next(masked)) and not whole[0].equal(whole[1])

@@ -48,12 +48,12 @@ def test_posterior_is_a_second_count(observer):
     ):
         pair = source.pair(i)
         batch = collate([pair], ideal.tokenizer, 24)
-        hidden = set(range(64)) - set(patches)
+        masked = set(range(64)) - set(patches)
         said = range(1, 1 + len(pair.caption.split()))
-        masks = by_hand(batch, 64, sorted(hidden), [k for k in said if k - 1 not in words])
+        masks = by_hand(batch, 64, sorted(masked), [k for k in said if k - 1 not in words])
         true = told_apart(pair.caption.split(), pair.image, patches, words)
         alike = [one for one in scenes if told_apart(*one, patches, words) == true]
-        place, word = min(hidden), min(k for k in said if k - 1 not in words)
+        place, word = min(masked), min(k for k in said if k - 1 not in words)
         counted = Counter(text[word - 1] for text, _ in alike)
         chances = ideal(batch, masks).word_logits[0, word].softmax(-1)
         for text, count in counted.items():

@@ -191,15 +191,15 @@ def test_a_pixel_changes_several_tokens_where_kernels_overlap():
 
 @torch.no_grad()
 def test_masked_pixels_change_no_visible_token():
-    embedder, images, hidden = (
+    embedder, images, masked = (
         PatchEmbedder(8, 128, 64),
         torch.rand(2, 3, 32, 48),
         torch.rand(2, 24) < 0.5,
     )
-    area = hidden.reshape(2, 1, 4, 6).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    area = masked.reshape(2, 1, 4, 6).repeat_interleave(8, 2).repeat_interleave(8, 3)
     other = torch.rand_like(images).where(area, images)
-    assert embedder(other)[~hidden].equal(embedder(images)[~hidden])
-    assert not embedder(other)[hidden].equal(embedder(images)[hidden])
+    assert embedder(other)[~masked].equal(embedder(images)[~masked])
+    assert not embedder(other)[masked].equal(embedder(images)[masked])
 
 
 @pytest.mark.parametrize(
@@ -235,10 +235,10 @@ def test_embedder_and_decoder_have_the_papers_sizes():
 @torch.no_grad()
 def test_a_refiner_is_the_identity_at_first_and_reaches_six_pixels():
     refiner, images = Refiner(8, (16, 16)), torch.rand(2, 3, 16, 16)
-    hidden = (torch.rand(2, 1, 16, 16) > 0.5).float()
-    assert refiner(images, hidden).equal(images)
+    masked = (torch.rand(2, 1, 16, 16) > 0.5).float()
+    assert refiner(images, masked).equal(images)
     nn.init.normal_(refiner.end.weight)
-    corrected, far = refiner(images, hidden), images.clone()
+    corrected, far = refiner(images, masked), images.clone()
     assert corrected.shape == images.shape and not corrected.equal(images)
     far[..., -1] = 0  # six convolutions of 3x3
-    assert refiner(far, hidden)[..., :9].equal(corrected[..., :9])
+    assert refiner(far, masked)[..., :9].equal(corrected[..., :9])

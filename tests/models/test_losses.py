@@ -144,10 +144,10 @@ def test_texture_ranks_versions_of_an_image(photo, generator):
 
 
 def test_texture_places_lie_in_masked_patches_at_the_offsets(generator):
-    hidden = torch.zeros(2, 16, dtype=torch.bool)
-    hidden[0, [5, 6]], hidden[1, 15] = True, True
+    masked = torch.zeros(2, 16, dtype=torch.bool)
+    masked[0, [5, 6]], masked[1, 15] = True, True
     draws, offsets = torch.rand(2, 64, generator=generator), torch.arange(0, 64, 3)
-    places = texture_places(hidden, (4, 4), 8, draws, offsets)
+    places = texture_places(masked, (4, 4), 8, draws, offsets)
     patches = places[..., 0] // 8 * 4 + places[..., 1] // 8
     assert {*patches[0].flatten().tolist()} == {5, 6}
     assert {*patches[1].flatten().tolist()} == {15}

@@ -85,10 +85,10 @@ def test_losses_are_those_of_the_masked_units_of_forward(model, batch):
     with torch.no_grad():
         losses, (image, text) = model.losses(batch, views), [model(batch, v) for v in views]
     assert losses.counts == dict(mlm=views[1].text_mask.sum(), recon=views[0].image_mask.sum())
-    hidden, words = views[0].image_mask, views[1].text_mask
-    truth = patchify(batch.images, model.cfg.image.patch_size)[hidden]
+    masked, words = views[0].image_mask, views[1].text_mask
+    truth = patchify(batch.images, model.cfg.image.patch_size)[masked]
     kind = model.cfg.losses.recon_kind
-    torch.testing.assert_close(losses.parts["recon"], recon(image.pixels[hidden], truth, kind))
+    torch.testing.assert_close(losses.parts["recon"], recon(image.pixels[masked], truth, kind))
     expected = mlm(text.word_logits[words], batch.input_ids[words])
     torch.testing.assert_close(losses.parts["mlm"], expected)
 

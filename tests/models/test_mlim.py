@@ -65,9 +65,9 @@ def check_friendly(embedder):
     for masks in odd_views(model, batch):
         other = scrambled(model, batch, masks)
         before, after = embedder(batch.images), embedder(other.images)
-        hidden = masks.image_mask | ~masks.has_image[:, None]
-        assert before[~hidden].equal(after[~hidden])
-        assert not hidden.any() or not before[hidden].equal(after[hidden])
+        masked = masks.image_mask | ~masks.has_image[:, None]
+        assert before[~masked].equal(after[~masked])
+        assert not masked.any() or not before[masked].equal(after[masked])
 
 
 def test_hidden_pixels_change_no_visible_token(model):
@@ -98,11 +98,11 @@ def test_hidden_patches_and_hidden_words_are_one_vector(model):
     masks = view(batch, n, patches, batch.maskable)
     x, _ = model.sequence(batch, masks)
     vector = model.words[model.cfg.text.mask_id]
-    hidden = torch.cat([masks.image_mask, masks.text_mask], 1)
-    assert (x[hidden] == vector).all() and not (x[~hidden] == vector).all(-1).any()
+    masked = torch.cat([masks.image_mask, masks.text_mask], 1)
+    assert (x[masked] == vector).all() and not (x[~masked] == vector).all(-1).any()
     model.words[model.cfg.text.mask_id] += 1.0  # one number moves both
     moved, _ = model.sequence(batch, masks)
-    assert (moved[hidden] == vector).all() and moved[~hidden].equal(x[~hidden])
+    assert (moved[masked] == vector).all() and moved[~masked].equal(x[~masked])
     assert not any("mask" in name for name, _ in model.named_parameters())
 
 
@@ -139,14 +139,14 @@ def test_words_go_through_berts_own_head(model):
 
 @torch.no_grad()
 def test_the_whole_picture_is_scored_where_asked():
-    hidden, whole = (small("mlim", recon_area=area) for area in ("hidden", "whole"))
+    masked, whole = (small("mlim", recon_area=area) for area in ("hidden", "whole"))
     batch = some_batch()
     one = torch.zeros(len(batch), 12, dtype=torch.bool)
     one[0, 0] = True
     masks = view(batch, 12, one)
     bright = replace(batch, images=batch.images.clone())
     bright.images[3, :, 16:, 24:] = 1 - bright.images[3, :, 16:, 24:]  # visible, another picture
-    for model, changes in ((hidden, False), (whole, True)):
+    for model, changes in ((masked, False), (whole, True)):
         parts = [model.losses(b, (masks,)).parts["recon"] for b in (batch, bright)]
         assert parts[0].equal(parts[1]) != changes
         counts = model.losses(batch, (masks,)).counts

@@ -91,8 +91,8 @@ def test_a_vit_is_timms_own_with_positions_resized(sources):
 @torch.no_grad()
 def test_the_ways_of_a_vit_agree(sources):
     encoder, images = NamedViT("test_vit", (64, 96), 48).eval(), torch.rand(3, 3, 64, 96)
-    hidden = torch.arange(24) < torch.tensor([[0], [9], [24]])
-    ways = [encoder(images, hidden, way) for way in ("gather", "dense")]
+    masked = torch.arange(24) < torch.tensor([[0], [9], [24]])
+    ways = [encoder(images, masked, way) for way in ("gather", "dense")]
     torch.testing.assert_close(*ways, rtol=1e-5, atol=1e-5)
 
 
@@ -128,7 +128,7 @@ def test_what_is_hidden_reaches_no_grid(sources):
     views = model.cfg.build_masking()(batch, (0, 0))
     check_hidden_is_hidden(model, batch, views)
     seeing = model.image_encoder.forward
-    model.image_encoder.forward = lambda images, hidden=None, way="": seeing(images)
+    model.image_encoder.forward = lambda images, masked=None, way="": seeing(images)
     with pytest.raises(AssertionError):
         check_hidden_is_hidden(model, batch, views)
 
@@ -220,12 +220,12 @@ def area_of(mask):
 )
 def test_masked_pixels_change_no_token(build):
     torch.manual_seed(0)
-    encoder, (images, other), hidden = build().eval(), two_images(), torch.rand(2, 24) < 0.4
-    tokens, area = encoder(images, hidden), area_of(hidden)
-    assert tokens.shape == (2, 25, 48) and not tokens[:, 1:][hidden].any()
-    assert encoder(other.where(area, images), hidden).equal(tokens)
-    assert not encoder(images.where(area, other), hidden).equal(tokens)
-    assert torch.allclose(encoder(images[[1]], hidden[[1]])[0], tokens[1], atol=1e-5)
+    encoder, (images, other), masked = build().eval(), two_images(), torch.rand(2, 24) < 0.4
+    tokens, area = encoder(images, masked), area_of(masked)
+    assert tokens.shape == (2, 25, 48) and not tokens[:, 1:][masked].any()
+    assert encoder(other.where(area, images), masked).equal(tokens)
+    assert not encoder(images.where(area, other), masked).equal(tokens)
+    assert torch.allclose(encoder(images[[1]], masked[[1]])[0], tokens[1], atol=1e-5)
 
 
 @torch.no_grad()

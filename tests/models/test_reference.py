@@ -9,7 +9,7 @@ from torch import nn
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
 from mvl_bench.core import UserError
-from mvl_bench.masking.base import hide_fraction
+from mvl_bench.masking.base import mask_fraction
 from mvl_bench.models.encoders import ImageEncoder, TextEncoder
 from mvl_bench.models.layers import CrossBlock, DecoderBlock, kept, packed, pieces, put, take
 from mvl_bench.models.losses import mlm, recon, weigh
@@ -78,10 +78,10 @@ def test_cross_block_is_torchs_decoder_layer(masked):
     copy_all(partners + [(ours.mlp[0], theirs.linear1), (ours.mlp[2], theirs.linear2)])
     x, context = torch.randn(5, 7, DIM), torch.randn(5, 9, DIM)
     keys, context_keys = (uneven(5, 7), uneven(5, 9)) if masked else (None, None)
-    hidden = (
+    keys_of = (
         dict(tgt_key_padding_mask=~keys, memory_key_padding_mask=~context_keys) if masked else {}
     )
-    expected = theirs(x, context, **hidden)
+    expected = theirs(x, context, **keys_of)
     torch.testing.assert_close(ours(x, context, keys, context_keys), expected, **CLOSE)
     found, looks = ours(x, context, keys, context_keys, need_weights=True)
     torch.testing.assert_close(found, expected, **CLOSE)
@@ -89,7 +89,7 @@ def test_cross_block_is_torchs_decoder_layer(masked):
         x + theirs.self_attn(*[theirs.norm1(x)] * 3, None if keys is None else ~keys)[0]
     )
     _, weights = theirs.multihead_attn(
-        y, context, context, hidden.get("memory_key_padding_mask"), average_attn_weights=False
+        y, context, context, keys_of.get("memory_key_padding_mask"), average_attn_weights=False
     )
     torch.testing.assert_close(looks, weights, **CLOSE)
 
@@ -175,30 +175,30 @@ def test_image_encoder_is_timms_vit():
 
 def test_visible_patches_alone_are_timms_blocks_on_gathered_tokens():
     ours, images = image_encoder()
-    vit, hidden = ours.vit, some_hidden()
-    gathered, dense = (ours(images, hidden, way) for way in ("gather", "dense"))
+    vit, masked = ours.vit, some_hidden()
+    gathered, dense = (ours(images, masked, way) for way in ("gather", "dense"))
     patches = F.conv2d(images * 2 - 1, *vit.patch_embed.proj.parameters(), stride=8)
     for row in range(5):
         x = torch.cat([vit.cls_token[0], patches[row].flatten(1).T]) + vit.pos_embed[0]
-        x = x[torch.cat([torch.tensor([True]), ~hidden[row]])][None]
+        x = x[torch.cat([torch.tensor([True]), ~masked[row]])][None]
         for block in vit.blocks:
             x = block(x)
         expected = torch.zeros(13, DIM)
-        expected[0], expected[1:][~hidden[row]] = vit.norm(x)[0, 0], vit.norm(x)[0, 1:]
+        expected[0], expected[1:][~masked[row]] = vit.norm(x)[0, 0], vit.norm(x)[0, 1:]
         torch.testing.assert_close(gathered[row], expected, **CLOSE)
         torch.testing.assert_close(dense[row], expected, **CLOSE)
 
 
 def test_mask_vectors_from_the_first_layer_on():
     ours, images = image_encoder()
-    vit, hidden = ours.vit, some_hidden()
+    vit, masked = ours.vit, some_hidden()
     patches = F.conv2d(images * 2 - 1, *vit.patch_embed.proj.parameters(), stride=8)
     x = patches.flatten(2).transpose(1, 2)
-    x = torch.where(hidden[..., None], ours.mask_token, x)  # SimMIM: vectors join, then positions
+    x = torch.where(masked[..., None], ours.mask_token, x)  # SimMIM: vectors join, then positions
     x = torch.cat([vit.cls_token.expand(5, 1, -1), x], 1) + vit.pos_embed
     for block in vit.blocks:
         x = block(x)
-    torch.testing.assert_close(ours(images, hidden, "mask"), vit.norm(x), **CLOSE)
+    torch.testing.assert_close(ours(images, masked, "mask"), vit.norm(x), **CLOSE)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def test_hidden_units_are_the_lowest_numbers():
     allowed = torch.rand(6, 10) < 0.7
     allowed[0] = False
     for ratio in (0.0, 0.01, 0.34, 0.5, 1.0):
-        found = hide_fraction(chance, ratio, allowed)
+        found = mask_fraction(chance, ratio, allowed)
         for row in range(6):
             units = [i for i in range(10) if allowed[row, i]]
             count = max(1, round(ratio * len(units))) if ratio and units else 0

@@ -25,8 +25,8 @@ def test_gradients_reach_the_refinement_and_the_decoder():
     batch = collate(pairs_of(), TOKENIZER, 24)
     views = model.cfg.build_masking()(batch, (0, 0))
     losses = model.losses(batch, views, model.cfg.step_key(0, 10**6))
-    hidden = sum(int(v.image_mask.any(1).sum()) for v in views)
-    assert losses.counts["texture"] == hidden > 0 and losses.parts["texture"] > 0
+    masked = sum(int(v.image_mask.any(1).sum()) for v in views)
+    assert losses.counts["texture"] == masked > 0 and losses.parts["texture"] > 0
     losses.parts["texture"].backward()
     reached = {
         n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None and p.grad.any()

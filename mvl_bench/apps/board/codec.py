@@ -213,11 +213,11 @@ def pack(board: Board) -> dict:
     names = ("caption", "seed", "edit", "model", "grid", "pattern", "view")
     values = {name: getattr(board, name) for name in names}
     values = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
-    hidden = dict(patches=write_places(board.patches), words=write_places(board.words))
+    masked = dict(patches=write_places(board.patches), words=write_places(board.words))
     if board.scene is None:
         values |= dict(brought=True) if board.brought else {}
-        return dict(v=1, picture=to_url(board.image), **hidden, **values)
-    return dict(v=1, scene=write_scene(board.scene), **hidden, **values)
+        return dict(v=1, picture=to_url(board.image), **masked, **values)
+    return dict(v=1, scene=write_scene(board.scene), **masked, **values)
 
 # %% ../../../nbs/apps/board/00_codec.ipynb #27c3d111
 def read_choices(value, allowed: tuple, name: str) -> tuple:

@@ -53,8 +53,8 @@ from ...inference.attribution import word_gains
 from ...inference.training_distance import fitting_model
 from ...masking.joint import PATCHES, WORDS
 from ...masking.text import table_of, token_kinds
-from ...patches import touched
-from ...viz.base import hide_patches
+from ...patches import overlapping_patches
+from ...viz.base import mask_patches
 
 # %% ../../../nbs/apps/board/03_events.ipynb #3b27e58d
 @lru_cache(8)
@@ -127,15 +127,15 @@ def example_board(
     board = Board(draw(scene, size), caption(scene), scene=scene, seed=seed, edit=caption(after))
     board = replace(board, grid=tuple(model.cfg.image.grid))
     if kind == "object":
-        hidden = (
-            touched(box(it, size), size, model.cfg.image.patch_size).nonzero().flatten().tolist()
+        masked = (
+            overlapping_patches(box(it, size), size, model.cfg.image.patch_size).nonzero().flatten().tolist()
         )
         says = f"says that it is {it.colour}" if it.colour else "still names it"
         story = (
             f"The {it.name} is hidden. The caption {says}; as a first edit we wrote “{new}”."
             " Change any word and see."
         )
-        return BoardUpdate(replace(board, patches=tuple(hidden)), story)
+        return BoardUpdate(replace(board, patches=tuple(masked)), story)
     place = word_position(model, scene, thing, "colour" if it.colour else "name")
     board = replace(board, words=() if place is None else (place,))
     if kind == "word":
@@ -202,7 +202,7 @@ def cards(models: Mapping) -> list[tuple[str, str]]:
 def _card(model, board: Board) -> tuple[str, str]:
     "Return a board as a small image in a `data:` URL and its caption, hidden parts masked in both."
     mask, text = np.isin(np.arange(model.num_patches), board.patches), board.caption
-    image = hide_patches(board.image, mask, model.cfg.image.patch_size)
+    image = mask_patches(board.image, mask, model.cfg.image.patch_size)
     for chip in reversed(session_of(model, board).words):
         if chip.position in board.words:
             text = f"{text[: chip.start]}▢▢▢{text[chip.end :]}"
@@ -272,8 +272,8 @@ def open_uploaded(
     new = replace(new, grid=tuple(model.cfg.image.grid), pattern=board.pattern, brought=True)
     new = random_mask(model, new, 0.5)
     new = replace(new, words=_word_to_guess(model, new))
-    hidden = [w.text for w in session_of(model, new).words if w.position in new.words]
-    also = f" and “{hidden[0]}”, the word that the rest tells most about, are" if hidden else " is"
+    masked = [w.text for w in session_of(model, new).words if w.position in new.words]
+    also = f" and “{masked[0]}”, the word that the rest tells most about, are" if masked else " is"
     story = f"Half of your picture{also} hidden. Click patches and words, and change your edit."
     return BoardUpdate(new, story, notes)
 
@@ -329,14 +329,14 @@ def _swap(model, text: str) -> str:
 # %% ../../../nbs/apps/board/03_events.ipynb #df2a563d
 def _hide(model, board: Board, patches: str = "", words: str = "") -> Board:
     "Hide exactly these patches and words; raise `UserError` for positions that do not exist."
-    hidden = (
+    masked = (
         read_places(patches, model.num_patches),
         read_places(words, model.cfg.text.max_text_len),
     )
     pieces = session_of(model, board).pieces_in(board.caption)
     there = {place for word in pieces.values() for place in word}
-    taken(there >= set(hidden[1]), f"words {words[:20]} are not all words of the caption")
-    return replace(board, patches=hidden[0], words=with_all_pieces(model, board.caption, hidden[1]))
+    taken(there >= set(masked[1]), f"words {words[:20]} are not all words of the caption")
+    return replace(board, patches=masked[0], words=with_all_pieces(model, board.caption, masked[1]))
 
 
 def _share(model, board: Board, side: str = "picture", ratio: float = 0.5) -> Board:
@@ -348,14 +348,14 @@ def _share(model, board: Board, side: str = "picture", ratio: float = 0.5) -> Bo
 def _pattern(model, board: Board, patches: str = "random", words: str = "random") -> Board:
     "Sample hidden parts anew in other patterns at the same ratios; keep those whose pattern stays."
     ways = [read_choices([w], p, "pattern")[0] for w, p in zip((patches, words), PATTERNS)]
-    fractions = [percent / 100 for percent in session_of(model, board).hidden_percentages(board)]
+    fractions = [percent / 100 for percent in session_of(model, board).masked_percentages(board)]
     ratios = [None if w == old else f for w, old, f in zip(ways, board.pattern, fractions)]
     return random_mask(model, replace(board, pattern=tuple(ways)), *ratios)
 
 
 def _other(model, board: Board) -> Board:
     "Sample hidden parts anew at the same ratios, with the next seed."
-    fractions = (percent / 100 for percent in session_of(model, board).hidden_percentages(board))
+    fractions = (percent / 100 for percent in session_of(model, board).masked_percentages(board))
     return random_mask(model, replace(board, seed=(board.seed + 1) % 2**31), *fractions)
 
 

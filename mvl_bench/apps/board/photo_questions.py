@@ -101,10 +101,10 @@ def _word(model, pair: Pair, words: tuple[Chip, ...], chip: Chip, others: list[s
         return None
     truth = model.tokenizer(pair.caption)["input_ids"][chip.position]
     choices = sorted([(chip.text, truth), *((text, known[text]) for text in chosen)])
-    hidden = sorted(rng.sample(range(model.num_patches), round(fraction * model.num_patches)))
+    masked = sorted(rng.sample(range(model.num_patches), round(fraction * model.num_patches)))
     texts, ids = zip(*choices)
     nothing = np.zeros(pair.image.shape[:2], bool)
-    return Riddle("word", pair, words, tuple(model.cfg.image.grid), tuple(hidden), chip.pieces, (),
+    return Riddle("word", pair, words, tuple(model.cfg.image.grid), tuple(masked), chip.pieces, (),
                   chip.position, texts, chip.text, nothing, ids)  # fmt: skip
 
 # %% ../../../nbs/apps/board/08_photo_questions.ipynb #pq000010
@@ -141,8 +141,8 @@ def _crop(model, pair: Pair, words: tuple[Chip, ...], others: Iterator[np.ndarra
     pixels = np.zeros(pair.image.shape[:2], bool)
     pixels[rows, columns] = True
     rest = [i for i in range(model.num_patches) if i not in spot]
-    hidden = tuple(sorted({*spot, *rng.sample(rest, round(fraction * len(rest)))}))
-    return Riddle("crop", pair, words, tuple(model.cfg.image.grid), hidden, (), spot, None, names,
+    masked = tuple(sorted({*spot, *rng.sample(rest, round(fraction * len(rest)))}))
+    return Riddle("crop", pair, words, tuple(model.cfg.image.grid), masked, (), spot, None, names,
                   names[order.index(0)], pixels, (), crops)  # fmt: skip
 
 # %% ../../../nbs/apps/board/08_photo_questions.ipynb #pq000011

@@ -32,7 +32,7 @@ from mvl_bench.data.scenes import (
     words_of,
 )
 from ...data.tokenizers import Chip, chips
-from ...patches import patchify, touched, unpatchify
+from ...patches import overlapping_patches, patchify, unpatchify
 
 # %% ../../../nbs/apps/board/07_quiz.ipynb #3b3d2a10
 ROUND = 10  # questions
@@ -90,35 +90,35 @@ def _word(model, scene: Scene, number: int, fraction: float, rng: Random) -> dic
     thing = rng.randrange(len(scene.things))
     place = word_position(model, scene, thing, attribute)
     value = getattr(scene.things[thing], attribute)
-    inside = touched(
+    inside = overlapping_patches(
         box(scene.things[thing], model.cfg.image.img_size),
         model.cfg.image.img_size,
         model.cfg.image.patch_size,
     )
     inside, rest = (part.nonzero().flatten().tolist() for part in (inside, ~inside))
     visible = max(1, len(inside) // 4)  # a part of it stays visible
-    hidden = rng.sample(inside, len(inside) - visible)
-    more = round(fraction * model.num_patches) - len(hidden)
-    hidden += rng.sample(rest, min(max(0, more), len(rest)))
+    masked = rng.sample(inside, len(inside) - visible)
+    more = round(fraction * model.num_patches) - len(masked)
+    masked += rng.sample(rest, min(max(0, more), len(rest)))
     fields = dict(kind="word", thing=thing, spot=(), place=place, words=(place,))
     truth = PLACES[value] if attribute == "place" else value
-    return fields | dict(patches=tuple(sorted(hidden)), choices=ASKED[attribute], truth=truth)
+    return fields | dict(patches=tuple(sorted(masked)), choices=ASKED[attribute], truth=truth)
 
 
 def _colour(model, scene: Scene, number: int, fraction: float, rng: Random) -> dict:
     "Build a question: hide a thing, 1/3 of the other patches and a fraction of the words but its colour."
     thing, size = rng.randrange(len(scene.things)), model.cfg.image.img_size
-    inside = touched(box(scene.things[thing], size), size, model.cfg.image.patch_size)
+    inside = overlapping_patches(box(scene.things[thing], size), size, model.cfg.image.patch_size)
     rest = (~inside).nonzero().flatten().tolist()
     spot = tuple(inside.nonzero().flatten().tolist())
-    hidden = sorted({*spot, *rng.sample(rest, len(rest) // 3)})
+    masked = sorted({*spot, *rng.sample(rest, len(rest) // 3)})
     attributes = [(w.thing, w.attribute) for w in words_of(scene) if w.text != ","]
     places = [c.position for c in _said(model, scene) if c.text != ","]
     others = [p for p, w in zip(places, attributes) if w != (thing, "colour")]
     words = tuple(sorted(rng.sample(others, round(fraction * len(others)))))
     fields = dict(kind="colour", thing=thing, spot=spot, place=None, words=words)
     truth = scene.things[thing].colour
-    return fields | dict(patches=tuple(hidden), choices=ASKED["colour"], truth=truth)
+    return fields | dict(patches=tuple(masked), choices=ASKED["colour"], truth=truth)
 
 # %% ../../../nbs/apps/board/07_quiz.ipynb #0ebb28ea
 def _said(model, scene: Scene) -> list[Chip]:

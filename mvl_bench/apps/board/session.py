@@ -32,7 +32,7 @@ from mvl_bench.inference.training_distance import (
     own_kind,
     training_distance,
 )
-from ...patches import touched
+from ...patches import overlapping_patches
 
 # %% ../../../nbs/apps/board/01_session.ipynb #38c3d530
 def pieces_of(tokenizer, text: str, max_text_len: int) -> dict[int, tuple[int, ...]]:
@@ -151,7 +151,7 @@ class Session:
         "List for each thing of a scene the patches that its bounding box touches; empty for a photograph."
         size, side = self.model.cfg.image.img_size, self.model.cfg.image.patch_size
         boxes = [box(t, size) for t in self.board.scene.things] if self.board.scene else []
-        return [set(touched(b, size, side).nonzero().flatten().tolist()) for b in boxes]
+        return [set(overlapping_patches(b, size, side).nonzero().flatten().tolist()) for b in boxes]
 
     @cached_property
     def redrawn(self) -> Scene | None:
@@ -173,10 +173,10 @@ class Session:
         "List what makes the pair unsuitable for the model."
         return warnings_about(self.model, self.board)
 
-    def hidden_percentages(self, board: Board) -> list[int]:
+    def masked_percentages(self, board: Board) -> list[int]:
         "Return the hidden percentages of the image's patches and of the caption's words."
-        hidden = sum(chip.position in board.words for chip in self.words)
-        counts = (len(board.patches), self.model.num_patches), (hidden, len(self.words))
+        masked = sum(chip.position in board.words for chip in self.words)
+        counts = (len(board.patches), self.model.num_patches), (masked, len(self.words))
         return [round(100 * part / max(1, whole)) for part, whole in counts]
 
 # %% ../../../nbs/apps/board/01_session.ipynb #215d08ea
@@ -328,5 +328,5 @@ def fit_board(
     if image.shape[:2] != size:
         drawn = board.scene is not None
         image = draw(board.scene, size) if drawn else resize(Image.fromarray(image), size)
-    hidden = dict(patches=patches, words=with_all_pieces(model, board.caption, words))
-    return replace(board, image=image, grid=new, model=name, **hidden)
+    masked = dict(patches=patches, words=with_all_pieces(model, board.caption, words))
+    return replace(board, image=image, grid=new, model=name, **masked)

@@ -21,7 +21,7 @@ from .respond import describe, settle
 from .session import board_influence
 from ...data.scenes import COLOURS, Scene, box, caption, edit, words_of
 from ...data.tokenizers import chips
-from ...patches import touched
+from ...patches import overlapping_patches
 from ...storage import write_file
 
 # %% ../../../nbs/apps/board/06_static_export.ipynb #62e1bb76
@@ -45,11 +45,11 @@ def _things(model, scene: Scene) -> dict[str, tuple]:  # name -> patches, words
         if c.text != ","
     ]
     for i, thing in enumerate(scene.things):
-        hidden = (
-            touched(box(thing, size), size, model.cfg.image.patch_size).nonzero().flatten().tolist()
+        masked = (
+            overlapping_patches(box(thing, size), size, model.cfg.image.patch_size).nonzero().flatten().tolist()
         )
         about = [c.position for c, w in zip(caption_chips, spoken) if w.thing == i and w.attribute]
-        parts[thing.name] = tuple(hidden), tuple(about) if len(caption_chips) == len(spoken) else ()
+        parts[thing.name] = tuple(masked), tuple(about) if len(caption_chips) == len(spoken) else ()
     return parts
 
 
@@ -64,26 +64,26 @@ def boards_to_store(
         if re.search(r"\w", c.text)
     ]
     things = _things(model, board.scene) if board.scene else {}
-    hidden_parts = {name: (patches, ()) for name, (patches, _) in things.items()}
-    hidden_parts |= {
+    example_masks = {name: (patches, ()) for name, (patches, _) in things.items()}
+    example_masks |= {
         n: (tuple(np.flatnonzero(a).tolist()), ())
         for n, a in _areas(tuple(model.cfg.image.grid)).items()
     }
-    hidden_parts |= {f"{n} and its words": both for n, both in things.items() if both[1]}
-    hidden_parts |= {f"“{c.text}” {c.position}": ((), (c.position,)) for c in words}
-    hidden_parts |= {"every word": ((), tuple(c.position for c in words))}
-    hidden_parts |= {
+    example_masks |= {f"{n} and its words": both for n, both in things.items() if both[1]}
+    example_masks |= {f"“{c.text}” {c.position}": ((), (c.position,)) for c in words}
+    example_masks |= {"every word": ((), tuple(c.position for c in words))}
+    example_masks |= {
         "left half, every other word": (
-            hidden_parts["left half"][0],
+            example_masks["left half"][0],
             tuple(c.position for c in words[::2]),
         )
     }
     as_it_is = (board.patches, board.words)
     name = next(
-        (name for name, hidden in hidden_parts.items() if hidden == as_it_is), "as it was saved"
+        (name for name, masked in example_masks.items() if masked == as_it_is), "as it was saved"
     )
-    hidden_parts = {name: as_it_is} | {n: hidden for n, hidden in hidden_parts.items() if n != name}
-    return {n: replace(board, patches=p, words=w) for n, (p, w) in hidden_parts.items()}
+    example_masks = {name: as_it_is} | {n: masked for n, masked in example_masks.items() if n != name}
+    return {n: replace(board, patches=p, words=w) for n, (p, w) in example_masks.items()}
 
 
 def edits_of(board: Board, limit: int = 4) -> list[str]:

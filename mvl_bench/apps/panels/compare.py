@@ -46,7 +46,7 @@ class SharedWrong(Session):
         self.wrong = wrong if fits else wrong._replace(image=resize(Image.fromarray(wrong.image), size))
 
 # %% ../../../nbs/apps/panels/05_compare.ipynb #cf6e11ee
-def _hidden_but_lost(board: Board, fitted: Board) -> str:
+def _masked_but_lost(board: Board, fitted: Board) -> str:
     "Explain that nothing of a modality stays hidden on a model's own grid or vocabulary; empty where it does."
     lost = [n for n in ("patches", "words") if getattr(board, n) and not getattr(fitted, n)]
     return f"Of the hidden {' and '.join(lost)} nothing is left at this model's size." if lost else ""
@@ -62,15 +62,15 @@ def compare_row(
     row = dict(name=name, of=board.model if is_untrained else "", data=str(source.facts.get("data", "unknown data")))
     row |= dict(outside=False, size=list(source.cfg.image.img_size), grid=list(source.cfg.image.grid))
     row |= dict(predicts=PREDICTS[frozenset(source.offers & {"pixels", "words"})], lacks=source.lacks, columns={})
-    hidden_kinds = [n for n, places in dict(pixels=board.patches, words=board.words).items() if places]
-    row["missing"] = {n: ABOUT_ROW[n] for n in hidden_kinds if n not in source.offers}
+    masked_kinds = [n for n, places in dict(pixels=board.patches, words=board.words).items() if places]
+    row["missing"] = {n: ABOUT_ROW[n] for n in masked_kinds if n not in source.offers}
     try:
         model = untrained_copy(source) if is_untrained else source
         fitted = fit_board(board, model, name, question.model)
         new = board.scene is None and name != board.model  # an example of one model is a new photograph to another
         row["outside"] = not is_untrained and outside_training(model, replace(fitted, brought=new or board.brought))
         session = SharedWrong(model, fitted, question.session.wrong)
-        row |= dict(picture=session.url, hidden=list(fitted.patches), note=_hidden_but_lost(board, fitted))
+        row |= dict(picture=session.url, hidden=list(fitted.patches), note=_masked_but_lost(board, fitted))
         if not cannot_fill_in(model, fitted):
             row["columns"] = {n: cell for n, cell in columns(session, fitted).items() if cell}
     except UserError as error:
@@ -110,18 +110,18 @@ def painted_errors(
 ) -> tuple[Tensor, Tensor, list[int]]:  # (rows) errors, (rows blocks) errors of blocks, height and width
     "Compute the error of each row at the smallest picture size, over the area that all rows hide."
     size = [min(row["size"][axis] for row in rows) for axis in (0, 1)]
-    errors, hidden = [], torch.ones(size)
+    errors, masked = [], torch.ones(size)
     for row in rows:
         urls = row["columns"]["with"]["raw"], row["picture"]
         raw, truth = (torch.from_numpy(from_url(url, row["size"]).astype(np.float32)) / 255 for url in urls)  # (h w 3)
         errors.append(F.adaptive_avg_pool2d((raw - truth).permute(2, 0, 1), size).abs().mean(0))
         mask = torch.zeros(row["grid"][0] * row["grid"][1])
         mask[row["hidden"]] = 1
-        hidden *= F.interpolate(mask.view(1, 1, *row["grid"]), size)[0, 0]
-    at_hidden = torch.stack(errors) * hidden  # (rows h w)
-    covered = F.adaptive_avg_pool2d(hidden[None], BLOCKS)[0]  # fraction of each block that is hidden
-    blocks = F.adaptive_avg_pool2d(at_hidden, BLOCKS)[:, covered >= 0.5] / covered[covered >= 0.5]
-    return at_hidden.sum((1, 2)) / hidden.sum().clamp_min(1), blocks, size
+        masked *= F.interpolate(mask.view(1, 1, *row["grid"]), size)[0, 0]
+    at_masked = torch.stack(errors) * masked  # (rows h w)
+    covered = F.adaptive_avg_pool2d(masked[None], BLOCKS)[0]  # fraction of each block that is hidden
+    blocks = F.adaptive_avg_pool2d(at_masked, BLOCKS)[:, covered >= 0.5] / covered[covered >= 0.5]
+    return at_masked.sum((1, 2)) / masked.sum().clamp_min(1), blocks, size
 
 # %% ../../../nbs/apps/panels/05_compare.ipynb #edc3acba
 FEWEST_BLOCKS = 3  # fewer give no verdict

@@ -16,7 +16,7 @@ from ...core import UserError
 from ...data.tokenizers import bare, letters
 from ...inference.decoding import ORDERS, Plan, Step, decode, first_step, pin
 from ...patches import patchify
-from ...viz.base import hide_patches
+from ...viz.base import mask_patches
 
 # %% ../../../nbs/apps/panels/02_decoding.ipynb #7090c93f
 MOST_STEPS = 16
@@ -42,10 +42,10 @@ def start_decoding(question: PanelRequest) -> Step:
         if position not in hidden_words or len(pieces) != 1:
             raise UserError("only a hidden word of one token can be pinned")
         hidden_words -= {position}
-    hidden = tuple(i for i in board.patches if i not in patches)
-    if not hidden and not hidden_words:
+    masked = tuple(i for i in board.patches if i not in patches)
+    if not masked and not hidden_words:
         raise UserError("nothing is hidden: hide some patches or words on the board first")
-    step = first_step(model, question.pair, hidden, tuple(sorted(hidden_words)))
+    step = first_step(model, question.pair, masked, tuple(sorted(hidden_words)))
     return pin(model, step, words) if words else step
 
 # %% ../../../nbs/apps/panels/02_decoding.ipynb #6649ae11
@@ -80,7 +80,7 @@ def _frame(question: PanelRequest, first: Step, step: Step, truth: Step) -> dict
         for place, top in (step.guesses or {}).items()
     ]
     return dict(
-        picture=to_url(hide_patches(step.picture, mask, size)),
+        picture=to_url(mask_patches(step.picture, mask, size)),
         hidden_patches=list(step.hidden_patches),
         new_patches=list(step.new_patches),
         words=[_word(step, k, truth) for k in range(len(step.places))],

@@ -12,7 +12,7 @@ from .base import Panel, PanelRequest
 from ...core import UserError
 from ...data.pairs import collate
 from ...data.tokenizers import Chip, chips, cut_off
-from ...masking.base import units_to_hide
+from ...masking.base import num_to_mask
 from ...masking.joint import JOINT, STRATEGY_HELP
 from mvl_bench.masking.statistics import (
     STRATEGIES,
@@ -93,9 +93,9 @@ def rounded_ratio(
     unit: str,  # e.g. tokens
 ) -> str:
     "Say how many units a mask ratio is, where it is not a whole number of them; empty where it is."
-    hidden = int(units_to_hide(torch.tensor([count]), percent / 100))
-    rounded = f"{hidden} of {count} {unit} ({100 * hidden / count:.0f} %)"
-    return f"{percent} % is rounded to {rounded}." if 100 * hidden != percent * count else ""
+    masked = int(num_to_mask(torch.tensor([count]), percent / 100))
+    rounded = f"{masked} of {count} {unit} ({100 * masked / count:.0f} %)"
+    return f"{percent} % is rounded to {rounded}." if 100 * masked != percent * count else ""
 
 
 def _notes(question: PanelRequest, kind: str) -> list[str]:

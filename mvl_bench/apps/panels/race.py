@@ -20,7 +20,7 @@ from ...masking.joint import STRATEGY_HELP
 from mvl_bench.training.race import (
     MEASURES,
     SEED_RANGE,
-    SIDES,
+    STRATEGIES_OF,
     UPDATE_RANGE,
     UPDATES,
     Lap,
@@ -69,7 +69,7 @@ def stop_race(key: tuple[str, str]) -> dict | None:  # what it showed last; None
 class RaceOptions:
     "Hold the settings of a race."
 
-    masked: str  # of SIDES
+    masked: str  # what differs, of STRATEGIES_OF
     a: str
     b: str
     updates: int  # of each strategy and seed
@@ -83,8 +83,8 @@ class RaceOptions:
 
 def race_options(question: PanelRequest) -> RaceOptions:
     "Read the settings of a race; raise `UserError` for invalid ones."
-    masked = question.choice("masked", tuple(SIDES), "joint")
-    names = tuple(SIDES[masked][1])
+    masked = question.choice("masked", tuple(STRATEGIES_OF), "joint")
+    names = tuple(STRATEGIES_OF[masked][1])
     a, b = question.choice("a", names, names[0]), question.choice("b", names, names[1])
     check_race(masked, (a, b))
     updates = question.number("updates", *UPDATE_RANGE, UPDATES)
@@ -136,7 +136,7 @@ def _verdicts(laps: list[Lap], options: RaceOptions) -> list[dict]:
 
 def _view(options: RaceOptions, state: str, **parts) -> dict:
     "Return what the panel shows in a state: ready, running, stopped or done."
-    menus = {side: [[name, NAMES[side][name], STRATEGY_HELP[side][name]] for name in SIDES[side][1]] for side in SIDES}
+    menus = {side: [[name, NAMES[side][name], STRATEGY_HELP[side][name]] for name in STRATEGIES_OF[side][1]] for side in STRATEGIES_OF}
     known = dict(sides=[*SIDE_NAMES.items()], strategies=menus, measures={m: [*about] for m, about in MEASURES.items()})
     known |= dict(update_range=UPDATE_RANGE, seed_range=SEED_RANGE, seconds_per_update=seconds_per_update())
     return dict(state=state, options=vars(options), total=options.total, **known, **parts)

@@ -52,8 +52,8 @@ def measure_calibration(model, source) -> SpreadCalibration:
     pairs, cfg = first_pairs(source, HELD_OUT), model.cfg
     batch = collate(pairs, model.tokenizer, cfg.text.max_text_len)
     side = max(1, cfg.masking.mask_size // cfg.image.patch_size)
-    hidden = random_squares(batch.ids, cfg.image.grid, 0.6, (0, "checked"), side)
-    values = spread_and_error(model, batch, view(batch, model.num_patches, hidden))[:2]
+    masked = random_squares(batch.ids, cfg.image.grid, 0.6, (0, "checked"), side)
+    values = spread_and_error(model, batch, view(batch, model.num_patches, masked))[:2]
     return SpreadCalibration(len(pairs), reliability(*values), rank_correlation(*values))
 
 

@@ -44,8 +44,8 @@ def board_of(
     name, model = next(iter(models.items()))
     if pair is None:
         board = examples({name: model})[0]().board
-        hidden = dict(patches=tuple(patches), words=tuple(words)) if patches or words else {}
-        return replace(board, model=name, **hidden)
+        masked = dict(patches=tuple(patches), words=tuple(words)) if patches or words else {}
+        return replace(board, model=name, **masked)
     if missing := [i for i in patches if not 0 <= i < model.num_patches]:
         raise UserError(f"there is no patch {missing[0]}: patches are counted from 0 to {model.num_patches - 1}")
     size, image = tuple(model.cfg.image.img_size), pair.image

@@ -27,8 +27,8 @@ def test_the_tables_are_help_above_the_noise_floor_on_a_fixed_scale():
     model = shipped()
     board = example_board(model, *EXAMPLES[0]).board
     tables, _ = board_influence(model, board)
-    hidden = board.patches, board.words
-    result, floor = influence_under(model, Pair(board.image, board.caption, 0, 0), *hidden), floor_of(model)
+    masked = board.patches, board.words
+    result, floor = influence_under(model, Pair(board.image, board.caption, 0, 0), *masked), floor_of(model)
     for name, way in (("patches", "to_patches"), ("words", "to_words")):
         helped = np.nan_to_num(getattr(result, way).helped)
         expected = 99 * (helped / SCALE[way]).clip(0, 1) * (helped > floor[way])

@@ -26,7 +26,7 @@ def brought(model, caption):
 
 
 @pytest.mark.parametrize(
-    "caption, hidden",
+    "caption, masked",
     [
         ("this flower has orange petals and red center", "red"),  # the edit is of the first colour
         ("orange flower", "flower"),  # never the colour that the edit replaces
@@ -35,11 +35,11 @@ def brought(model, caption):
         ("a xylophonically red rose", "rose"),  # no word of several pieces
     ],
 )
-def test_half_of_the_picture_and_the_word_it_tells_most_about_are_hidden(flowers, caption, hidden):
+def test_half_of_the_picture_and_the_word_it_tells_most_about_are_hidden(flowers, caption, masked):
     board, story, notes = brought(flowers, caption)
     words = [w.text for w in session_of(flowers, board).words if w.position in board.words]
-    assert words == [hidden] * bool(hidden) and len(board.patches) == flowers.num_patches // 2
-    assert (f"“{hidden}”" in story) == bool(hidden) and story.startswith("Half of your picture")
+    assert words == [masked] * bool(masked) and len(board.patches) == flowers.num_patches // 2
+    assert (f"“{masked}”" in story) == bool(masked) and story.startswith("Half of your picture")
 
 
 def test_a_model_without_words_hides_none():

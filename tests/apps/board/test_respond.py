@@ -15,7 +15,7 @@ from mvl_bench.apps.board.respond import opening, react
 from mvl_bench.apps.board.session import distance_note, outside_training
 from mvl_bench.apps.widgets.board import MaskBoard
 from mvl_bench.data.images import resize
-from mvl_bench.inference.reconstruction import Column
+from mvl_bench.inference.reconstruction import Column, Guess
 from mvl_bench.models.registry import load
 from mvl_bench.storage import SHIPPED
 
@@ -62,12 +62,12 @@ def painted(plain: float, shift: float) -> Column:
     return Column("", "", None, raw, off)
 
 
-def why(right: Column, wrong: Column, hidden=range(16)) -> str:
+def why(right: Column, wrong: Column, masked=range(16)) -> str:
     "What is said of a wrong column."
     image = np.full((8, 8, 3), 128, np.uint8)
     model = SimpleNamespace(cfg=SimpleNamespace(image=SimpleNamespace(patch_size=2)))
     session = SimpleNamespace(model=model, pair=SimpleNamespace(image=image))
-    return respond._why_pixels(session, SimpleNamespace(patches=tuple(hidden)), right, wrong)
+    return respond._why_pixels(session, SimpleNamespace(patches=tuple(masked)), right, wrong)
 
 
 def test_what_is_said_of_a_smaller_error_is_measured():
@@ -123,8 +123,8 @@ def test_a_model_that_lacks_what_is_hidden_stays_selected(models, name, example)
     first = opening(models, posed)
     reply = react(models, dict(state=first["state"], kind="model", given=dict(name=name)))
     assert "error" not in reply and reply["state"]["model"] == name
-    hidden = first["state"]["patches"], first["state"]["words"]
-    assert (reply["state"]["patches"], reply["state"]["words"]) == hidden
+    masked = first["state"]["patches"], first["state"]["words"]
+    assert (reply["state"]["patches"], reply["state"]["words"]) == masked
     (note,) = reply["shown"]["notes"]
     assert note.startswith(models[name].lacks) and note.endswith("to see what it fills in.")
     for column in filter(None, reply["shown"]["columns"].values()):
@@ -133,7 +133,7 @@ def test_a_model_that_lacks_what_is_hidden_stays_selected(models, name, example)
     widget.set_state(dict(ask=dict(state=widget.state, kind="model", given=dict(name=name))))
     assert widget.state["model"] == name and widget.answer["shown"]["notes"] == [note]
     assert "hide some" in str(widget._repr_mimebundle_())  # no figure, and no traceback
-    both = dict(patches=hidden[0] or "0-9", words=hidden[1] or "5")
+    both = dict(patches=masked[0] or "0-9", words=masked[1] or "5")
     reply = react(models, dict(state=reply["state"], kind="hide", given=both))
     assert reply["shown"]["notes"][0] == models[name].lacks
 
@@ -169,3 +169,9 @@ def test_a_picture_unlike_the_training_photographs_lies_outside(name):
     board = Board(picture, "two people on a street", brought=True)
     assert outside_training(model, board) == (name not in ("coffee", "cat"))
     assert "Compared with the training data" in distance_note(model, board)
+
+
+def test_a_guessed_end_of_a_word_is_shown_without_the_tokenizers_marker():
+    guess = Guess(3, "cat", 0.1, (("##d", 0.5), ("##", 0.2), ("#", 0.1), ("cat", 0.1)))
+    shown = respond._guess(guess, known=True)
+    assert [text for text, _ in shown["top"]] == ["…d", "##", "#", "cat"]

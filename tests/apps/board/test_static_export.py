@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from accessible import objections
-from boards import BOARD, answered, drag, hidden, pixels, shipped
+from boards import BOARD, answered, drag, masked, pixels, shipped
 from chromium import needs_chromium, tab
 
 from mvl_bench.apps.board import codec as compact
@@ -34,24 +34,24 @@ def test_the_page_answers_without_a_server(browser, made):
         page.goto(url)
         page.locator(BOARD).wait_for()
         assert not objections(page)
-        assert hidden(page) == list(board.patches) and "stored answers" in page.inner_text("main")
+        assert masked(page) == list(board.patches) and "stored answers" in page.inner_text("main")
         assert f"holds {len(stored)} answers" in page.locator("footer").inner_text()
         with answered(page):
             page.get_by_role("button", name="cat", exact=True).click()
-        assert hidden(page) == list(stored["cat"].patches)
+        assert masked(page) == list(stored["cat"].patches)
         with answered(page):  # the nearest of the answers that hide this word
             page.locator("[data-word='5']").click()
-        assert hidden(page, "word") and 5 in hidden(page, "word")
+        assert masked(page, "word") and 5 in masked(page, "word")
         with answered(page):
             page.get_by_role("button", name="circle", exact=True).click()
         with answered(page):  # beyond the circle: an answer that hides this patch too
             page.locator(".mb-cell").nth(63).click()
-        assert 63 in hidden(page)
-        now = (tuple(hidden(page)), tuple(hidden(page, "word")))
+        assert 63 in masked(page)
+        now = (tuple(masked(page)), tuple(masked(page, "word")))
         assert now in {(one.patches, one.words) for one in stored.values()}
         with answered(page):
             drag(page, 0, 3)
-        assert set(range(4)) <= set(hidden(page))
+        assert set(range(4)) <= set(masked(page))
         with answered(page):
             page.get_by_role("button", name="circle", exact=True).click()
         before, edits = pixels(page, "edited"), page.locator(".mb-edit option")
@@ -81,7 +81,7 @@ def test_links_made_elsewhere(browser, made):
         with tab(browser) as page:
             page.goto(url + link)
             page.locator(".mb-notes", has_text=told).wait_for()
-            assert hidden(page) == list(board.patches)
+            assert masked(page) == list(board.patches)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_broken_link_is_refused(browser, made, change):
     with tab(browser) as page:
         page.goto(url + link)
         page.locator(".mb-notes", has_text="no board").wait_for()
-        assert hidden(page) == list(board.patches)
+        assert masked(page) == list(board.patches)
         with answered(page):
             page.get_by_role("button", name="cat", exact=True).click()
 
@@ -121,5 +121,5 @@ def test_a_hostile_caption_is_text(browser, made, tmp_path):
         page.goto(path.as_uri())
         page.locator(BOARD).wait_for()
         assert page.evaluate("window.hit") is None and page.locator("img[src=x], i").count() < 2
-        assert json.dumps(hidden(page)) == "[9]"
+        assert json.dumps(masked(page)) == "[9]"
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

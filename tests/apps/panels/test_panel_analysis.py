@@ -73,8 +73,8 @@ def test_nothing_hidden_and_nothing_predicted_are_one_sentence(models, board):
 
 def test_decoding_fills_in_everything_and_keeps_what_is_pinned(models, board):
     steps = shown(DECODING, models, board, steps=4)["steps"]
-    hidden = [len(step["hidden_patches"]) for step in steps]
-    assert len(steps) == 5 and hidden[0] == 32 and hidden[-1] == 0 and hidden == sorted(hidden)[::-1]
+    masked = [len(step["hidden_patches"]) for step in steps]
+    assert len(steps) == 5 and masked[0] == 32 and masked[-1] == 0 and masked == sorted(masked)[::-1]
     assert sorted(i for step in steps for i in step["new_patches"]) == [*PATCHES]
     pinned = shown(DECODING, models, board, steps=4, patches=[0, 1])["steps"]
     assert pinned[0]["hidden_patches"] == [*range(2, 32)]
@@ -95,9 +95,9 @@ def test_decoding_scores_what_is_filled_in_so_far(models, board):
 
 
 @pytest.mark.parametrize("panel", (*app.PANELS, *app.SCENE_PANELS), ids=lambda panel: panel.name)
-@pytest.mark.parametrize("hidden", [dict(patches=()), dict(words=()), {}], ids=["words", "patches", "both"])
-def test_the_page_can_send_every_answer(models, board, panel, hidden):
-    reply = last_answer(panel, models, replace(board, **hidden))
+@pytest.mark.parametrize("masked", [dict(patches=()), dict(words=()), {}], ids=["words", "patches", "both"])
+def test_the_page_can_send_every_answer(models, board, panel, masked):
+    reply = last_answer(panel, models, replace(board, **masked))
     assert orjson.loads(orjson.dumps(reply))["title"] == panel.title  # gradio's encoder takes no number as a key
 
 

@@ -71,11 +71,11 @@ def test_a_word_in_pieces_is_whole_to_one_strategy_only(models, flower):
     content = shown(models, flower, modality="text", ratio=40)
     word = content["caption"][1]
     assert "".join(piece["text"] for piece in word) == "chrysanthemum" and len(word) == 7
-    hidden = {name: [PIECES & {*e["words"]} for seed in range(4) for e in
+    masked = {name: [PIECES & {*e["words"]} for seed in range(4) for e in
               by_key(shown(models, flower, modality="text", ratio=40, seed=seed))[name]["examples"]]
               for name in ("random", "whole_word")}  # fmt: skip
-    assert all(pieces in (set(), PIECES) for pieces in hidden["whole_word"])
-    assert any(0 < len(pieces) < 7 for pieces in hidden["random"])
+    assert all(pieces in (set(), PIECES) for pieces in masked["whole_word"])
+    assert any(0 < len(pieces) < 7 for pieces in masked["random"])
     assert len({*by_key(content)["whole_word"]["chance"]["word"][1:8]}) == 1
 
 
@@ -97,8 +97,8 @@ def test_a_ratio_that_is_rounded_says_so(models, scene, ratio, said):
 
     content = shown(models, replace(scene, caption="a circle and a square"), modality="text", ratio=ratio)
     assert content["rounded"] == said
-    hidden = {0: 0, 40: 2, 50: 2}[ratio]
-    assert all(len(example["words"]) == hidden for s in content["strategies"] for example in s["examples"])
+    masked = {0: 0, 40: 2, 50: 2}[ratio]
+    assert all(len(example["words"]) == masked for s in content["strategies"] for example in s["examples"])
 
 
 @pytest.mark.parametrize("ratio", [0, 100])

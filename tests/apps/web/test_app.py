@@ -2,7 +2,7 @@
 
 from io import BytesIO
 
-from boards import answered, drag, hidden, opened, pixels, url
+from boards import answered, drag, masked, opened, pixels, url
 from chromium import needs_chromium, tab
 from PIL import Image
 
@@ -14,25 +14,25 @@ __all__ = ["url"]  # a fixture
 
 def test_opens_answered_and_follows_clicks(browser, url):
     with opened(browser, url) as page:
-        assert page.locator(".mb-pic canvas").count() == 4 and len(hidden(page)) == 12
+        assert page.locator(".mb-pic canvas").count() == 4 and len(masked(page)) == 12
         assert "circle is hidden" in page.locator(".mb-story").inner_text()
         assert page.locator(".mb-edited mark").inner_text() == "blue"
         assert page.locator(".mb-notes p").count() == 0
         before = pixels(page)
         with answered(page):
             page.locator(".mb-cell").nth(6).click()
-        assert 6 in hidden(page) and pixels(page) != before
+        assert 6 in masked(page) and pixels(page) != before
         with answered(page):
             drag(page, 56, 59)
-        assert {56, 57, 58, 59} <= set(hidden(page))
+        assert {56, 57, 58, 59} <= set(masked(page))
         with answered(page):
             page.keyboard.down("Shift")
             drag(page, 0, 63, steps=2)  # a quick hand: patches between two reports count too
             page.keyboard.up("Shift")
-        assert not {0, 9, 18, 27, 36, 45, 54, 63} & set(hidden(page))
+        assert not {0, 9, 18, 27, 36, 45, 54, 63} & set(masked(page))
         with answered(page):
             page.locator(".mb-chips").get_by_text("red", exact=True).click()
-        assert hidden(page, "word") == [5]
+        assert masked(page, "word") == [5]
         assert page.locator(".mb-guess > .mb-chip").count() == 4
         assert not page.locator(".mb-number").first.is_visible()
         page.get_by_label("numbers").check()
@@ -61,7 +61,7 @@ def test_keyboard_alone(browser, url):
         assert live.inner_text() == "patch row 1 column 1 hidden, 13 of 64"
         with answered(page):
             page.keyboard.press("Shift+ArrowRight")
-        assert {0, 1} <= set(hidden(page)) and page.evaluate(place) == "row 1 column 2"
+        assert {0, 1} <= set(masked(page)) and page.evaluate(place) == "row 1 column 2"
         with answered(page):
             page.keyboard.press(" ")
         assert live.inner_text() == "patch row 1 column 2 shown, 13 of 64"
@@ -70,7 +70,7 @@ def test_keyboard_alone(browser, url):
         assert page.evaluate(place).startswith("top-right")
         with answered(page):
             page.keyboard.press("Enter")
-        assert live.inner_text() == "word top-right hidden, 1 of 12" and hidden(page, "word") == [
+        assert live.inner_text() == "word top-right hidden, 1 of 12" and masked(page, "word") == [
             12
         ]
         assert page.locator(".mb-cell[tabindex='0']").count() == 1
@@ -90,22 +90,22 @@ def test_edit_shares_patterns_and_examples(browser, url):
         share.focus()
         with answered(page):
             share.press("End")
-        assert len(hidden(page)) == 64
+        assert len(masked(page)) == 64
         share.press("Home")
         with answered(page):
             share.fill("25")
-        some = hidden(page)
+        some = masked(page)
         assert len(some) == 16
         with answered(page):
             page.get_by_label("Picture hidden: pattern").select_option("block")
-        assert len(hidden(page)) == 16 and hidden(page) != some
+        assert len(masked(page)) == 16 and masked(page) != some
         with answered(page):
             page.get_by_role("button", name="Clear mask").click()
-        assert hidden(page) == [] and share.input_value() == "0"
+        assert masked(page) == [] and share.input_value() == "0"
         assert page.get_by_label("Picture hidden: pattern").input_value() == "block"
         with answered(page):
             page.locator("[data-card='1']").click()
-        assert page.locator(".mb-none").count() == 1 and hidden(page, "word") == [9]
+        assert page.locator(".mb-none").count() == 1 and masked(page, "word") == [9]
         with answered(page):
             page.get_by_role("button", name="Next scene").click()
         assert page.locator(".mb-notes p").count() == 0  # the drawn world is its own
@@ -117,7 +117,7 @@ def test_models_null_controls_and_honest_pictures(browser, url):
         with answered(page):
             page.get_by_label("the model that answers").select_option("random")
         other = pixels(page)
-        assert other != before and len(hidden(page)) == 12
+        assert other != before and len(masked(page)) == 12
         with answered(page):
             page.get_by_label("the model that answers").select_option("maskvlm-tiny")
         assert pixels(page) == before
@@ -139,19 +139,19 @@ def test_models_null_controls_and_honest_pictures(browser, url):
 
 def test_576_patches(browser, url):
     with opened(browser, url) as page:
-        share = len(hidden(page)) / 64
+        share = len(masked(page)) / 64
         with answered(page):
             page.get_by_label("the model that answers").select_option("fine")
-        assert page.locator(".mb-cell").count() == 576 and len(hidden(page)) == share * 576
+        assert page.locator(".mb-cell").count() == 576 and len(masked(page)) == share * 576
         with answered(page):
             page.get_by_role("button", name="Clear mask").click()
         with answered(page):
             drag(page, 0, 575, steps=3)
-        assert hidden(page) == [25 * i for i in range(24)]
+        assert masked(page) == [25 * i for i in range(24)]
         page.keyboard.press("Control+Home")
         with answered(page):
             page.keyboard.press("Shift+ArrowDown")
-        assert 24 in hidden(page)
+        assert 24 in masked(page)
         with answered(page):
             page.get_by_label("the model that answers").select_option("maskvlm-tiny")
         assert page.locator(".mb-cell").count() == 64
@@ -177,7 +177,7 @@ def test_own_picture_and_caption(browser, url, tmp_path):
         note = page.locator(".mb-notes").inner_text()
         assert "outside the drawn world" in note and "farther from the average than 100%" in note
         assert "zebra" in note and "does not know" in note and "left out" in note
-        assert len(hidden(page)) == page.locator(".mb-cell").count() / 2
+        assert len(masked(page)) == page.locator(".mb-cell").count() / 2
         assert page.locator(".mb-chips").get_by_text("script", exact=True).count() == 2
         assert page.evaluate("window.hit") is None and page.locator("img[src=x]").count() == 0
         bring.set_input_files(tmp_path / "large.png")
@@ -210,20 +210,20 @@ def test_a_link_opens_the_same_board(browser, url):
             page.locator(".mb-edit textarea").fill("a dog")
         page.get_by_role("button", name="Copy link").click()
         page.wait_for_function("location.hash.startsWith('#b=')")
-        link, own, shown = page.url, hidden(page), pixels(page, "wrong")
+        link, own, shown = page.url, masked(page), pixels(page, "wrong")
     with tab(browser) as page:
         page.goto(link)
         page.locator(".mb[data-answered]").wait_for()
         page.locator(".mb-story", has_text="came as a link").wait_for()
         page.locator(".mb[aria-busy]").wait_for(state="detached")
         page.wait_for_function("document.querySelector('.mb').dataset.answered > 1")
-        assert hidden(page) == own and pixels(page, "wrong") == shown
+        assert masked(page) == own and pixels(page, "wrong") == shown
         assert page.locator(".mb-edit textarea").input_value() == "a dog"
         hostile = compact.to_link(compact.from_link(link) | dict(patches="0-99999999"))
         page.evaluate("link => { location.hash = link; }", hostile)
         page.locator(".mb-error").wait_for()
         told = page.locator(".mb-error").inner_text()
-        assert told.startswith("this is no board") and "\n" not in told and hidden(page) == own
+        assert told.startswith("this is no board") and "\n" not in told and masked(page) == own
 
 
 def test_fits_a_phone_in_both_themes(browser, url):
@@ -235,6 +235,6 @@ def test_fits_a_phone_in_both_themes(browser, url):
             assert tops == sorted(tops)
             with answered(page):
                 page.locator(".mb-cell").nth(6).tap()
-            assert 6 in hidden(page)
+            assert 6 in masked(page)
             seen = page.locator(".mb-with .mb-pic").bounding_box()  # what a tap does is in view
             assert seen["y"] + seen["height"] <= 844

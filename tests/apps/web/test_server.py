@@ -91,8 +91,8 @@ def test_every_click_works_under_a_path(browser, behind, strips):
     with proxied(behind, strips) as url:
         client = Client(url, verbose=False)
         board = client.predict(api_name="/start")
-        hidden = client.predict(board["state"], "0-3", "", api_name="/hide")
-        assert hidden["state"]["patches"] == "0-3"
+        masked = client.predict(board["state"], "0-3", "", api_name="/hide")
+        assert masked["state"]["patches"] == "0-3"
         client.close()
         with tab(browser) as page:
             asked = []

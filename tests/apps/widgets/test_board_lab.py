@@ -4,7 +4,7 @@ import os
 
 import pytest
 from accessible import objections
-from boards import BOARD, answered, drag, hidden, pixels
+from boards import BOARD, answered, drag, masked, pixels
 from chromium import needs_chromium, tab
 from jupyter import notebook_command, serving
 from samples import ROOT
@@ -82,12 +82,12 @@ def mask_by_hand(page, board):
         page.keyboard.press(" ")
     with answered(page):
         board.locator("[data-word='5']").click()
-    assert {6, 56, 57, 58, 50} <= set(hidden(page)) and pixels(page) != before
+    assert {6, 56, 57, 58, 50} <= set(masked(page)) and pixels(page) != before
 
 
 def views_agree(page, second, other):
     "Compare the second view, the other board and Python with what is hidden in the first view."
-    own = hidden(page)
+    own = masked(page)
     assert second.locator(SELECTED).count() == len(own) == 17  # the second view is in step
     assert second.locator("[data-word='5'][aria-pressed=true]").count() == 1
     assert other.locator(SELECTED).count() == 12  # the other board is its own
@@ -102,7 +102,7 @@ def settings_reach_the_views(page, first, second):
     page.wait_for_function(
         "document.querySelectorAll('.mb')[1].querySelectorAll('[aria-selected=true]').length === 2"
     )
-    assert hidden(page) == [0, 1] and second.locator(SELECTED).count() == 2
+    assert masked(page) == [0, 1] and second.locator(SELECTED).count() == 2
     assert first.locator(".mb-edit textarea").input_value() == "a dog"
 
 
@@ -129,7 +129,7 @@ def gallery_and_dark(page, first, second):
     "Open an example and the next scene; then look at the board in the dark theme."
     with answered(page):  # the gallery of the app
         first.locator("[data-card='1']").click()
-    assert hidden(page) == [] and second.locator("[data-word='9'][aria-pressed=true]").count() == 1
+    assert masked(page) == [] and second.locator("[data-word='9'][aria-pressed=true]").count() == 1
     with answered(page):
         first.get_by_role("button", name="Next scene").click()
     assert first.locator(".mb-story").inner_text() == second.locator(".mb-story").inner_text()
