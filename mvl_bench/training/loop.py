@@ -10,7 +10,7 @@ __all__ = ['HALVES', 'HIDE', 'PAIRS', 'precision', 'compile_blocks', 'checkpoint
 # %% ../../nbs/training/01_loop.ipynb #4e83e87c
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -68,13 +68,11 @@ def compile_blocks(
     return len(blocks)
 
 
-def _blocks(
-    model: nn.Module,
-    chosen: Callable[[nn.Module], bool] | None = None,  # of a module in a block; None = it is trainable
-) -> list[nn.Module]:
-    "Return the chosen blocks of every stack of blocks, outer ones first."
+def _blocks(model: nn.Module, trainable: bool = True) -> list[nn.Module]:
+    "Return the blocks of every stack of blocks, the trainable ones or all, outer ones first."
     stacks = [part for part in model.modules() if isinstance(part, (nn.ModuleList, nn.Sequential))]
-    return [part for stack in stacks for part in stack if any(map(chosen or _learns, part.children()))]
+    blocks = [part for stack in stacks for part in stack if [*part.children()] and [*part.parameters()]]
+    return [block for block in blocks if not trainable or any(map(_learns, block.children()))]
 
 
 def _learns(part: nn.Module) -> bool:
@@ -269,13 +267,9 @@ def _sharded(model: nn.Module) -> nn.Module:
     if model.cfg.masking.image_strategy == "score":
         raise UserError("image_strategy 'score' asks the whole model for scores: not with training.shard")
     names = model.named_parameters(remove_duplicate=False)
-    trained = {id(p) for name, p in names if not name.startswith(MOMENTUM)}
-
-    def chosen(part: nn.Module) -> bool:
-        params = [*part.parameters()]
-        return _learns(part) or (bool(params) and trained.isdisjoint(map(id, params)))
-
-    return shard(LossPass(model), _blocks(model, chosen)[::-1], HALVES)
+    shared = {id(p) for name, p in names if not name.startswith(MOMENTUM)}  # some frozen ones with momentum encoders
+    blocks = [b for b in _blocks(model, trainable=False) if _learns(b) or shared.isdisjoint(map(id, b.parameters()))]
+    return shard(LossPass(model), blocks[::-1], HALVES)
 
 # %% ../../nbs/training/01_loop.ipynb #loop0036
 def check_queue(
