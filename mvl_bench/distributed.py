@@ -98,18 +98,19 @@ def exchange(module: nn.Module, last: bool) -> AbstractContextManager:
 
 # %% ../nbs/03_distributed.ipynb #5bfc3adf
 def shard(
-    module: nn.Module,  # its forward pass returns a loss, and whatever else
+    module: nn.Module,  # its forward pass returns a loss, and whatever else; on the CPU, as the device may lack the memory
     blocks: Sequence[nn.Module],  # its parts that are gathered one at a time, inner ones first
     methods: Sequence[str] = (),  # those of a block that are called in place of `forward`
 ) -> nn.Module:  # the same, without a scalar parameter, as these cannot be divided
-    "Divide weights and gradients among all processes (FSDP2) before the optimizer is made; gradients are summed."
+    "Divide weights and gradients among the devices of all processes (FSDP2), before the optimizer is made; gradients are summed."
     from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
     if not dist.is_initialized():
         raise UserError("training.shard divides a model among processes, and this is one alone: launch several with torchrun")
     for part in module.modules():
         _without_scalars(part)
-    mesh = dist.init_device_mesh(next(module.parameters()).device.type, (dist.get_world_size(),))
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    mesh = dist.init_device_mesh(device, (dist.get_world_size(),))
     for block in blocks:
         fully_shard(block, mesh=mesh)
         for name in methods:
@@ -160,13 +161,13 @@ def used_elsewhere(
     module: nn.Module,  # in its forward pass, from `shard`
 ) -> list[nn.Parameter]:
     "Return the parameters outside the blocks that the loss of another process depends on, and not this one's."
-    seen, todo = set(), [total.grad_fn]
+    visited, todo = set(), [total.grad_fn]
     while todo:
         node = todo.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
+        if node is not None and node not in visited:
+            visited.add(node)
             todo += [before for before, _ in node.next_functions]
-    here = {id(node.variable) for node in seen if hasattr(node, "variable")}
+    here = {id(node.variable) for node in visited if node.name().endswith("AccumulateGrad")}
     gathered = {name: p for name, p in module.named_parameters() if p.requires_grad and not is_sharded(p)}
     used = {name: float(id(p) in here) for name, p in gathered.items()}
     anywhere = all_reduce_named(used, largest=True)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HALVES', 'HIDE', 'PAIRS', 'precision', 'compile_blocks', 'checkpoint_blocks', 'TrainingStep', 'units_of', 'agreed',
-           'NotFinite', 'microbatch_weights', 'LossPass', 'train_step', 'mean_losses', 'prepared', 'check_queue',
+           'NotFinite', 'microbatch_weights', 'LossPass', 'train_step', 'mean_losses', 'check_queue', 'prepared',
            'train_steps', 'Tried', 'find_lr', 'suggested']
 
 # %% ../../nbs/training/01_loop.ipynb #4e83e87c
@@ -247,6 +247,16 @@ def mean_losses(
     totals, fractions = all_reduce_named(totals), all_reduce_named(fractions)
     return {name: total / fractions[name] for name, total in totals.items() if fractions[name]}, norm
 
+# %% ../../nbs/training/01_loop.ipynb #loop0036
+def check_queue(
+    model_cfg,  # configuration of a model; without a queue nothing is checked
+    batch_size: int,
+) -> None:
+    "Raise `UserError` for a queue whose size is not a multiple of the batch size."
+    size = settings_of(model_cfg).get("contrast.queue_size", 0)
+    if "itc" in model_cfg.losses.weights and size % batch_size:
+        raise UserError(f"queue_size {size} is not a multiple of batch_size {batch_size}")
+
 # %% ../../nbs/training/01_loop.ipynb #efad8efc
 def prepared(
     model: nn.Module,  # a `MaskedVLModel`
@@ -270,16 +280,6 @@ def _sharded(model: nn.Module) -> nn.Module:
     shared = {id(p) for name, p in names if not name.startswith(MOMENTUM)}  # some frozen ones with momentum encoders
     blocks = [b for b in _blocks(model, trainable=False) if _learns(b) or shared.isdisjoint(map(id, b.parameters()))]
     return shard(LossPass(model), blocks[::-1], HALVES)
-
-# %% ../../nbs/training/01_loop.ipynb #loop0036
-def check_queue(
-    model_cfg,  # configuration of a model; without a queue nothing is checked
-    batch_size: int,
-) -> None:
-    "Raise `UserError` for a queue whose size is not a multiple of the batch size."
-    size = settings_of(model_cfg).get("contrast.queue_size", 0)
-    if "itc" in model_cfg.losses.weights and size % batch_size:
-        raise UserError(f"queue_size {size} is not a multiple of batch_size {batch_size}")
 
 # %% ../../nbs/training/01_loop.ipynb #loop0039
 def train_steps(

@@ -109,9 +109,9 @@ class Muon(torch.optim.Optimizer):
                     alike.setdefault(weight.shape, []).append(weight)
             for shape, weights in alike.items():
                 length = group["lr"] * 0.2 * max(shape) ** 0.5
-                for some in _gathered_together(weights):
-                    ahead = torch.stack([whole(self._ahead(w, group["momentum"])) for w in some])
-                    for weight, way in zip(some, self._orthogonal(ahead)):
+                for together in _in_rounds(weights):
+                    ahead = torch.stack([whole(self._ahead(w, group["momentum"])) for w in together])
+                    for weight, way in zip(together, self._orthogonal(ahead)):
                         weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(part_of(way, weight), alpha=length)
 
     def _ahead(self, weight: nn.Parameter, momentum: float) -> torch.Tensor:
@@ -133,8 +133,8 @@ class Muon(torch.optim.Optimizer):
         return result
 
 
-def _gathered_together(weights: list[nn.Parameter]) -> list[list[nn.Parameter]]:
-    "Group matrices of one shape: all of them, or of sharded ones one for each process, as more may not fit."
+def _in_rounds(weights: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    "Group matrices of one shape: all at once, or of sharded ones as many as there are processes, since all may not fit."
     count = dist.get_world_size() if is_sharded(weights[0]) else len(weights)
     return [weights[i : i + count] for i in range(0, len(weights), count)]
 

@@ -254,7 +254,7 @@ def setup_run(run: RunConfig, resume: bool, changed: bool = False) -> RunContext
         raise UserError(f"there is no run in {run.out} to go on with")
     if resume:
         check_same(run, before, changed, _tell)
-    device, notes = pick_device(run.device), []
+    device, notes = "cpu" if run.training.shard else pick_device(run.device), []  # `shard` moves block by block
     source, held_out = open_parts(run, notes.append)
     if not checkpoint:
         if resume:
@@ -278,7 +278,7 @@ def _distributed(run: RunConfig, model: nn.Module) -> dict:
     parts: dict = {}
     if run.training.shard:
         first = rank_and_world_size()[0] == 0
-        parts["whole_model"] = deepcopy(model).cpu() if first and run.probe_every else None
+        parts["whole_model"] = deepcopy(model) if first and run.probe_every else None
         parts["loss_pass"] = prepared(model, run.training)
     return dict(parts, optimizer=make_optimizer(model, run.training))
 
@@ -334,11 +334,12 @@ def run_facts(run: RunConfig, model, source) -> dict:
     began = {k: v for k, v in model.facts.items() if k.startswith("began_")}
     return {**settings, **how, "command": command(run), "commit": commit(), **prints, **began}
 
-
+# %% ../../nbs/training/07_runner.ipynb #2f400e76
 class RunFollower:
     "Follow the recorder of a run in another process: of a sharded model each process gives its part when it is saved."
 
-    stopped = False  # whether a person has asked to stop, of whom the recorder knows
+    stopped = False  # whether a person has asked the recorder to stop
+    writing = None  # a checkpoint that a thread of the recorder writes
 
     def __init__(self, context: RunContext):
         self.context, self.run, self.saved = context, context.run, context.start
@@ -365,12 +366,16 @@ class RunFollower:
             self.saved = step
 
     def finish(self) -> None:
-        "Wait for nothing."
+        "Wait until the last checkpoint is written; raise `UserError` if it could not be."
+        writing, self.writing = self.writing, None
+        if writing:
+            writing.result()
 
     def close(self) -> None:
-        "Close nothing."
+        "Wait for what is being written."
+        self.finish()
 
-
+# %% ../../nbs/training/07_runner.ipynb #09c50857
 class RunRecorder(RunFollower):
     "Write the log, snapshots of the probes and checkpoints of a run, for all processes."
 
@@ -389,7 +394,7 @@ class RunRecorder(RunFollower):
         for note in context.notes:
             _tell(note)
         self.facts = run_facts(run, self.model, source)
-        self.writer, self.writing = ThreadPoolExecutor(1), None  # of checkpoints
+        self.writer = ThreadPoolExecutor(1)  # of checkpoints
         self.model.tokenizer, self.probes = context.tokenizer, []
         if run.probe_every:
             self.probes = probes_of(self.model, context.held_out)
@@ -426,12 +431,6 @@ class RunRecorder(RunFollower):
             parts = context.model, context.tokenizer, context.optimizer
             state = snapshot_state(*parts, step, facts, self.source.mark)
             self.writing, self.saved = self.writer.submit(write_state, state, self.run, step), step
-
-    def finish(self) -> None:
-        "Wait until the last checkpoint is written; raise `UserError` if it could not be."
-        writing, self.writing = self.writing, None
-        if writing:
-            writing.result()
 
     def close(self) -> None:
         "Close the log, wait for a checkpoint that is being written, and report which rows could not be read."

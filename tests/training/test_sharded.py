@@ -9,7 +9,16 @@ from functools import partial
 import pytest
 import test_distributed as ddp
 import torch
-from test_processes import ASKED, MLIM, check_same_log, ended, launched, started, wait_for, weights_of
+from test_processes import (
+    ASKED,
+    MLIM,
+    check_same_log,
+    ended,
+    launched,
+    started,
+    wait_for,
+    weights_of,
+)
 
 from mvl_bench import distributed
 from mvl_bench.core import UserError
