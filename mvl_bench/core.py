@@ -201,6 +201,11 @@ class Masks(Rows):
         "Return whether any word of any row is hidden."
         return bool(to_numpy(self.host.text_mask).any())
 
+    @property
+    def is_masked(self) -> dict[str, bool]:
+        "Return for which losses of the model, `recon` and `mlm`, anything is hidden."
+        return dict(recon=self.any_patch_masked, mlm=self.any_word_masked)
+
 
 # %% ../nbs/00_core.ipynb #c82cfb82
 def view(
@@ -305,6 +310,7 @@ class StepKey(NamedTuple):
     step: int = 0  # counted from 0
     micro_batch: int = 0  # pass within the step
     losses: Any = None  # the `LossConfig` in force at this step; None = the model's own
+    is_masked: tuple[dict[str, bool], ...] | None = None  # `Masks.is_masked` of each view, in any process; None = in this one
 
     @property
     def numbers(self) -> tuple[int, int, int]:
@@ -319,6 +325,7 @@ class MaskedVLModel(Protocol):
     cfg: Any  # a `ModelConfig`
     offers: frozenset  # which of pixels, words, embed and match it predicts
     lacks: str = ""  # one sentence on what the model cannot do
+    same_parts: bool = False  # whether `losses` runs the same parts whatever the rows of a process, as `training.shard` needs
     tokenizer: Any = None
     facts: dict = {}  # how it was trained, for its card
     pairs: Any = None  # held-out pairs of a user's own data; None = synthetic scenes, or data that is not here

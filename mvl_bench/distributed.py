@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['OTHER_LAUNCHERS', 'rank_and_world_size', 'all_reduce_named', 'all_gather_objects', 'data_parallel', 'exchange',
-           'check_same_weights', 'peer_failure_guard', 'gather_rows']
+           'shard', 'is_sharded', 'whole', 'part_of', 'used_elsewhere', 'check_same_weights', 'peer_failure_guard',
+           'gather_rows']
 
 # %% ../nbs/03_distributed.ipynb #fb2a3fa6
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 import torch.distributed as dist
@@ -94,6 +95,83 @@ def exchange(module: nn.Module, last: bool) -> AbstractContextManager:
     "Return the context of one pass of a module from `data_parallel`: gradients are exchanged in the last one only."
     postponed = isinstance(module, DistributedDataParallel) and not last
     return module.no_sync() if postponed else nullcontext()
+
+# %% ../nbs/03_distributed.ipynb #5bfc3adf
+def shard(
+    module: nn.Module,  # its forward pass returns a loss, and whatever else; on the CPU, as the device may lack the memory
+    blocks: Sequence[nn.Module],  # its parts that are gathered one at a time, inner ones first
+    methods: Sequence[str] = (),  # those of a block that are called in place of `forward`
+) -> nn.Module:  # the same, without a scalar parameter, as these cannot be divided
+    "Divide weights and gradients among the devices of all processes (FSDP2), before the optimizer is made; gradients are summed."
+    from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+
+    if not dist.is_initialized():
+        raise UserError("training.shard divides a model among processes, and this is one alone: launch several with torchrun")
+    for part in module.modules():
+        _without_scalars(part)
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    mesh = dist.init_device_mesh(device, (dist.get_world_size(),))
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+        for name in methods:
+            if hasattr(block, name):
+                register_fsdp_forward_method(block, name)
+        block.set_unshard_in_backward(any(p.requires_grad for p in block.parameters()))
+    fully_shard(module, mesh=mesh)
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.set_gradient_divide_factor(1.0)
+            part.set_force_sum_reduction_for_comms(True)
+    return module
+
+
+def _without_scalars(part: nn.Module) -> None:
+    "Give each scalar parameter of a module one dimension; its state dict still holds a scalar."
+    for name, scalar in [*part.named_parameters(recurse=False)]:
+        if scalar.ndim == 0:
+            setattr(part, name, nn.Parameter(scalar.detach()[None], scalar.requires_grad))
+            part.register_state_dict_post_hook(partial(_scalar, name))
+
+
+def _scalar(name: str, part: nn.Module, state: dict, prefix: str, metadata: dict) -> None:
+    state[prefix + name] = whole(state[prefix + name])[0]
+
+# %% ../nbs/03_distributed.ipynb #c86ac350
+def is_sharded(tensor: Tensor) -> bool:
+    "Return whether each process holds a part of a tensor only, as of the weights that `shard` has divided."
+    return hasattr(tensor, "full_tensor")  # a `DTensor`, whose import takes a second
+
+
+def whole(tensor: Tensor) -> Tensor:
+    "Gather a sharded tensor, which all processes must do together; return any other as it is."
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def part_of(tensor: Tensor, like: Tensor) -> Tensor:
+    "Return what this process holds of a whole tensor where `like` is sharded, else all of it."
+    if not is_sharded(like):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+# %% ../nbs/03_distributed.ipynb #d8ce5ec8
+def used_elsewhere(
+    total: Tensor,  # the loss of this process
+    module: nn.Module,  # in its forward pass, from `shard`
+) -> list[nn.Parameter]:
+    "Return the parameters outside the blocks that the loss of another process depends on, and not this one's."
+    visited, todo = set(), [total.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in visited:
+            visited.add(node)
+            todo += [before for before, _ in node.next_functions]
+    here = {id(node.variable) for node in visited if node.name().endswith("AccumulateGrad")}
+    gathered = {name: p for name, p in module.named_parameters() if p.requires_grad and not is_sharded(p)}
+    used = {name: float(id(p) in here) for name, p in gathered.items()}
+    anywhere = all_reduce_named(used, largest=True)
+    return [p for name, p in gathered.items() if anywhere[name] > used[name]]
 
 # %% ../nbs/03_distributed.ipynb #a4d8f714
 def check_same_weights(model: nn.Module) -> None:

@@ -28,6 +28,7 @@ from ..core import Masks, StepKey, UserError, settings_of
 from ..data.factory import own_pairs
 from ..data.pairs import Pairs
 from ..data.tokenizers import load_tokenizer, save_tokenizer, short_message
+from ..distributed import whole
 from ..masking.base import Masking, MaskingConfig
 from ..masking.joint import build_masking, full_mask, masked_losses
 from ..patches import grid_of
@@ -284,8 +285,8 @@ def snapshot(
 
 
 def copied(tensor: torch.Tensor) -> torch.Tensor:
-    "Return a contiguous copy on the CPU; of a tensor that goes by two names each is written."
-    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    "Return a contiguous copy on the CPU, gathered by all processes together if sharded; of a tensor that goes by two names each is written."
+    return whole(tensor.detach()).to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -35,10 +35,10 @@ class Packing(NamedTuple):
 def pieces(
     mask: Tensor,  # (b n) bool, True = take this token; on the CPU, or else a GPU waits for the sizes
 ) -> Packing:
-    "Split the selected tokens of each row, in order, into padded segments; rows is None if one per row."
+    "Split the selected tokens of each row, in order, into padded segments; rows is None if one per row. Without tokens there are no segments."
     selected = to_numpy(mask)
     counts = selected.sum(1)
-    sizes = np.arange(1, counts.max() + 1)
+    sizes = np.arange(1, max(1, counts.max()) + 1)
     parts = -(-counts // sizes[:, None])  # (sizes b)
     size = (parts.sum(1) * (sizes + 1)).argmin() + 1  # an extra segment costs about one token
     parts = parts[size - 1]
@@ -51,7 +51,7 @@ def pieces(
 
 def _packing(selected: np.ndarray, row: np.ndarray, column: np.ndarray, width: int, **more) -> Packing:
     "Build a packing from the target row and column of each selected token."
-    places = np.full((row.max() + 1, width), -1)
+    places = np.full((row.max(initial=-1) + 1, width), -1)
     places[row, column] = np.flatnonzero(selected)
     arrays = dict(places=places, real=np.flatnonzero(places >= 0), **more)
     return Packing(**{name: x if x is None else torch.from_numpy(x) for name, x in arrays.items()})

@@ -188,7 +188,7 @@ TEXTURE_PATCHES, TEXTURE_OFFSETS, TEXTURE_FILTERS = 48, 12, 24
 class MaskVLM(nn.Module, Saved, MaskedVLModel):
     "Reconstruct the masked part of one modality with the help of the other (MaskVLM, arXiv 2208.02131)."
 
-    kind, config = "maskvlm", MaskVLMConfig
+    kind, config, same_parts = "maskvlm", MaskVLMConfig, True
 
     def __init__(self, cfg: MaskVLMConfig):
         super().__init__()
@@ -334,21 +334,20 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         outputs = {name: [] for name in ("mlm", "recon") if name in cfg.weights}
         textures: list[tuple[Tensor, int]] = []
         unmasked: dict = {}  # encoding of each unmasked modality, shared between views and with ITC and ITM
-        for masks in views:
-            is_masked = dict(recon=masks.any_patch_masked, mlm=masks.any_word_masked)
+        for masks, is_masked in zip(views, key.is_masked or [masks.is_masked for masks in views]):
             if not any(is_masked[name] for name in outputs):
                 continue
-            image, text = self._encode_once(batch, masks, unmasked)
+            image, text = self._encode_once(batch, masks, is_masked, unmasked)
             if "recon" in outputs and is_masked["recon"]:
                 outputs["recon"].append(self._recon(batch, masks, image, text, cfg.recon_saliency_weight))
-                if cfg.texture:
+                if cfg.texture and masks.any_patch_masked:
                     textures.append(self._texture(batch, masks, outputs["recon"][-1][0], key))
             if "mlm" in outputs and is_masked["mlm"]:
                 outputs["mlm"].append(self._mlm(batch, masks, image, text))
         joined = {name: [*map(torch.cat, zip(*pairs))] for name, pairs in outputs.items() if pairs}
         score = dict(mlm=mlm, recon=partial(self.score_patches, kind=cfg.recon_kind))
-        parts = {name: score[name](*pair) for name, pair in joined.items()}
         counts = {name: len(pair[0]) for name, pair in joined.items()}
+        parts = {name: score[name](*pair) if counts[name] else 0 * pair[0].sum() for name, pair in joined.items()}
         if textures:
             counts["texture"] = sum(rows for _, rows in textures)
             parts["texture"] = sum(t * rows for t, rows in textures) / counts["texture"]
@@ -360,7 +359,8 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         parts, counts, carry = {}, {}, None
         if not self.offers & {"embed", "match"}:
             return Losses(parts, counts)
-        image, text = self._encode_once(batch, view(batch, self.num_patches), unmasked)
+        nothing = view(batch, self.num_patches)
+        image, text = self._encode_once(batch, nothing, nothing.is_masked, unmasked)
         chosen = true_places(batch.host.has_image & batch.host.has_text)
         rows, items = to_device(chosen, batch.device), batch.host.item[chosen]
         encoded, vectors = [part[rows] for part in (*image, *text)], ()
@@ -384,19 +384,17 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         if vectors:
             logits = similarity(*vectors, self.contrast.temperature).detach()
         images, texts, matched = match_pairs(logits, item, draws, self.cfg.contrast.random_negative_frac, mine)
-        if not len(matched):
-            return 0 * (image.sum() + text.sum()), 0  # other processes wait for the backward pass
         scores = self.match((image, image_keys), (text, text_keys), images, texts)
-        return itm(scores, matched), len(matched)
+        return itm(scores, matched) if len(matched) else 0 * scores.sum(), len(matched)
 
-    def _encode_once(self, batch: Batch, masks: Masks, unmasked: dict):
-        "Encode both modalities of a view; a modality with nothing masked is encoded once per step and reused."
+    def _encode_once(self, batch: Batch, masks: Masks, is_masked: dict, unmasked: dict):
+        "Encode both modalities of a view; a modality with nothing masked in any process is encoded once per step and reused."
         host = masks.host
         encoders = dict(
             image=(self.encode_image, host.has_image, self.absent_image),
             text=(self.encode_text, host.has_text, self.absent_text),
         )
-        changed = dict(image=masks.any_patch_masked, text=masks.any_word_masked or masks.text_ids is not None)
+        changed = dict(image=is_masked["recon"], text=is_masked["mlm"] or masks.text_ids is not None)
         encoded = []
         for name, (encode, present, absent) in encoders.items():
             if changed[name]:

@@ -33,7 +33,7 @@ from mvl_bench.core import (
     update,
     view,
 )
-from ..distributed import gather_rows
+from ..distributed import gather_rows, rank_and_world_size
 from ..masking.base import MaskingConfig
 from .base import LossConfig, ModelConfig, Saved, load_weights
 from .encoders import TextEncoder, unseen_mask
@@ -132,7 +132,7 @@ MLIM_PRESETS = dict(tiny=mlim_tiny, small=mlim_small, base=mlim_base, paper=mlim
 class MLIM(nn.Module, Saved, MaskedVLModel):
     "Reconstruct masked patches and words with one transformer over one sequence (MLIM, arXiv 2109.12178)."
 
-    kind, config = "mlim", MLIMConfig
+    kind, config, same_parts = "mlim", MLIMConfig, True
 
     def __init__(self, cfg: MLIMConfig):
         super().__init__()
@@ -270,25 +270,23 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
         "Compute the mean losses of all views, RECON over the scored patches, and ITM; change no state."
         outputs = {name: [] for name in ("mlm", "recon") if name in self.cfg.losses.weights}
         counts: dict[str, int] = {}
-        for masks in views:
+        for masks, is_masked in zip(views, key.is_masked or [masks.is_masked for masks in views]):
             scored = dict(mlm=masks.host.text_mask, recon=self.cfg.losses.scored_patches(masks.host))
-            active = [name for name in outputs if to_numpy(scored[name]).any()]
+            active = [name for name in outputs if is_masked[name]]
             image, text = self.fuse(batch, masks) if active else (None, None)
             for name in active:
                 counts[name] = counts.get(name, 0) + int(to_numpy(scored[name]).sum())
                 fill_in, tokens = dict(mlm=(self._mlm, text), recon=(self._recon, image))[name]
                 outputs[name].append(fill_in(batch, masks, tokens))
         score = dict(mlm=mlm, recon=lambda *pair: recon(*pair, self.cfg.losses.recon_kind))
-        parts = {
-            name: score[name](*(torch.cat(part) for part in zip(*pairs)))
-            for name, pairs in outputs.items()
-            if pairs
-        }
+        joined = {name: [*map(torch.cat, zip(*pairs))] for name, pairs in outputs.items() if pairs}
+        parts = {name: score[name](*pair) if counts[name] else 0 * pair[0].sum() for name, pair in joined.items()}
         if self.to_match:
             pairs, matched = self._pairs(batch, key)
-            if len(matched):
+            if len(matched) or rank_and_world_size()[1] > 1:
                 _, text = self.fuse(pairs, view(pairs, self.num_patches))
-                parts["itm"] = itm(self.to_match(text[:, 0]), matched)
+                scores = self.to_match(text[:, 0])
+                parts["itm"] = itm(scores, matched) if len(matched) else 0 * scores.sum()
                 counts["itm"] = len(matched)
         return Losses(parts, counts)
 

@@ -27,6 +27,7 @@ from transformers.utils import logging
 
 from ..core import UserError, to_device
 from ..data.tokenizers import refuse_own_code
+from ..distributed import is_sharded
 from .base import load_weights
 from .encoders import ImageEncoder, TextEncoder, try_text_encoder
 from ..patches import sincos_positions
@@ -116,7 +117,8 @@ def see(
     again: bool,  # True = the same rows will come again, so cache them
 ) -> Tensor:  # (b ...)
     "Apply `run` to each row; in chunks, cached if `again`, for a frozen network on a CPU and `x` without gradient."
-    if not is_frozen(net) or x.device.type != "cpu" or x.requires_grad:
+    sharded = any(map(is_sharded, net.parameters()))  # then all processes run it equally often
+    if not is_frozen(net) or x.device.type != "cpu" or x.requires_grad or sharded:
         return run(x)
     return remembered(net, run, x) if again else in_chunks(run, x)
 

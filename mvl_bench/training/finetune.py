@@ -103,6 +103,8 @@ class FinetuneConfig:
                 raise UserError(f"{name} {getattr(self, name)} is not between 0 and 1")
         if not 0 < self.val_fraction < 1:
             raise UserError(f"val_fraction {self.val_fraction} is not above 0 and below 1")
+        if self.training.shard:
+            raise UserError("training.shard divides a model among processes, and fine-tuning uses one")
         if self.eval_every < 1 or self.max_answers < 2:
             raise UserError(
                 f"eval_every {self.eval_every} is under 1 or max_answers {self.max_answers} under 2"

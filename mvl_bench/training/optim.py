@@ -16,6 +16,7 @@ from timm.optim.muon import zeropower_via_newtonschulz
 from torch import nn
 
 from ..core import UserError, pick_device
+from ..distributed import is_sharded, part_of, whole
 
 # %% ../../nbs/training/00_optim.ipynb #9f35a776
 def fastest_precision() -> str:  # bf16 or fp32
@@ -45,6 +46,7 @@ class TrainConfig:
     )  # fp32, or bf16 for the passes (weights stay fp32)
     compile: bool = False  # compile blocks by torch.compile, which takes minutes at first
     checkpoint_activations: bool = False  # run blocks again in the backward pass: less memory, a third more time
+    shard: bool = False  # divide weights, gradients and optimizer state among the processes (FSDP): for models that do not fit
     seed: int = 0  # seed of weights, data order and masks
 
     def __post_init__(self):
@@ -106,11 +108,11 @@ class Muon(torch.optim.Optimizer):
                 if weight.grad is not None:
                     alike.setdefault(weight.shape, []).append(weight)
             for shape, weights in alike.items():
-                ahead = torch.stack([self._ahead(w, group["momentum"]) for w in weights])
-                ways = self._orthogonal(ahead)
                 length = group["lr"] * 0.2 * max(shape) ** 0.5
-                for weight, way in zip(weights, ways):
-                    weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(way, alpha=length)
+                for together in _in_rounds(weights):
+                    ahead = torch.stack([whole(self._ahead(w, group["momentum"])) for w in together])
+                    for weight, way in zip(together, self._orthogonal(ahead)):
+                        weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(part_of(way, weight), alpha=length)
 
     def _ahead(self, weight: nn.Parameter, momentum: float) -> torch.Tensor:
         "Update the running mean of the gradient, and return it one step ahead (Nesterov)."
@@ -129,6 +131,12 @@ class Muon(torch.optim.Optimizer):
         if count > 1:
             dist.all_reduce(result)
         return result
+
+
+def _in_rounds(weights: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    "Group matrices of one shape: all at once, or of sharded ones as many as there are processes, since all may not fit."
+    count = dist.get_world_size() if is_sharded(weights[0]) else len(weights)
+    return [weights[i : i + count] for i in range(0, len(weights), count)]
 
 # %% ../../nbs/training/00_optim.ipynb #4649a448
 class OptimizerGroup:
@@ -162,8 +170,12 @@ class OptimizerGroup:
     def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
         "Restore the state of each part; raise `ValueError` or `IndexError` for names that do not fit."
         states: list[dict[int, dict]] = [{} for _ in self.parts]
+        params = [[p for group in part.param_groups for p in group["params"]] for part in self.parts]
         for key, value in tensors.items():
             n, i, name = key.split(".")
+            if name != "step":  # else like its parameter, as `shard` may have divided it
+                param = params[int(n)][int(i)]
+                value = part_of(value.reshape(param.shape) if param.numel() == 1 else value, param)
             states[int(n)].setdefault(int(i), {})[name] = value
         for part, state in zip(self.parts, states, strict=True):
             part.load_state_dict(dict(part.state_dict(), state=state))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALL_SCENES', 'Stopped', 'stops', 'memory_guard', 'new_model', 'open_source', 'open_parts', 'RunContext', 'setup_run',
-           'open_folder', 'run_facts', 'RunRecorder', 'run_training']
+           'open_folder', 'run_facts', 'RunFollower', 'RunRecorder', 'run_training']
 
 # %% ../../nbs/training/07_runner.ipynb #910082aa
 import json
@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
@@ -35,16 +35,17 @@ from mvl_bench.distributed import (
     check_same_weights,
     peer_failure_guard,
     rank_and_world_size,
+    whole,
 )
 from ..evaluation.baselines import baselines_of
 from ..masking.joint import with_kinds
-from ..models.base import load_matching_weights
+from ..models.base import copied, load_matching_weights
 from ..models.pretrained import read_text_config
 from ..models.registry import MODELS, load
 from ..storage import lock_folder, newest, write_file
 from .config import RunConfig, command, image_size
 from .logger import Log, TerminalView, View
-from .loop import NotFinite, train_steps
+from .loop import NotFinite, prepared, train_steps
 from .monitor import LOOKS, look, probes_of, write_look
 from .nan_debug import keep_failure
 from .optim import OptimizerGroup, fastest_precision, make_optimizer
@@ -235,6 +236,8 @@ class RunContext:
     held_out: PairSource  # validation scenes or pictures; those of training where none are held out
     notes: list[str]  # what was read, skipped and held out
     start: int = 0  # updates that were done before
+    loss_pass: nn.Module | None = None  # of `prepared`, for a sharded model
+    whole_model: nn.Module | None = None  # a copy of a sharded model, for the probes, in the first process
 
 
 def setup_run(run: RunConfig, resume: bool, changed: bool = False) -> RunContext:
@@ -251,23 +254,33 @@ def setup_run(run: RunConfig, resume: bool, changed: bool = False) -> RunContext
         raise UserError(f"there is no run in {run.out} to go on with")
     if resume:
         check_same(run, before, changed, _tell)
-    device, notes = pick_device(run.device), []
+    device, notes = "cpu" if run.training.shard else pick_device(run.device), []  # `shard` moves block by block
     source, held_out = open_parts(run, notes.append)
     if not checkpoint:
         if resume:
             _tell(f"nothing whole is saved in {run.out}: it begins again")
         model, tokenizer = new_model(run, source)
-        model.to(device)
-        optimizer = make_optimizer(model, run.training)
-        return RunContext(run, source, model, tokenizer, optimizer, held_out, notes)
+        parts = _distributed(run, model.to(device))
+        return RunContext(run, source, model, tokenizer, parts.pop("optimizer"), held_out, notes, **parts)
     model = load(checkpoint, device)
     if _check_prints(run, model.facts, source, changed):
         source.mark = read_mark(checkpoint)
-    optimizer = make_optimizer(model, run.training)
-    load_state(checkpoint, optimizer)
+    parts = _distributed(run, model)
+    load_state(checkpoint, optimizer := parts.pop("optimizer"))
     return RunContext(
-        run, source, model, model.tokenizer, optimizer, held_out, notes, model.facts["steps"]
+        run, source, model, model.tokenizer, optimizer, held_out, notes, model.facts["steps"], **parts
     )
+
+
+def _distributed(run: RunConfig, model: nn.Module) -> dict:
+    "Compare the model's weights between processes, divide them if configured, then make the optimizer."
+    check_same_weights(model)  # and nobody writes before all have looked
+    parts: dict = {}
+    if run.training.shard:
+        first = rank_and_world_size()[0] == 0
+        parts["whole_model"] = deepcopy(model) if first and run.probe_every else None
+        parts["loss_pass"] = prepared(model, run.training)
+    return dict(parts, optimizer=make_optimizer(model, run.training))
 
 
 def _check_prints(run: RunConfig, facts: dict, source, changed: bool) -> bool:
@@ -321,13 +334,55 @@ def run_facts(run: RunConfig, model, source) -> dict:
     began = {k: v for k, v in model.facts.items() if k.startswith("began_")}
     return {**settings, **how, "command": command(run), "commit": commit(), **prints, **began}
 
+# %% ../../nbs/training/07_runner.ipynb #2f400e76
+class RunFollower:
+    "Follow the recorder of a run in another process: of a sharded model each process gives its part when it is saved."
 
-class RunRecorder:
+    stopped = False  # whether a person has asked the recorder to stop
+    writing = None  # a checkpoint that a thread of the recorder writes
+
+    def __init__(self, context: RunContext):
+        self.context, self.run, self.saved = context, context.run, context.start
+
+    def add(self, done) -> None:
+        "Reconstruct the probes and save a checkpoint when they are due."
+        last = done.step == self.run.training.steps
+        if self.run.probe_every and (last or done.step % self.run.probe_every == 0):
+            self.look(done.step)
+        if last or done.step % self.run.save_every == 0:
+            self.save(done.step)
+
+    def look(self, step: int) -> None:
+        "Give this process's part of the weights."
+        for tensor in self.context.model.state_dict().values():
+            whole(tensor)
+
+    def save(self, step: int) -> None:
+        "Give this process's part of the optimizer state and the weights, if this step has no checkpoint."
+        if step != self.saved:
+            for tensor in self.context.optimizer.state().values():
+                whole(tensor)
+            self.look(step)
+            self.saved = step
+
+    def finish(self) -> None:
+        "Wait until the last checkpoint is written; raise `UserError` if it could not be."
+        writing, self.writing = self.writing, None
+        if writing:
+            writing.result()
+
+    def close(self) -> None:
+        "Wait for what is being written."
+        self.finish()
+
+# %% ../../nbs/training/07_runner.ipynb #09c50857
+class RunRecorder(RunFollower):
     "Write the log, snapshots of the probes and checkpoints of a run, for all processes."
 
     def __init__(self, context: RunContext, view: Callable[[RunConfig, int], View | None]):
-        self.context, run, start = context, context.run, context.start
-        self.run, self.source, self.model = run, context.source, context.model
+        super().__init__(context)
+        run, start = context.run, context.start
+        self.source, self.model = context.source, context.whole_model or context.model
         cfg, source = run.training, self.source
         if cfg.precision == "bf16" != fastest_precision():
             _tell(
@@ -338,8 +393,8 @@ class RunRecorder:
         )
         for note in context.notes:
             _tell(note)
-        self.facts, self.saved = run_facts(run, self.model, source), start
-        self.writer, self.writing = ThreadPoolExecutor(1), None  # of checkpoints
+        self.facts = run_facts(run, self.model, source)
+        self.writer = ThreadPoolExecutor(1)  # of checkpoints
         self.model.tokenizer, self.probes = context.tokenizer, []
         if run.probe_every:
             self.probes = probes_of(self.model, context.held_out)
@@ -350,6 +405,8 @@ class RunRecorder:
     def look(self, step: int) -> None:
         "Reconstruct the probes and write the results."
         self.finish()  # which checkpoint is the best, and stays, depends on what is written here
+        if step and self.context.whole_model:
+            self.model.load_state_dict({name: copied(x) for name, x in self.context.model.state_dict().items()})
         if self.probes:
             write_look(self.run.out, look(self.model, self.probes, step))
 
@@ -358,11 +415,12 @@ class RunRecorder:
         self.log.add(done)
         if self.writing and self.writing.done():
             self.finish()
-        last = done.step == self.run.training.steps
-        if self.run.probe_every and (last or done.step % self.run.probe_every == 0):
-            self.look(done.step)
-        if last or done.step % self.run.save_every == 0:
-            self.save(done.step)
+        super().add(done)
+
+    @property
+    def stopped(self) -> bool:
+        "Return whether a person has asked to stop."
+        return self.log.stopped
 
     def save(self, step: int) -> None:
         "Copy a checkpoint, if this step has none, and write it while training goes on."
@@ -373,12 +431,6 @@ class RunRecorder:
             parts = context.model, context.tokenizer, context.optimizer
             state = snapshot_state(*parts, step, facts, self.source.mark)
             self.writing, self.saved = self.writer.submit(write_state, state, self.run, step), step
-
-    def finish(self) -> None:
-        "Wait until the last checkpoint is written; raise `UserError` if it could not be."
-        writing, self.writing = self.writing, None
-        if writing:
-            writing.result()
 
     def close(self) -> None:
         "Close the log, wait for a checkpoint that is being written, and report which rows could not be read."
@@ -422,32 +474,28 @@ def _run(run: RunConfig, resume: bool, changed: bool, part: tuple[int, int], vie
     "Train in a folder that no other run writes to; as `run_training`."
     context = setup_run(run, resume, changed)
     model, step = context.model, context.start
-    check_same_weights(model)  # and nobody writes before all have looked
     stream = _batches_of(context, part)
     first, recorder = next(stream), None  # a mistake in the data shows before anything is written
     try:
-        recorder = None if part[0] else RunRecorder(context, view)
+        recorder = RunFollower(context) if part[0] else RunRecorder(context, view)
         with stops() as stop, peer_failure_guard():
             for done in train_steps(
-                model, chain([first], stream), run.training, context.optimizer, step
+                model, chain([first], stream), run.training, context.optimizer, step, context.loss_pass
             ):
                 step = done.step
-                if recorder:
-                    recorder.add(done)
-                if recorder and recorder.log.stopped:
+                recorder.add(done)
+                if recorder.stopped:
                     recorder.save(step)
                     break
                 if signal := stop():
-                    if recorder:
-                        recorder.save(step)
-                        recorder.finish()
+                    recorder.save(step)
+                    recorder.finish()
                     raise Stopped(
                         f"stopped at step {step} and saved; the same command with --resume goes on",
                         signal,
                     )
             share_bad(context.source)
-        if recorder:
-            recorder.finish()
+        recorder.finish()
     except NotFinite as error:
         folder = keep_failure(run.out, model, context.tokenizer, run.training, error, part[0])
         raise UserError(
@@ -457,4 +505,4 @@ def _run(run: RunConfig, resume: bool, changed: bool, part: tuple[int, int], vie
         stream.close()
         if recorder:
             recorder.close()
-    return newest(Path(run.out)) if recorder else Path(run.out)
+    return Path(run.out) if part[0] else newest(Path(run.out))
