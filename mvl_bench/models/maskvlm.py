@@ -414,7 +414,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         "Correct the masked patches of `pixels (b n p*p*3)` by convolutions over the image with visible patches in place."
         p, grid = self.cfg.image.patch_size, self.cfg.image.grid
         whole = unpatchify(torch.where(hidden[..., None], pixels, patchify(images, p)), grid)
-        area = hidden.view(len(hidden), 1, *grid).to(whole.dtype)
+        area = hidden.view(-1, 1, *grid).to(whole.dtype)
         corrected = patchify(self.refiner(whole, F.interpolate(area, scale_factor=p)), p)
         return torch.where(hidden[..., None], corrected, pixels)
 
