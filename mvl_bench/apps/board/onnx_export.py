@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INPUTS', 'OUTPUTS', 'DenseMaskVLM', 'DenseMLIM', 'dense_model', 'example_inputs', 'export_onnx']
 
-# %% ../../../nbs/apps/board/09_onnx_export.ipynb #26384d43
+# %% ../../../nbs/apps/board/09_onnx_export.ipynb #a61bc495
 import importlib
 import warnings
 from pathlib import Path
@@ -15,16 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from ...core import Batch, Masks, UserError
-from ...models.layers import or_absent
+from ...models.layers import Packing, or_absent
 from ...models.maskvlm import MaskVLM
 from ...models.mlim import MLIM
-from ...patches import unpatchify
+from ...patches import patchify, unpatchify
 from ...storage import write_file
 
-# %% ../../../nbs/apps/board/09_onnx_export.ipynb #1550c972
-INPUTS = dict(  # name -> dynamic axes; i pictures, c captions, t tokens, r rows of pixels, s rows of words
+# %% ../../../nbs/apps/board/09_onnx_export.ipynb #b0e533a9
+INPUTS = dict(  # name -> dynamic axes: i pictures, c captions, t tokens, r rows of pixels, s rows of words, m patches
     patches="i", image_mask="i", has_image="i", input_ids="ct", attention_mask="ct", text_mask="ct", has_text="c",
-    pixel_rows=" r", word_rows=" s",
+    pixel_rows=" r", word_rows=" s", places="m",
 )  # fmt: skip
 OUTPUTS = "pixels", "word_logits"
 
@@ -33,7 +33,7 @@ def _take(rows: Tensor, *parts: Tensor) -> list[Tensor]:  # (r)
     "Return the given rows of each part."
     return [part.index_select(0, rows) for part in parts]
 
-# %% ../../../nbs/apps/board/09_onnx_export.ipynb #63d49080
+# %% ../../../nbs/apps/board/09_onnx_export.ipynb #d5b6d0aa
 class DenseMaskVLM(nn.Module):
     "Compute a MaskVLM's predictions by the dense path, without any shape that depends on a mask."
 
@@ -52,7 +52,8 @@ class DenseMaskVLM(nn.Module):
         has_text: Tensor,  # (c) bool, False = the learnt token of an absent caption stands here
         pixel_rows: Tensor,  # (2 r) picture and caption of each row whose pixels are predicted
         word_rows: Tensor,  # (2 s) the same for words
-    ) -> tuple[Tensor, Tensor]:  # (r n p*p*c), (s t v)
+        places: Tensor,  # (m) the patches to predict, the same of each row; all hidden ones among them
+    ) -> tuple[Tensor, Tensor]:  # (r m p*p*c), (s t v)
         m, at_cross = self.model, self.model.cfg.mask_token_at == "cross"
         images = unpatchify(patches, tuple(m.cfg.image.grid))
         tokens = m.image_encoder(images, image_mask, "dense" if at_cross else "mask")
@@ -61,19 +62,24 @@ class DenseMaskVLM(nn.Module):
         image = or_absent(tokens, keys, has_image, m.absent_image)
         ids = torch.where(text_mask, m.cfg.text.mask_id, input_ids)
         text = or_absent(m.text_encoder(ids, attention_mask), attention_mask, has_text, m.absent_text)
-        pixels = self.pixels(pixel_rows, images, image_mask, has_image, image, text)
+        pixels = self.pixels(pixel_rows, places, (images, image_mask, has_image, *image), text)
         fused = m.fuse_text(_take(word_rows[0], *image), _take(word_rows[1], *text))
         return pixels, m.to_words(fused).float()
 
-    def pixels(self, rows: Tensor, images: Tensor, image_mask, has_image, image, text) -> Tensor:  # (r n p*p*c)
-        "Predict every patch of each row."
+    def pixels(self, rows: Tensor, places: Tensor, image, text) -> Tensor:  # (r m p*p*c)
+        "Predict some patches of each row; the last cross block and the decoder compute no others."
         m, text = self.model, _take(rows[1], *text)
-        images, hidden, present = _take(rows[0], images, image_mask, has_image)
+        images, hidden, present, *tokens = _take(rows[0], *image)
         masks = Masks(hidden, hidden, present, present)  # its words are not read here
-        pixels = m.decode_image(m.fuse_image(masks, _take(rows[0], *image), text)[:, 1:], text)
-        return m._refine(images, hidden, pixels) if m.refiner else pixels
+        first = torch.arange(rows.shape[1], device=rows.device) * tokens[0].shape[1]
+        chosen = Packing(first[:, None] + 1 + places, places)  # after the class token
+        pixels = m.decode_image(m.fuse_image(masks, tokens, text, segments=chosen), text)
+        if not m.refiner:
+            return pixels
+        whole = patchify(images, m.cfg.image.patch_size).index_copy(1, places, pixels)
+        return m._refine(images, hidden, whole).index_select(1, places)
 
-# %% ../../../nbs/apps/board/09_onnx_export.ipynb #3883bddd
+# %% ../../../nbs/apps/board/09_onnx_export.ipynb #88035f36
 class DenseMLIM(nn.Module):
     "Compute an MLIM's predictions; its own path is dense already."
 
@@ -82,8 +88,8 @@ class DenseMLIM(nn.Module):
         self.model = model
 
     def forward(
-        self, patches, image_mask, has_image, input_ids, attention_mask, text_mask, has_text, pixel_rows, word_rows
-    ) -> tuple[Tensor, Tensor]:  # (r n p*p*c), (s t v)
+        self, patches, image_mask, has_image, input_ids, attention_mask, text_mask, has_text, pixel_rows, word_rows, places
+    ) -> tuple[Tensor, Tensor]:  # (r m p*p*c), (s t v)
         "Predict as `DenseMaskVLM` does, from the same inputs."
         m, grid = self.model, tuple(self.model.cfg.image.grid)
         rows, captions = torch.cat([pixel_rows, word_rows], 1)
@@ -93,9 +99,10 @@ class DenseMLIM(nn.Module):
         image, text = m.fuse(batch, Masks(hidden, gone, present, told))
         first = torch.arange(pixel_rows.shape[1], device=rows.device)
         last = torch.arange(word_rows.shape[1], device=rows.device) + pixel_rows.shape[1]
-        return m.decoder(image.index_select(0, first), grid), m.score_words(text.index_select(0, last)).float()
+        pixels = m.decoder(image.index_select(0, first), grid).index_select(1, places)
+        return pixels, m.score_words(text.index_select(0, last)).float()
 
-# %% ../../../nbs/apps/board/09_onnx_export.ipynb #dccd4e5c
+# %% ../../../nbs/apps/board/09_onnx_export.ipynb #c3114704
 def dense_model(
     model: nn.Module,  # from `registry.load`
 ) -> nn.Module:
@@ -126,10 +133,11 @@ def example_inputs(
     present = [torch.arange(count) < max(1, count - 1) for count in (pictures, captions)]
     pixel_rows = torch.tensor([[0] * captions, list(range(captions))])
     word_rows = torch.tensor([list(range(pictures)), [0] * pictures])
-    tensors = patches, image_mask, present[0], ids, real, hidden, present[1], pixel_rows, word_rows
+    places = image_mask[0].nonzero().flatten() if image_mask[0].any() else torch.arange(n)
+    tensors = patches, image_mask, present[0], ids, real, hidden, present[1], pixel_rows, word_rows, places
     return dict(zip(INPUTS, tensors))
 
-# %% ../../../nbs/apps/board/09_onnx_export.ipynb #f3dcdc46
+# %% ../../../nbs/apps/board/09_onnx_export.ipynb #4d320906
 def _tool(name: str):
     "Import an optional package; raise `UserError` with the command that installs it."
     try:
@@ -155,7 +163,7 @@ def _halve(graph, onnx) -> None:
     del graph.node[:]
     graph.node.extend(nodes)
 
-# %% ../../../nbs/apps/board/09_onnx_export.ipynb #f03e8d7b
+# %% ../../../nbs/apps/board/09_onnx_export.ipynb #e599d2dc
 def export_onnx(
     model: nn.Module,  # from `registry.load`, on the CPU
     path: str | Path,  # of the .onnx file

@@ -61,7 +61,7 @@ export class Host {
   }
 
   // ---- what the model predicts --------------------------------------------------------------------------------------------
-  async predict({ pictures, captions, patches, pixelRows, wordRows }) {  // a picture or caption of null is absent
+  async predict({ pictures, captions, patches, pixelRows, wordRows, places = patches.length ? patches : [0] }) {  // a picture or caption of null is absent
     const rows = captions.map((one) => (one ? this.encode(one.text) : { ids: [this.tokenizer.cls, this.tokenizer.sep], maskable: [false, false] }));
     const t = Math.max(...rows.map(({ ids }) => ids.length)), { n } = this, size = 3 * this.patch ** 2;
     const flat = (make) => rows.flatMap((row, i) => Array.from({ length: t }, (_, k) => make(row, k, captions[i])));
@@ -74,10 +74,10 @@ export class Host {
       has_image: ['b', pictures.map((one) => (one ? 1 : 0)), [pictures.length]], input_ids: ['i', flat((row, k) => row.ids[k] ?? this.data.pad), [rows.length, t]],
       attention_mask: ['b', flat((row, k) => (k < row.ids.length ? 1 : 0)), [rows.length, t]], text_mask: ['b', text, [rows.length, t]],
       has_text: ['b', captions.map((one) => (one ? 1 : 0)), [rows.length]],
-      pixel_rows: ['i', [0, 1].flatMap((k) => pixelRows.map((row) => row[k])), [2, pixelRows.length]], word_rows: ['i', [0, 1].flatMap((k) => wordRows.map((row) => row[k])), [2, wordRows.length]],
+      pixel_rows: ['i', [0, 1].flatMap((k) => pixelRows.map((row) => row[k])), [2, pixelRows.length]], word_rows: ['i', [0, 1].flatMap((k) => wordRows.map((row) => row[k])), [2, wordRows.length]], places: ['i', places, [places.length]],
     });
     const v = this.tokenizer.vocab.length;
-    return { milliseconds: found.milliseconds, pixels: pixelRows.map((_, r) => found.pixels.subarray(r * n * size, (r + 1) * n * size)), ids: rows.map((row) => row.ids),
+    return { milliseconds: found.milliseconds, pixels: pixelRows.map((_, r) => { const whole = pictures[0].patches.slice(); places.forEach((place, k) => whole.set(found.pixels.subarray((r * places.length + k) * size, (r * places.length + k + 1) * size), place * size)); return whole; }), ids: rows.map((row) => row.ids),
       masked: rows.map((_, c) => Array.from({ length: t }, (_, k) => k).filter((k) => text[c * t + k])),
       logits: (r, place) => found.logits.subarray((r * t + place) * v, (r * t + place + 1) * v) };
   }
@@ -114,7 +114,8 @@ export class Host {
       const captions = [{ text: state.caption, words: hide }, null, { text: wrong.caption, words: none }, ...(edit ? [{ text: edit, words: hide }] : [])];
       const pixelRows = [[0, 0], [0, 1], [0, 2], ...(edit ? [[0, 3]] : [])], wordRows = [[0, 0], [1, 0], [2, 0], ...(edit ? [[0, 3]] : [])];
       const pictures = [own, ...(gone.length ? [null, wrong.image] : [])];
-      const out = await this.predict({ pictures, captions, patches, pixelRows: patches.length ? pixelRows : [[0, 0]], wordRows: gone.length ? wordRows : [[0, 0]] });
+      const raws = state.view.includes('raw') && patches.length ? { places: Array.from({ length: this.n }, (_, i) => i) } : {};
+      const out = await this.predict({ ...raws, pictures, captions, patches, pixelRows: patches.length ? pixelRows : [[0, 0]], wordRows: gone.length ? wordRows : [[0, 0]] });
       this.milliseconds = out.milliseconds;
       names.forEach((name, r) => {
         if (patches.length) {
@@ -329,15 +330,41 @@ export class Host {
   }
 }
 
+// ---- the model in workers -----------------------------------------------------------------------------------------------
+const SLOW = 100;  // milliseconds; a model that takes longer gets more workers, which share the columns
+class ModelWorker {
+  constructor(folder) {
+    Object.assign(this, { worker: new Worker(new URL('worker.js', folder), { type: 'module' }), waiting: new Map(), last: 0 });
+    this.worker.onmessage = ({ data: { id, error, ...found } }) => { const [done, fail] = this.waiting.get(id); this.waiting.delete(id); error ? fail(new Error(error)) : done(found); };
+    this.worker.onerror = (event) => { event.preventDefault(); for (const [, fail] of this.waiting.values()) fail(new Error(event.message || 'the worker did not start')); this.waiting.clear(); };
+  }
+  ask(question) { return new Promise((done, fail) => { this.waiting.set(++this.last, [done, fail]); this.worker.postMessage({ id: this.last, ...question }); }); }
+  async open(model) { try { await this.ask({ open: model }); } catch (error) { this.worker.terminate(); throw error; } return this; }
+}
+function shareOf(feeds, first, last) {  // some of the rows of pixels, all of the first picture, and one row of words
+  const cut = ([type, values, [rows, ...shape]]) => [type, values.slice(0, shape.reduce((a, b) => a * b, 1)), [1, ...shape]], [kind, rows, [, r]] = feeds.pixel_rows;
+  const pictures = Object.fromEntries(['patches', 'image_mask', 'has_image'].map((name) => [name, cut(feeds[name])]));
+  return { ...feeds, ...pictures, pixel_rows: [kind, [...rows.slice(first, last), ...rows.slice(r + first, r + last)], [2, last - first]], word_rows: [kind, [0, 0], [2, 1]] };
+}
 export async function startModel(folder) {  // -> run(feeds), once the model is ready
   if (typeof WebAssembly !== 'object') throw new Error('this browser has no WebAssembly');
-  const worker = new Worker(new URL('worker.js', folder), { type: 'module' }), waiting = new Map();
-  let last = 0;
-  worker.onmessage = ({ data: { id, error, ...found } }) => { const [done, fail] = waiting.get(id); waiting.delete(id); error ? fail(new Error(error)) : done(found); };
-  worker.onerror = (event) => { event.preventDefault(); for (const [, fail] of waiting.values()) fail(new Error(event.message || 'the worker did not start')); waiting.clear(); };
-  const ask = (question) => new Promise((done, fail) => { waiting.set(++last, [done, fail]); worker.postMessage({ id: last, ...question }); });
-  try { await ask({ open: new URL('model.onnx', folder).href }); } catch (error) { worker.terminate(); throw error; }
-  return (feeds) => ask({ feeds });
+  const model = await (await fetch(new URL('model.onnx', folder))).arrayBuffer(), workers = [await new ModelWorker(folder).open(model)];
+  const most = Math.min(4, navigator.hardwareConcurrency ?? 1, navigator.deviceMemory ?? 2);
+  let growing = false;
+  async function grow() {
+    growing = true;
+    try { while (workers.length < most) workers.push(await new ModelWorker(folder).open(model)); } catch { /* one worker does it all */ }
+  }
+  return async (feeds) => {
+    const begun = performance.now(), [kind, rows, [, r]] = feeds.pixel_rows, each = Math.ceil(r / workers.length);
+    const rest = { ...feeds, pixel_rows: [kind, [...rows.slice(0, each), ...rows.slice(r, r + each)], [2, each]] };
+    const parts = r > 1 ? workers.slice(1).map((worker, k) => [worker, (k + 1) * each, Math.min(r, (k + 2) * each)]).filter(([, from, to]) => from < to) : [];
+    const found = await Promise.all([workers[0].ask({ feeds: rest }), ...parts.map(([worker, from, to]) => worker.ask({ feeds: shareOf(feeds, from, to) }))]);
+    const milliseconds = performance.now() - begun, pixels = new Float32Array(found.reduce((a, one) => a + one.pixels.length, 0));
+    found.reduce((at, one) => { pixels.set(one.pixels, at); return at + one.pixels.length; }, 0);
+    if (milliseconds > SLOW && !growing) grow();
+    return { pixels, logits: found[0].logits, milliseconds };
+  };
 }
 
 export async function live(el, board, folder = './') {  // board: the module board.js; draws at once, answers when the model is ready
