@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RUNTIME', 'RUNTIME_FILES', 'tokenizer_table', 'page_data', 'runtime_files', 'export_live']
 
-# %% ../../../nbs/apps/board/10_live_page.ipynb #61f20251
+# %% ../../../nbs/apps/board/10_live_page.ipynb #b8f9570d
 import json
 import os
 import re
@@ -32,7 +32,7 @@ from ...inference.reconstruction import nearby
 from ...masking.text import token_kinds
 from ...storage import write_file
 
-# %% ../../../nbs/apps/board/10_live_page.ipynb #296facfd
+# %% ../../../nbs/apps/board/10_live_page.ipynb #8c689407
 def tokenizer_table(
     tokenizer,  # of transformers
 ) -> dict:  # ready for JSON
@@ -52,7 +52,7 @@ def tokenizer_table(
     pieces = dict(mark=model.get("continuing_subword_prefix", ""), longest=model.get("max_input_chars_per_word", 0))
     return dict(kind=kind, vocab=vocab, special=tokenizer.all_special_tokens, kinds=token_kinds(tokenizer)) | ids | pieces
 
-# %% ../../../nbs/apps/board/10_live_page.ipynb #504ece20
+# %% ../../../nbs/apps/board/10_live_page.ipynb #8b22763c
 def _scene(
     model,  # with `tokenizer` and `cfg`
     board: Board,  # of a scene
@@ -80,7 +80,7 @@ def _others(model, boards: list[Board]) -> tuple[list[dict], list[int]]:
     kept = [other for i, other in enumerate(others) if other not in others[:i]]
     return kept, [kept.index(other) for other in others[: len(boards)]]
 
-# %% ../../../nbs/apps/board/10_live_page.ipynb #e22587b7
+# %% ../../../nbs/apps/board/10_live_page.ipynb #000db7dc
 def page_data(
     model,  # from `registry.load`
     name: str,  # of the checkpoint
@@ -103,7 +103,7 @@ def page_data(
     first = describe(models, boards[0], updates[0].story)
     return facts | sizes | dict(examples=shown, others=others, first=first, options=options)
 
-# %% ../../../nbs/apps/board/10_live_page.ipynb #0ae4cfc7
+# %% ../../../nbs/apps/board/10_live_page.ipynb #9de6be75
 RUNTIME = "onnxruntime-web@1.30.0"  # of npm
 RUNTIME_FILES = "ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"
 
@@ -121,6 +121,7 @@ def _fetch_runtime(folder: Path) -> None:
     with TemporaryDirectory() as work:
         try:
             subprocess.run(["npm", "pack", RUNTIME], cwd=work, check=True, capture_output=True, timeout=600)
+            folder.mkdir(parents=True, exist_ok=True)
             with tarfile.open(next(Path(work).glob("*.tgz"))) as package:
                 for name in RUNTIME_FILES:
                     write_file(folder / name, package.extractfile(f"package/dist/{name}").read())
@@ -140,7 +141,7 @@ def runtime_files(
         _fetch_runtime(cache)
     return [next(filter(_has_runtime, places)) / name for name in RUNTIME_FILES]
 
-# %% ../../../nbs/apps/board/10_live_page.ipynb #cc8f529d
+# %% ../../../nbs/apps/board/10_live_page.ipynb #f1707aa5
 def _index(data: Mapping, megabytes: float, foot: str) -> str:
     "Return the text of the page."
     css, js = ((FRONT / f"board.{kind}").read_text() for kind in ("css", "js"))
@@ -170,16 +171,14 @@ def export_live(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {folder}: the folder cannot be made: {error.strerror}") from error
-    data = page_data(model, name)
-    export_onnx(model, folder / "model.onnx")
+    data, models = page_data(model, name), {name: model}
+    board = settle(models, examples(models)[0]().board)[0]
+    stored = json.dumps(stored_answers(models, board), separators=(",", ":"))
+    export_onnx(model.to("cpu"), folder / "model.onnx")
     scripts = [path for path in (FRONT / "live").iterdir() if path.name.endswith(".js")]
     for path in [*scripts, *runtime_paths]:
         write_file(folder / path.name, path.read_bytes())
-    text = json.dumps(data, separators=(",", ":"))
-    write_file(folder / "board.json", text.encode())
-    models = {name: model}
-    board = settle(models, examples(models)[0]().board)[0]
-    stored = json.dumps(stored_answers(models, board), separators=(",", ":"))
+    write_file(folder / "board.json", json.dumps(data, separators=(",", ":")).encode())
     write_file(folder / "stored.js", f"window.STORED = {stored};".encode())
     size = sum((folder / n).stat().st_size for n in ("model.onnx", RUNTIME_FILES[-1])) / 1e6
     write_file(folder / "index.html", _index(data, size, _foot(model, name)).encode())

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INPUTS', 'OUTPUTS', 'DenseMaskVLM', 'DenseMLIM', 'dense_model', 'example_inputs', 'export_onnx']
 
-# %% ../../../nbs/apps/board/09_onnx_export.ipynb #a61bc495
+# %% ../../../nbs/apps/board/09_onnx_export.ipynb #739e5b8a
 import importlib
 import warnings
 from pathlib import Path
@@ -21,7 +21,7 @@ from ...models.mlim import MLIM
 from ...patches import patchify, unpatchify
 from ...storage import write_file
 
-# %% ../../../nbs/apps/board/09_onnx_export.ipynb #b0e533a9
+# %% ../../../nbs/apps/board/09_onnx_export.ipynb #2582aa24
 INPUTS = dict(  # name -> dynamic axes: i pictures, c captions, t tokens, r rows of pixels, s rows of words, m patches
     patches="i", image_mask="i", has_image="i", input_ids="ct", attention_mask="ct", text_mask="ct", has_text="c",
     pixel_rows=" r", word_rows=" s", places="m",
@@ -33,7 +33,7 @@ def _take(rows: Tensor, *parts: Tensor) -> list[Tensor]:  # (r)
     "Return the given rows of each part."
     return [part.index_select(0, rows) for part in parts]
 
-# %% ../../../nbs/apps/board/09_onnx_export.ipynb #d5b6d0aa
+# %% ../../../nbs/apps/board/09_onnx_export.ipynb #fe397d50
 class DenseMaskVLM(nn.Module):
     "Compute a MaskVLM's predictions by the dense path, without any shape that depends on a mask."
 
@@ -79,7 +79,7 @@ class DenseMaskVLM(nn.Module):
         whole = patchify(images, m.cfg.image.patch_size).index_copy(1, places, pixels)
         return m._refine(images, hidden, whole).index_select(1, places)
 
-# %% ../../../nbs/apps/board/09_onnx_export.ipynb #88035f36
+# %% ../../../nbs/apps/board/09_onnx_export.ipynb #9a877f0d
 class DenseMLIM(nn.Module):
     "Compute an MLIM's predictions; its own path is dense already."
 
@@ -102,7 +102,7 @@ class DenseMLIM(nn.Module):
         pixels = m.decoder(image.index_select(0, first), grid).index_select(1, places)
         return pixels, m.score_words(text.index_select(0, last)).float()
 
-# %% ../../../nbs/apps/board/09_onnx_export.ipynb #c3114704
+# %% ../../../nbs/apps/board/09_onnx_export.ipynb #9b92c9da
 def dense_model(
     model: nn.Module,  # from `registry.load`
 ) -> nn.Module:
@@ -137,7 +137,7 @@ def example_inputs(
     tensors = patches, image_mask, present[0], ids, real, hidden, present[1], pixel_rows, word_rows, places
     return dict(zip(INPUTS, tensors))
 
-# %% ../../../nbs/apps/board/09_onnx_export.ipynb #4d320906
+# %% ../../../nbs/apps/board/09_onnx_export.ipynb #086adcb9
 def _tool(name: str):
     "Import an optional package; raise `UserError` with the command that installs it."
     try:
@@ -163,7 +163,16 @@ def _halve(graph, onnx) -> None:
     del graph.node[:]
     graph.node.extend(nodes)
 
-# %% ../../../nbs/apps/board/09_onnx_export.ipynb #e599d2dc
+
+def _strip(proto) -> None:
+    "Remove what the exporter notes for debugging: stack traces with paths of this machine, names and shapes of every step."
+    graph = proto.graph
+    del proto.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
+    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+# %% ../../../nbs/apps/board/09_onnx_export.ipynb #6739e45e
 def export_onnx(
     model: nn.Module,  # from `registry.load`, on the CPU
     path: str | Path,  # of the .onnx file
@@ -191,5 +200,6 @@ def export_onnx(
             p.requires_grad_(False)
     proto = program.model_proto
     _halve(proto.graph, onnx)
+    _strip(proto)
     write_file(path, proto.SerializeToString())
     return Path(path)
