@@ -1,7 +1,7 @@
 // The board without a server: it answers a request as `respond` does in Python, with the model in a worker beside this page.
 // `folder` holds board.json (the pairs, the tokenizer, the sizes), model.onnx and ONNX Runtime Web; nothing else is asked for.
 import { patchify, resize, unpatchify } from './image.js';
-import { PATCHES, WORDS } from './masks.js';
+import { PATCHES, WORDS, roundEven } from './masks.js';
 import { Tokenizer } from './text.js';
 
 const VIEWS = ['numbers', 'raw'], MOST = 2000;
@@ -216,7 +216,7 @@ export class Host {
   }
   shares(state, words) {
     const hidden = words.filter((word) => state.gone.includes(word.position)).length;
-    return [[state.patches.length, this.n], [hidden, words.length]].map(([part, whole]) => Math.round((100 * part) / Math.max(1, whole)));
+    return [[state.patches.length, this.n], [hidden, words.length]].map(([part, whole]) => roundEven((100 * part) / Math.max(1, whole)));
   }
   code(state) {  // a Python program that repeats the board
     const text = JSON.stringify, edit = state.edit.trim(), scene = this.sceneOf(state)?.scene, own = scene

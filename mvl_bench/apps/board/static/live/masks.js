@@ -20,7 +20,7 @@ export function uniform(key, size) {  // numbers in 0..1 that depend on the key 
   const row = mix(state);
   return Array.from({ length: size }, (_, i) => Number(mix(row ^ mix(BigInt(i))) >> 11n) * 2 ** -53);
 }
-const roundEven = (x) => (Math.abs(x % 1) === 0.5 ? 2 * Math.round(x / 2) : Math.round(x));
+export const roundEven = (x) => (Math.abs(x % 1) === 0.5 ? 2 * Math.round(x / 2) : Math.round(x));
 const count = (units, ratio) => Math.min(units, Math.max(roundEven(ratio * units), ratio > 0 ? 1 : 0));
 const argsort = (values) => values.map((_, i) => i).sort((a, b) => values[a] - values[b] || a - b);
 function hideFraction(chance, ratio, allowed = chance.map(() => true)) {  // the units with the lowest numbers
