@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RUNTIME', 'RUNTIME_FILES', 'tokenizer_table', 'page_data', 'runtime_files', 'export_live']
 
-# %% ../../../nbs/apps/board/10_live_page.ipynb #b8f9570d
+# %% ../../../nbs/apps/board/10_live_page.ipynb #e1b25fb2
 import json
 import os
 import re
@@ -26,13 +26,13 @@ from .session import redraw, session_of
 from .static_export import FRONT, edits_of, stored_answers
 from ...core import UserError
 from ...data.factory import is_drawn
-from ...data.scenes import COLOURS, Scene, caption, draw, edit
+from ...data.scenes import COLOURS, caption, draw, edit
 from ...data.tokenizers import WORD
 from ...inference.reconstruction import nearby
 from ...masking.text import token_kinds
 from ...storage import write_file
 
-# %% ../../../nbs/apps/board/10_live_page.ipynb #8c689407
+# %% ../../../nbs/apps/board/10_live_page.ipynb #496a40a9
 def tokenizer_table(
     tokenizer,  # of transformers
 ) -> dict:  # ready for JSON
@@ -52,7 +52,7 @@ def tokenizer_table(
     pieces = dict(mark=model.get("continuing_subword_prefix", ""), longest=model.get("max_input_chars_per_word", 0))
     return dict(kind=kind, vocab=vocab, special=tokenizer.all_special_tokens, kinds=token_kinds(tokenizer)) | ids | pieces
 
-# %% ../../../nbs/apps/board/10_live_page.ipynb #8b22763c
+# %% ../../../nbs/apps/board/10_live_page.ipynb #2b43e728
 def _scene(
     model,  # with `tokenizer` and `cfg`
     board: Board,  # of a scene
@@ -77,10 +77,10 @@ def _others(model, boards: list[Board]) -> tuple[list[dict], list[int]]:
     for other in others:  # such as “a flower with blue petals”: no wrong pair for a blue flower
         colours = [word for word in other["caption"].split() if word in COLOURS]
         other["avoid"] = colours[0] if len(colours) == 1 else ""
-    kept = [other for i, other in enumerate(others) if other not in others[:i]]
-    return kept, [kept.index(other) for other in others[: len(boards)]]
+    distinct = [other for i, other in enumerate(others) if other not in others[:i]]
+    return distinct, [distinct.index(other) for other in others[: len(boards)]]
 
-# %% ../../../nbs/apps/board/10_live_page.ipynb #000db7dc
+# %% ../../../nbs/apps/board/10_live_page.ipynb #3763e0f1
 def page_data(
     model,  # from `registry.load`
     name: str,  # of the checkpoint
@@ -90,8 +90,8 @@ def page_data(
     updates = [build() for build in examples(models)]
     boards = [settle(models, update.board)[0] for update in updates]
     others, chosen = _others(model, boards)
-    shown = [dict(state=pack(b), story=u.story, other=o) for b, u, o in zip(boards, updates, chosen)]
-    for example, board in zip(shown, boards):
+    entries = [dict(state=pack(b), story=u.story, other=o) for b, u, o in zip(boards, updates, chosen)]
+    for example, board in zip(entries, boards):
         if board.scene:
             example["scene"] = _scene(model, board)
     sizes = dict(grid=list(cfg.image.grid), patch=cfg.image.patch_size, longest=cfg.text.max_text_len, pad=cfg.text.pad_id)
@@ -101,9 +101,9 @@ def page_data(
     can = ["hide", "chance", "edit", "bring", "examples", "another"]
     options = dict(can=can, heading="h2", examples=cards(models), local=True)
     first = describe(models, boards[0], updates[0].story)
-    return facts | sizes | dict(examples=shown, others=others, first=first, options=options)
+    return facts | sizes | dict(examples=entries, others=others, first=first, options=options)
 
-# %% ../../../nbs/apps/board/10_live_page.ipynb #9de6be75
+# %% ../../../nbs/apps/board/10_live_page.ipynb #950bf9ac
 RUNTIME = "onnxruntime-web@1.30.0"  # of npm
 RUNTIME_FILES = "ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"
 
@@ -141,7 +141,7 @@ def runtime_files(
         _fetch_runtime(cache)
     return [next(filter(_has_runtime, places)) / name for name in RUNTIME_FILES]
 
-# %% ../../../nbs/apps/board/10_live_page.ipynb #f1707aa5
+# %% ../../../nbs/apps/board/10_live_page.ipynb #545eb90a
 def _index(data: Mapping, megabytes: float, foot: str) -> str:
     "Return the text of the page."
     css, js = ((FRONT / f"board.{kind}").read_text() for kind in ("css", "js"))

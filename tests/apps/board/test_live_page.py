@@ -26,7 +26,7 @@ from mvl_bench.apps.board.live_page import (
     runtime_files,
     tokenizer_table,
 )
-from mvl_bench.apps.board.onnx_export import INPUTS, dense_model, example_inputs, export_onnx
+from mvl_bench.apps.board.onnx_export import DenseInputs, dense_model, example_inputs, export_onnx
 from mvl_bench.apps.board.respond import react
 from mvl_bench.core import UserError, by_hand, update
 from mvl_bench.data.images import resize
@@ -44,6 +44,17 @@ from mvl_bench.models.mlim import MLIM, mlim_tiny
 from mvl_bench.patches import patchify
 
 LIVE = FRONT / "live"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    "Compute small models on one thread, as the page does."
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 ODD = "ÉCLAIR naïve façade — “quoted” don't it’s ½ x² 3.5% #tag @you a_b top-left re-re-read 花が red花 ДОМ ёж ΣΟΦΟΣ İstanbul straße ﬁn".split()
 ODD += "[MASK] [UNK] [pad] 🙂 👩‍🚀 \u200b \u00ad e\u0301te\u0301 \ufffd C++ $5 a,b;c -- … ?! 한국어 ไทย नमस्ते עברית ".split()
@@ -167,17 +178,17 @@ def test_the_dense_path_is_the_models_own(kind):
     pair = Scenes().pair(0)
     rows = [pair, pair._replace(caption=None), pair._replace(image=None), pair._replace(caption="a red ball")]
     batch = collate(rows, model.tokenizer, model.cfg.text.max_text_len).scaled()
-    for seed in range(10):
+    for seed in range(5):
         rng = random.Random(seed)
         patches = sorted(rng.sample(range(64), rng.choice((1, 20, 63, 64))))
         masks = by_hand(batch, 64, patches, rng.sample(range(1, 6), 3))
-        inputs = dict(
+        inputs = DenseInputs(
             patches=patchify(batch.images, 8), image_mask=masks.image_mask, has_image=batch.has_image, input_ids=batch.input_ids,
             attention_mask=batch.attention_mask.bool(), text_mask=masks.text_mask, has_text=batch.has_text,
             pixel_rows=torch.arange(4).expand(2, 4), word_rows=torch.arange(4).expand(2, 4), places=torch.tensor(patches),
         )  # fmt: skip
         with torch.inference_mode():
-            own, (found, logits) = model(batch, masks), dense_model(model)(*inputs.values())
+            own, (found, logits) = model(batch, masks), dense_model(model)(*inputs)
         present = batch.has_image
         torch.testing.assert_close(found[present], own.pixels[present][:, patches], atol=1e-5, rtol=0)
         real = batch.attention_mask.bool() & batch.has_text[:, None]
@@ -218,12 +229,12 @@ def test_onnx_runtime_computes_the_same(graph):
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1
     session, dense = runtime.InferenceSession(path, options), dense_model(model)
-    assert [i.name for i in session.get_inputs()] == list(INPUTS)
+    assert tuple(i.name for i in session.get_inputs()) == DenseInputs._fields
     for seed in range(100):
         inputs = example_inputs(model, seed, 1 + seed % 3, 1 + seed % 4, 4 + seed % 9)
-        found = session.run(None, {name: x.numpy() for name, x in inputs.items()})
+        found = session.run(None, {name: x.numpy() for name, x in inputs._asdict().items()})
         with torch.inference_mode():
-            for mine, theirs in zip(found, dense(*inputs.values())):
+            for mine, theirs in zip(found, dense(*inputs)):
                 assert np.abs(mine - theirs.numpy()).max() < 1e-4
 
 
@@ -244,9 +255,7 @@ def test_what_is_missing_is_said_in_one_sentence(tmp_path, monkeypatch):
             runtime_files()
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
+_Quiet = type("_Quiet", (http.server.SimpleHTTPRequestHandler,), dict(log_message=lambda *_: None))
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +267,6 @@ def page_of(tmp_path_factory):
         runtime_files()
     except UserError as error:
         pytest.skip(str(error))
-    torch.set_num_threads(1)
     model = shipped()
     folder = export_live(model, tmp_path_factory.mktemp("live") / "page", "maskvlm-tiny")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=folder))
