@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RUNTIME', 'RUNTIME_FILES', 'tokenizer_table', 'page_data', 'runtime_files', 'export_live']
 
-# %% ../../../nbs/apps/board/10_live_page.ipynb #e1b25fb2
+# %% ../../../nbs/apps/board/10_live_page.ipynb #5f20dc3d
 import json
 import os
 import re
@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 from .codec import Board, pack, to_url
 from .events import cards, examples, next_kind
-from .onnx_export import dense_model, export_onnx
+from .onnx_export import check_exportable, export_onnx
 from .photographs import credits_of
 from .respond import HONEST, describe, settle
 from .session import redraw, session_of
@@ -32,7 +32,7 @@ from ...inference.reconstruction import nearby
 from ...masking.text import token_kinds
 from ...storage import write_file
 
-# %% ../../../nbs/apps/board/10_live_page.ipynb #496a40a9
+# %% ../../../nbs/apps/board/10_live_page.ipynb #119806b8
 def tokenizer_table(
     tokenizer,  # of transformers
 ) -> dict:  # ready for JSON
@@ -52,7 +52,7 @@ def tokenizer_table(
     pieces = dict(mark=model.get("continuing_subword_prefix", ""), longest=model.get("max_input_chars_per_word", 0))
     return dict(kind=kind, vocab=vocab, special=tokenizer.all_special_tokens, kinds=token_kinds(tokenizer)) | ids | pieces
 
-# %% ../../../nbs/apps/board/10_live_page.ipynb #2b43e728
+# %% ../../../nbs/apps/board/10_live_page.ipynb #2290d37a
 def _scene(
     model,  # with `tokenizer` and `cfg`
     board: Board,  # of a scene
@@ -80,7 +80,7 @@ def _others(model, boards: list[Board]) -> tuple[list[dict], list[int]]:
     distinct = [other for i, other in enumerate(others) if other not in others[:i]]
     return distinct, [distinct.index(other) for other in others[: len(boards)]]
 
-# %% ../../../nbs/apps/board/10_live_page.ipynb #3763e0f1
+# %% ../../../nbs/apps/board/10_live_page.ipynb #612f1a0e
 def page_data(
     model,  # from `registry.load`
     name: str,  # of the checkpoint
@@ -103,7 +103,7 @@ def page_data(
     first = describe(models, boards[0], updates[0].story)
     return facts | sizes | dict(examples=entries, others=others, first=first, options=options)
 
-# %% ../../../nbs/apps/board/10_live_page.ipynb #950bf9ac
+# %% ../../../nbs/apps/board/10_live_page.ipynb #9c966ccf
 RUNTIME = "onnxruntime-web@1.30.0"  # of npm
 RUNTIME_FILES = "ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"
 
@@ -141,7 +141,7 @@ def runtime_files(
         _fetch_runtime(cache)
     return [next(filter(_has_runtime, places)) / name for name in RUNTIME_FILES]
 
-# %% ../../../nbs/apps/board/10_live_page.ipynb #545eb90a
+# %% ../../../nbs/apps/board/10_live_page.ipynb #846cdf3e
 def _index(data: Mapping, megabytes: float, foot: str) -> str:
     "Return the text of the page."
     css, js = ((FRONT / f"board.{kind}").read_text() for kind in ("css", "js"))
@@ -165,8 +165,8 @@ def export_live(
     runtime: str | Path | None = None,  # folder with the files of ONNX Runtime Web
 ) -> Path:
     "Write a folder whose page runs the model in the browser; raise `UserError` where it cannot be written."
+    check_exportable(model)
     folder, runtime_paths = Path(folder), runtime_files(runtime)
-    dense_model(model)  # refuses a model without a page at once
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
