@@ -43,7 +43,11 @@ setup(
     packages=find_packages(include=[settings["lib_name"], settings["lib_name"] + ".*"]),
     package_data={settings["lib_name"]: ["apps/board/static/**", "apps/panels/static/**"]},
     install_requires=words("requirements"),
-    extras_require={"dev": words("dev_requirements"), "easy-vqa": words("easy_vqa_requirements")},
+    extras_require={
+        "dev": words("dev_requirements"),
+        "easy-vqa": words("easy_vqa_requirements"),
+        "export": words("export_requirements"),
+    },
     long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
     long_description_content_type="text/markdown",
     entry_points={

@@ -206,7 +206,7 @@ def unseen_mask(
         as_it_is = False  # ESM counts masked tokens there
     if model.config._attn_implementation != "sdpa" or not as_it_is:
         return mask
-    if mask.device.type == "cpu" and to_numpy(mask).all():
+    if mask.device.type == "cpu" and not torch.compiler.is_exporting() and to_numpy(mask).all():
         return None
     return mask[:, None, None].bool()
 

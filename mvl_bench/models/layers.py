@@ -277,8 +277,9 @@ class DecoderBlock(nn.Module):
 
 # %% ../../nbs/models/01_layers.ipynb #a956c4cb
 def if_needed(keys: Tensor) -> Tensor | None:  # (b k) bool
-    "Return an attention mask, or None if it excludes nothing, which is faster; on a GPU, where looking waits, always the mask."
-    return None if keys.device.type == "cpu" and to_numpy(keys).all() else keys
+    "Return an attention mask, or None if it excludes nothing, which is faster; on a GPU, where looking waits, and in an export always the mask."
+    looks = keys.device.type == "cpu" and not torch.compiler.is_exporting()
+    return None if looks and to_numpy(keys).all() else keys
 
 
 class CrossEncoder(nn.ModuleList):
@@ -338,12 +339,12 @@ def or_absent(
     absent: Tensor,  # (d) the learnt token that stands for it
 ) -> tuple[Tensor, Tensor]:  # (b s d), (b s)
     "Replace the tokens and keys of rows that lack a modality by one learnt token at the first position."
-    if to_numpy(present).all():
+    if not torch.compiler.is_exporting() and to_numpy(present).all():
         return tokens, keys
     present = to_device(present, tokens.device)
     first = torch.arange(keys.shape[1], device=keys.device) == 0
     tokens = torch.where(present[:, None, None], tokens, absent.to(tokens.dtype))
-    return tokens, torch.where(present[:, None], keys, first)
+    return tokens, keys & present[:, None] | first & ~present[:, None]
 
 # %% ../../nbs/models/01_layers.ipynb #a7c22ff0
 def halvings(
@@ -464,7 +465,7 @@ class Refiner(nn.Module):
         masked: Tensor,  # (b 1 h w) 1 = masked
     ) -> Tensor:  # (b 3 h w)
         "Return the corrected images."
-        noise = self.noise.expand(len(images), -1, -1, -1)
+        noise = self.noise.expand(images.shape[0], -1, -1, -1)  # `len` would fix the batch size in an export
         x = torch.cat([images - 0.5, masked.to(images.dtype), noise], 1)
         x = self.begin(x.contiguous(memory_format=torch.channels_last))
         for block in self.blocks:

@@ -412,7 +412,7 @@ class MaskVLM(nn.Module, Saved, MaskedVLModel):
         "Correct the masked patches of `pixels (b n p*p*3)` by convolutions over the image with visible patches in place."
         p, grid = self.cfg.image.patch_size, self.cfg.image.grid
         whole = unpatchify(torch.where(masked[..., None], pixels, patchify(images, p)), grid)
-        area = masked.view(len(masked), 1, *grid).to(whole.dtype)
+        area = masked.view(-1, 1, *grid).to(whole.dtype)
         corrected = patchify(self.refiner(whole, F.interpolate(area, scale_factor=p)), p)
         return torch.where(masked[..., None], corrected, pixels)
 

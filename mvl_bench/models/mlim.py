@@ -219,10 +219,10 @@ class MLIM(nn.Module, Saved, MaskedVLModel):
         real = torch.cat([torch.ones_like(masks.image_mask), batch.attention_mask.bool()], 1)
         # an absent modality is one learnt token at its first place, the only one that may be attended to
         place = torch.arange(x.shape[1], device=x.device)
-        present = torch.where(place < n, masks.has_image[:, None], masks.has_text[:, None])
+        present = (place < n) & masks.has_image[:, None] | (place >= n) & masks.has_text[:, None]
         absent = torch.where(place[:, None] < n, self.absent_image, self.absent_text)
         first = (place == 0) | (place == n)
-        return torch.where(present[..., None], x, absent), torch.where(present, real, first)
+        return torch.where(present[..., None], x, absent), real & present | first & ~present
 
     def fuse(self, batch: Batch, masks: Masks, weights: list | None = None):  # (b n d), (b t d)
         "Return patch and word tokens after BERT; append each block's attention to `weights` if given."

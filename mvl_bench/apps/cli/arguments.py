@@ -24,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_apps(commands)
     _add_reconstruct(commands)
+    _add_export(commands)
     _add_train(commands)
     _add_finetune(commands)
     _add_evaluate(commands)
@@ -209,6 +210,17 @@ def _add_apps(commands) -> None:
     demo.add_argument("--also", nargs="*", metavar="NAME", help=help_text)
     _add_device(demo)
     commands.add_parser("lab", help="JupyterLab at the tutorials")
+
+
+def _add_export(commands) -> None:
+    "Add the command `export`, which writes a page that needs no server."
+    help_text = "write a folder whose page runs the model in the browser"
+    export = commands.add_parser("export", help=help_text)
+    _add_checkpoint(export, "maskvlm-flowers")
+    export.add_argument("--out", required=True, metavar="DIR", help="the page's folder")
+    help_text = "folder with the files of ONNX Runtime Web (default: npm downloads them once)"
+    export.add_argument("--runtime", metavar="DIR", help=help_text)
+    _add_device(export)
 
 
 def _add_reconstruct(commands) -> None:

@@ -437,6 +437,12 @@ def test_reconstruct(home, run, capfd):
         (home / name).unlink()
 
 
+def test_export_says_which_models_it_knows(home, capfd):
+    assert main(["export", "--checkpoint", "ideal", "--out", "page"]) == 2
+    err = capfd.readouterr().err
+    assert "cannot be exported" in err and len(err.splitlines()) == 1 and not (home / "page").exists()
+
+
 def test_reconstruct_says_what_it_left_out(home, capfd):
     assert main(changed(RECONSTRUCT, ["--caption=" + "a red circle " * 12 + "and the end"])) == 0
     assert "the end" in capfd.readouterr().err

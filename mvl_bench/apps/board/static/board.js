@@ -3,7 +3,7 @@
 // a person typed is only ever text. At the end: the three hosts, an anywidget, a Gradio page and a page without a server.
 const PATTERNS = { patches: { random: 'random', block: 'block-wise', grid: 'grid-wise' },
   words: { random: 'random', whole_word: 'whole-word', span: 'span', content: 'content words' } };
-const NO_RESPONSE = 'No response: the server is busy or disconnected.';
+const NO_RESPONSE = 'No response: the server is busy or disconnected.', NO_MODEL = 'No response yet: the model is still loading.';
 const NATS = 'nats: mean of −ln(probability of the true word); 0 = certain and right';
 const PATIENCE = 15000;  // milliseconds until a question counts as lost
 
@@ -39,7 +39,7 @@ export function writeLink(state) {
   const letters = Array.from(new TextEncoder().encode(JSON.stringify(state)), (byte) => String.fromCharCode(byte)).join('');
   return `#b=${btoa(letters).replaceAll('+', '-').replaceAll('/', '_').replaceAll('=', '')}`;
 }
-function readLink(link) {  // only a page without a server reads it here
+export function readLink(link) {  // only a page without a server reads it here
   const letters = atob(link.split('#b=')[1].replaceAll('-', '+').replaceAll('_', '/'));
   const state = JSON.parse(new TextDecoder().decode(Uint8Array.from(letters, (c) => c.charCodeAt(0))));
   const texts = ['patches', 'words', 'edit', 'caption'].every((name) => typeof (state[name] ?? '') === 'string');
@@ -80,7 +80,7 @@ export function mount(el, first, emit, options = {}) {
     const missed = flying;
     land();
     late = missed;
-    refuse(NO_RESPONSE);
+    refuse(options.local ? NO_MODEL : NO_RESPONSE);
     if (waiting) send();
   }
   function update(next) {
@@ -377,7 +377,7 @@ export function mount(el, first, emit, options = {}) {
   function ready() {
     const caption = parts.caption.value.trim(), lacks = !own.picture ? (caption ? 'Its picture is missing.' : 'Give both: a picture and the sentence that describes it.') : caption ? '' : 'Now describe it in a sentence.';
     parts.open.disabled = Boolean(lacks);
-    parts.lacks.textContent = lacks || 'The model whose training data fits best will answer.';
+    parts.lacks.textContent = lacks || (options.local ? 'Your picture stays in this browser: the model runs in the page.' : 'The model whose training data fits best will answer.');
   }
   const grow = (area) => { area.style.height = 'auto'; area.style.height = `${area.scrollHeight + 2}px`; };
   const parts = { live: make('span', { class: 'mb-live', 'aria-live': 'polite' }), story: make('p', { class: 'mb-story' }), notes: make('div', { class: 'mb-notes', role: 'status' }),
