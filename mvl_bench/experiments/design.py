@@ -109,7 +109,8 @@ def quick_study(study: Study) -> Study:
     width = (f"embed_dim={QUICK_WIDTH[study.model]}",) if study.model in QUICK_WIDTH else ()
     small = QUICK if is_drawn(study.data) else QUICK[1:]
     few = ("training.steps=2", "training.batch_size=8", "training.warmup=1")
-    return replace(study, settings=(*study.settings, *small, *width), steps=4, seeds=min(2, study.seeds), limit=24, finetune=(*study.finetune, *few))
+    arms = tuple(replace(arm, settings=tuple(s for s in arm.settings if not s.startswith("training.steps="))) for arm in study.arms)
+    return replace(study, arms=arms, settings=(*study.settings, *small, *width), steps=4, seeds=min(2, study.seeds), limit=24, finetune=(*study.finetune, *few))
 
 # %% ../../nbs/experiments/00_design.ipynb #2a8d6fcb
 def check_study(study: Study, known: tuple[str, ...] | dict) -> None:

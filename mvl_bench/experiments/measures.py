@@ -72,9 +72,11 @@ def measure_colour(cell: TrainedCell) -> dict[str, float]:
         raise UserError(f"colour is measured on scenes, and {cell.study.data} has none")
     problems, numbers = questions(cell.held_out, cell.model.cfg.image.patch_size, cell.study.limit), {}
     if "recon" in cell.losses:
-        numbers |= {f"painted.{name}": probe_objects(cell.model, problems)["colour"][name] for name in ("with", "without")}
+        painted = probe_objects(cell.model, problems)["colour"]
+        numbers |= {f"painted.{name}": painted[name] for name in ("with", "without")}
     if "mlm" in cell.losses:
-        numbers |= {f"named.{name}": probe_words(cell.model, problems)["colour"][name] for name in ("with", "without")}
+        named = probe_words(cell.model, problems)["colour"]
+        numbers |= {f"named.{name}": named[name] for name in ("with", "without")}
     return numbers
 
 # %% ../../nbs/experiments/01_measures.ipynb #4b63c03d
