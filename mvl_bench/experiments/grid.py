@@ -162,8 +162,9 @@ def run_study(
 ) -> dict:  # the results, ready for JSON; also in `out`
     "Run all cells that are not done and collect the results; raise `UserError` for an impossible study, folder or cell."
     seeds, out = study.seeds if seeds is None else seeds, Path(out)
-    if seeds < 1 or workers < 1:
-        raise UserError(f"seeds {seeds} or workers {workers} is under 1")
+    for name, number in dict(seeds=seeds, workers=workers).items():
+        if number < 1:
+            raise UserError(f"{name} {number} is under 1")
     check_study(study, MEASURES)
     with lock_folder(out), _stoppable():
         _open_study(study, out)
