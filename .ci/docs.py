@@ -39,6 +39,7 @@ FOLDERS = {
     "viz": "Visualisation",
     "training": "Training",
     "benchmarks": "Benchmarks",
+    "experiments": "Experiments",
     "apps/board": "Board",
     "apps/web": "Web app",
     "apps/widgets": "Widgets",

@@ -23,6 +23,7 @@ LAYERS = [
     "viz",
     "training",
     "benchmarks",
+    "experiments",
     "apps",
     "api",
 ]

@@ -146,12 +146,22 @@ def _add_health(commands) -> None:
 
 def _add_study(commands) -> None:
     "Add the command `study`."
-    study = commands.add_parser("study", help="repeat a study; without a name, what there is")
-    study.add_argument("name", nargs="?", metavar="NAME", help="a notebook of nbs/studies")
-    help_text = "draw saved results again: leave out the cells that measure"
+    study = commands.add_parser("study", help="run or repeat a study; without a name, what there is")
+    help_text = "a declared study (arms and seeds) or a notebook of nbs/studies"
+    study.add_argument("name", nargs="?", metavar="NAME", help=help_text)
+    study.add_argument("--list", action="store_true", help="print all studies, and run none")
+    help_text = "of a declared study: a few updates of a small model in every arm; of a notebook: draw saved results, measure nothing"
     study.add_argument("--quick", action="store_true", help=help_text)
-    help_text = "the executed copy (default: runs/studies/NAME.ipynb)"
-    study.add_argument("--out", metavar="FILE.ipynb", help=help_text)
+    help_text = "the folder of a declared study (default: runs/studies/NAME), or the executed copy of a notebook (NAME.ipynb)"
+    study.add_argument("--out", metavar="PATH", help=help_text)
+    help_text = "of a declared study: how many seeds, from 0 on (default: as declared)"
+    study.add_argument("--seeds", type=int, metavar="N", help=help_text)
+    help_text = "of a declared study: processes, each on one core (default: 1)"
+    study.add_argument("--workers", type=int, metavar="N", help=help_text)
+    help_text = "of a declared study: print what is done and what is left, and run nothing"
+    study.add_argument("--status", action="store_true", help=help_text)
+    study.add_argument("--json", metavar="FILE", help="of a declared study: write the results there too")
+    _add_device(study)
 
 
 def _add_data(command, default: str | None, without: str = "") -> None:

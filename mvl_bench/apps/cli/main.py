@@ -188,16 +188,44 @@ def _check_gpu(args) -> None:
 
 
 def do_study(args) -> None:
-    "Repeat a study; without a name, print all studies."
+    "Run a declared study or repeat a notebook; without a name, print all studies."
+    from mvl_bench.apps.cli.studies import STUDIES, status, studies_table
+
+    if args.name is None or args.list:
+        print(studies_table())
+    elif args.name not in STUDIES:
+        _repeat_notebook(args)
+    elif args.status:
+        print(status(args.name, args.quick, args.out, args.seeds, args.workers))
+    else:
+        _run_declared(args)
+
+
+def _run_declared(args) -> None:
+    "Run a declared study, print its tables and, if a file is named, write the results there too."
     from pathlib import Path
 
-    from mvl_bench.apps.cli.studies import repeat, study_names
-    from mvl_bench.core import text_table
+    from mvl_bench.apps.cli.studies import folder_of, run_declared
+    from mvl_bench.core import UserError
 
-    if args.name is None:
-        print(text_table(study_names().items()))
-        return
+    if args.json and not Path(args.json).absolute().parent.is_dir():  # before hours of work
+        raise UserError(f"--json {args.json}: there is no folder {Path(args.json).parent}")
+    results = run_declared(args.name, args.quick, args.out, args.seeds, args.workers, args.device)
+    _write_json(args.json, results)
+    print(folder_of(args.name, args.quick, args.out) / f"study-{args.name}.json")
+
+
+def _repeat_notebook(args) -> None:
+    "Repeat a study that is a notebook; raise `UserError` for flags of declared studies."
+    from pathlib import Path
+
+    from mvl_bench.apps.cli.studies import repeat
+    from mvl_bench.core import UserError
+
     out = Path(args.out or f"runs/studies/{args.name}.ipynb")
+    for flag in ("seeds", "workers", "status", "json", "device"):
+        if getattr(args, flag):
+            raise UserError(f"--{flag} is for declared studies, and {args.name} is none: mvl-bench study --list")
     for path in repeat(args.name, out, args.quick):
         print(f"measured again: {path}")
     print(out)
