@@ -80,19 +80,19 @@ def _first_passes(model, run, steps: int):
 
 # %% ../../nbs/experiments/02_cells.ipynb #fce409b3
 def compute_of(model, run) -> dict[str, float]:  # parameters, gflop_per_update
-    "Count the parameters of a model and the operations of its last update, forward and backward, in GFLOP."
-    ((batch, views),) = _first_passes(model, run, 1)
-    batch, views = batch.to(model.device), tuple(masks.to(model.device) for masks in views)
-    key = model.cfg.step_key(run.training.seed, run.training.steps - 1)
+    "Count the parameters of a model and the operations of an update, forward and backward, in GFLOP: a mean over the first batches."
+    key, counts = model.cfg.step_key(run.training.seed, run.training.steps - 1), []
+    for batch, views in _first_passes(model, run, 3):
+        batch, views = batch.to(model.device), tuple(masks.to(model.device) for masks in views)
 
-    def update() -> None:
-        parts = model.losses(batch, views, key).parts
-        sum(key.losses.weights[name] * part for name, part in parts.items()).backward()
+        def update() -> None:
+            parts = model.losses(batch, views, key).parts
+            sum(key.losses.weights[name] * part for name, part in parts.items()).backward()
 
-    gflop = flops(update) / 1e9
-    model.zero_grad(set_to_none=True)
+        counts.append(flops(update) / 1e9)
+        model.zero_grad(set_to_none=True)
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return dict(parameters=learning, gflop_per_update=round(gflop * run.training.accumulate, 3))
+    return dict(parameters=learning, gflop_per_update=round(run.training.accumulate * sum(counts) / len(counts), 3))
 
 # %% ../../nbs/experiments/02_cells.ipynb #5d21e678
 def train_cell(study: Study, arm: Arm, seed: int, files: CellFiles, device: str | None = None) -> Path:  # the checkpoint

@@ -85,7 +85,7 @@ def _cell_process(study: Study, arm: Arm, seed: int, out: Path, device: str | No
     except KeyboardInterrupt:
         sender.send("interrupted")
 
-# %% ../../nbs/experiments/04_grid.ipynb #56abc37b
+# %% ../../nbs/experiments/04_grid.ipynb #b7cc15f9
 def _run_in_processes(study: Study, cells: list[tuple[Arm, int]], out: Path, workers: int, device: str | None) -> Iterator[tuple[Arm, int]]:
     "Run cells in several processes, yielding each when it is done; raise `UserError` where one fails, and end the others."
     context, todo, running = multiprocessing.get_context("spawn"), list(cells), {}
@@ -114,7 +114,7 @@ def _run_in_processes(study: Study, cells: list[tuple[Arm, int]], out: Path, wor
         for process, *_ in running.values():
             process.join()
 
-# %% ../../nbs/experiments/04_grid.ipynb #07b1b9d4
+# %% ../../nbs/experiments/04_grid.ipynb #f716bace
 @contextmanager
 def _stoppable() -> Iterator[None]:
     "Turn SIGTERM into `Stopped`, and say of every stop that the same command goes on."
@@ -150,7 +150,7 @@ def _open_study(study: Study, out: Path) -> None:
         raise UserError(f"{out} holds the study {name}, not {study.name}: give --out a new folder")
     write_file(out / "study.json", json.dumps(dict(study=study.name, question=study.question, arms=[arm.name for arm in study.arms]), indent=1))
 
-# %% ../../nbs/experiments/04_grid.ipynb #5028a011
+# %% ../../nbs/experiments/04_grid.ipynb #d2e3ca54
 def run_study(
     study: Study,
     out: str | Path,  # the study's folder

@@ -54,7 +54,7 @@ class TrainedCell:
         "Return the pairs that it was not trained on: the same in every arm of a seed, captions in their place."
         return open_parts(self.run)[1]
 
-# %% ../../nbs/experiments/01_measures.ipynb #68587bfe
+# %% ../../nbs/experiments/01_measures.ipynb #3b8e023a
 def measure_reconstruction(cell: TrainedCell) -> dict[str, float]:
     "Measure the error of hidden pixels and words with, without and with a wrong other modality, its gain, and the arm's own condition."
     scores, numbers = evaluate_reconstruction(cell.model, cell.held_out, cell.study.limit), {}
@@ -79,7 +79,7 @@ def measure_colour(cell: TrainedCell) -> dict[str, float]:
         numbers |= {f"named.{name}": named[name] for name in ("with", "without")}
     return numbers
 
-# %% ../../nbs/experiments/01_measures.ipynb #4b63c03d
+# %% ../../nbs/experiments/01_measures.ipynb #67cbf879
 def measure_shares(cell: TrainedCell) -> dict[str, float]:
     "Measure the fraction of what can be known, between the best trivial predictor (0) and the ideal observer (1)."
     scores = evaluate_shares(cell.model, cell.held_out, cell.study.limit)
@@ -93,7 +93,7 @@ def measure_information(cell: TrainedCell) -> dict[str, float]:
     nats = evaluate_information(cell.model, cell.held_out, min(200, cell.study.limit))["nats"]
     return {f"nats.{name}": row["nats"] for name, row in nats.items()}
 
-# %% ../../nbs/experiments/01_measures.ipynb #e9fc8ffb
+# %% ../../nbs/experiments/01_measures.ipynb #e2ca11b8
 def _recalls(scores: dict, name: str) -> dict[str, float]:
     "Return recall at 1 of both ways."
     return {f"{name}.{way}": scores[way]["r@1"] for way in ("image_to_text", "text_to_image")}
@@ -115,7 +115,7 @@ def measure_finetuned_retrieval(cell: TrainedCell) -> dict[str, float]:
     model = load(run_training(run, (folder / "run.json").exists(), quiet=True), cell.run.device or "cpu")
     return _recalls(evaluate_retrieval(model, cell.held_out, cell.study.limit), "finetuned")
 
-# %% ../../nbs/experiments/01_measures.ipynb #fd8a8ce7
+# %% ../../nbs/experiments/01_measures.ipynb #4bf4adb8
 def measure_probe(cell: TrainedCell) -> dict[str, float]:
     "Measure the accuracy of a linear probe on the frozen vectors of images alone."
     train, test = (open_task("probe", cell.study.data, cell.model.cfg.image.img_size, split, seed=cell.seed) for split in ("train", "val"))
@@ -137,7 +137,7 @@ def measure_task(cell: TrainedCell, task: str) -> dict[str, float]:
     missing = {f"{task}.{name}": scores["baselines"][name]["score"] for name in ("text_only", "image_only")}
     return {f"{task}.score": scores["score"], **missing}
 
-# %% ../../nbs/experiments/01_measures.ipynb #09d5f8a6
+# %% ../../nbs/experiments/01_measures.ipynb #0eb90fba
 def _task(name: str) -> Callable[[TrainedCell], dict[str, float]]:
     "Return the measurement of a task."
     return lambda cell: measure_task(cell, name)
@@ -154,7 +154,7 @@ MEASURES: dict[str, Callable[[TrainedCell], dict[str, float]]] = dict(
     **{name: _task(name) for name in ("vqa", "nlvr", "entailment", "pairs")},
 )
 
-# %% ../../nbs/experiments/01_measures.ipynb #d36a1184
+# %% ../../nbs/experiments/01_measures.ipynb #11ef6445
 UNITS = dict(  # first part of a number's name -> its unit, and which is better
     recon=("mean absolute error of hidden pixels, 0..1", "lower"),
     mlm=("nats per hidden word", "lower"),

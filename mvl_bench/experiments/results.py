@@ -78,7 +78,8 @@ def _about_arm(study: Study, arm, cells: dict) -> dict:
     mean = {name: fmean(cell[name] for cell in done.values()) for name in ("parameters", "gflop_per_update", "minutes", "measuring_minutes")}
     reference = {seed: cells[study.arms[0].name, seed] for seed in done if (study.arms[0].name, seed) in cells}
     same = {name: all(done[seed][name] == cell[name] for seed, cell in reference.items()) for name in ("order", "image_masks", "text_masks")}
-    return about | mean | dict(steps=next(iter(done.values()))["steps"], same_as_first_arm=same if reference else None)
+    steps = next(iter(done.values()))["steps"]
+    return about | mean | dict(steps=steps, gflop=round(steps * mean["gflop_per_update"], 1), same_as_first_arm=same if reference else None)
 
 
 def _differences(study: Study, values: dict) -> Iterable[dict]:
@@ -101,14 +102,14 @@ def results_table(results: dict) -> str:
 
 def _arms_table(arms: dict) -> str:
     "Format what each arm is and what it computed."
-    rows = [("arm", "parameters", "GFLOP an update", "updates", "pairs, masks", "meaning")]
+    rows = [("arm", "parameters", "updates", "GFLOP an update", "in all", "pairs, masks", "meaning")]
     for name, arm in arms.items():
         same = arm.get("same_as_first_arm")
         other = [kind.replace("_", " ") for kind, is_same in (same or {}).items() if not is_same]
         alike = "" if same is None else f"other {', '.join(other)}" if other else "the same"
-        numbers = (f"{arm['parameters']:,.0f}", f"{arm['gflop_per_update']:.2f}", f"{arm['steps']}") if same is not None else (None,) * 3
+        numbers = (f"{arm['parameters']:,.0f}", f"{arm['steps']}", f"{arm['gflop_per_update']:.2f}", f"{arm['gflop']:,.0f}") if same is not None else (None,) * 4
         rows.append((name, *numbers, alike, arm["meaning"]))
-    return text_table(rows, "s", "s", "s")
+    return text_table(rows, "s", "s", "s", "s")
 
 
 def _values_table(results: dict) -> str:
