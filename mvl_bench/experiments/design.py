@@ -76,10 +76,10 @@ class Study:
 
     def arm(self, name: str) -> Arm:
         "Return an arm by name; raise `UserError` that lists the names."
-        found = next((arm for arm in self.arms if arm.name == name), None)
-        if found is None:
+        named = next((arm for arm in self.arms if arm.name == name), None)
+        if named is None:
             raise UserError(f"study {self.name} has no arm {name!r}: there are {', '.join(a.name for a in self.arms)}")
-        return found
+        return named
 
 # %% ../../nbs/experiments/00_design.ipynb #6b1d62d8
 def run_of(
