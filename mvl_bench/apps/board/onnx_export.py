@@ -6,7 +6,7 @@
 __all__ = ['AXES', 'OUTPUTS', 'DenseInputs', 'DenseMaskVLM', 'DenseMLIM', 'dense_model', 'example_inputs', 'check_exportable',
            'export_onnx']
 
-# %% ../../../nbs/apps/board/09_onnx_export.ipynb #025630df
+# %% ../../../nbs/apps/board/09_onnx_export.ipynb #0ab6015d
 import importlib
 import warnings
 from pathlib import Path
@@ -23,7 +23,7 @@ from ...models.mlim import MLIM
 from ...patches import patchify, unpatchify
 from ...storage import write_file
 
-# %% ../../../nbs/apps/board/09_onnx_export.ipynb #1101b609
+# %% ../../../nbs/apps/board/09_onnx_export.ipynb #41948303
 class DenseInputs(NamedTuple):
     "Hold what a dense model reads: i distinct pictures, c distinct captions, and which of them make up each row."
 
@@ -47,7 +47,7 @@ def _take(rows: Tensor, *parts: Tensor) -> list[Tensor]:  # (r)
     "Return the given rows of each part."
     return [part.index_select(0, rows) for part in parts]
 
-# %% ../../../nbs/apps/board/09_onnx_export.ipynb #b0a25f5f
+# %% ../../../nbs/apps/board/09_onnx_export.ipynb #c53c7790
 class DenseMaskVLM(nn.Module):
     "Compute a MaskVLM's predictions by the dense path, without any shape that depends on a mask."
 
@@ -85,7 +85,7 @@ class DenseMaskVLM(nn.Module):
         whole = patchify(images, m.cfg.image.patch_size).index_copy(1, places, pixels)
         return m._refine(images, hidden, whole).index_select(1, places)
 
-# %% ../../../nbs/apps/board/09_onnx_export.ipynb #41418be5
+# %% ../../../nbs/apps/board/09_onnx_export.ipynb #586ce3a4
 class DenseMLIM(nn.Module):
     "Compute an MLIM's predictions; its own path is dense already."
 
@@ -106,7 +106,7 @@ class DenseMLIM(nn.Module):
         pixels = m.decoder(image.index_select(0, first), grid).index_select(1, x.places)
         return pixels, m.score_words(text.index_select(0, last)).float()
 
-# %% ../../../nbs/apps/board/09_onnx_export.ipynb #2f050080
+# %% ../../../nbs/apps/board/09_onnx_export.ipynb #640e9142
 def dense_model(
     model: nn.Module,  # from `registry.load`
 ) -> nn.Module:
@@ -141,7 +141,7 @@ def example_inputs(
     tensors = patches, image_mask, present[0], ids, real, hidden, present[1], pixel_rows, word_rows, places
     return DenseInputs(*tensors)
 
-# %% ../../../nbs/apps/board/09_onnx_export.ipynb #4067e08e
+# %% ../../../nbs/apps/board/09_onnx_export.ipynb #6dd4b378
 def _tool(name: str):
     "Import an optional package; raise `UserError` with the command that installs it."
     try:
@@ -185,7 +185,7 @@ def _strip(proto) -> None:
         del part.metadata_props[:]
         part.doc_string = ""
 
-# %% ../../../nbs/apps/board/09_onnx_export.ipynb #71bc538f
+# %% ../../../nbs/apps/board/09_onnx_export.ipynb #e698cef5
 def export_onnx(
     model: nn.Module,  # from `registry.load`, on the CPU
     path: str | Path,  # of the .onnx file
