@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from accessible import objections
-from boards import BOARD, answered, hidden, pixels, shipped, untrained
+from boards import BOARD, answered, masked, pixels, shipped, untrained
 from chromium import needs_chromium, tab
 from PIL import Image
 
@@ -355,7 +355,7 @@ def test_a_visitor_brings_a_picture_and_a_caption(browser, page_of, tmp_path):
         page.get_by_label("Its caption").fill("a big red star and a dog")
         with answered(page):
             page.get_by_role("button", name="Open this pair").click()
-        assert "Half of your picture" in page.inner_text(".mb-story") and len(hidden(page)) == 32
+        assert "Half of your picture" in page.inner_text(".mb-story") and len(masked(page)) == 32
         assert "outside the drawn world" in page.inner_text(".mb-notes") and not objections(page)
         before = pixels(page, "edited")
         with answered(page):
@@ -365,19 +365,19 @@ def test_a_visitor_brings_a_picture_and_a_caption(browser, page_of, tmp_path):
             page.locator("[data-word]").first.click()
         with answered(page):
             page.get_by_role("button", name="Clear mask").click()
-        assert not hidden(page) and not hidden(page, "word")
+        assert not masked(page) and not masked(page, "word")
         with answered(page):
             page.get_by_label("Picture hidden: pattern").select_option("block")
         with answered(page):
             page.get_by_role("button", name="Next scene").click()
-        assert hidden(page) or hidden(page, "word")
+        assert masked(page) or masked(page, "word")
         page.get_by_role("button", name="Copy link").click()
         page.wait_for_function("() => location.hash.startsWith('#b=')")
         again = unpack(from_link(page.url), (64, 64))
-        assert again.scene and list(again.patches) == hidden(page)
+        assert again.scene and list(again.patches) == masked(page)
         with answered(page):
             page.evaluate("link => { location.hash = link; }", to_link(pack(replace(again, patches=(1, 2)))))
-        assert hidden(page) == [1, 2]
+        assert masked(page) == [1, 2]
 
 
 @needs_chromium
@@ -391,4 +391,4 @@ def test_stored_answers_where_the_model_cannot_run(browser, page_of):
             page.locator(BOARD).wait_for()
             with answered(page):
                 page.get_by_role("button", name="cat", exact=True).click()
-            assert hidden(page)
+            assert masked(page)
