@@ -6,11 +6,12 @@
 __all__ = ['ONLY_PIXELS', 'ONLY_WORDS', 'BOTH', 'UserError', 'settings_of', 'full_name', 'update', 'to_device', 'to_numpy',
            'true_places', 'Rows', 'Batch', 'Pair', 'Masks', 'view', 'by_hand', 'Output', 'Features', 'Losses',
            'StepKey', 'MaskedVLModel', 'PairSource', 'TaskSource', 'hashed_uniform', 'hashed_draws', 'seed_torch',
-           'data_path', 'pick_device', 'text_table', 'track']
+           'one_thread', 'data_path', 'pick_device', 'text_table', 'track']
 
 # %% ../nbs/00_core.ipynb #b6494384
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from itertools import chain, zip_longest
@@ -497,6 +498,17 @@ def hashed_draws(
 def seed_torch(*key) -> None:  # whole numbers, e.g. seed, step
     "Seed torch's global generator from several numbers at once."
     torch.manual_seed(int(hashed_uniform(key, torch.zeros(1), 1).item() * 2**53))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    "Limit torch to one thread within the `with`: over a few rows, threads only wait for each other."
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 # %% ../nbs/00_core.ipynb #dc5d3577
 def data_path(*parts: str) -> Path:  # e.g. "checkpoints", "maskvlm-tiny"

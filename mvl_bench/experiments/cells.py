@@ -63,8 +63,8 @@ def fingerprints(
     for batch, views in _first_passes(model, run, steps):
         digests["order"].update(batch.ids.numpy().tobytes() + batch.images.numpy().tobytes())
         for name in ("image_mask", "text_mask"):
-            hidden = torch.stack([getattr(masks.host, name) for masks in views]).any(0)
-            digests[f"{name}s"].update(hidden.numpy().tobytes())
+            masked = torch.stack([getattr(masks.host, name) for masks in views]).any(0)
+            digests[f"{name}s"].update(masked.numpy().tobytes())
     return {name: digest.hexdigest() for name, digest in digests.items()}
 
 

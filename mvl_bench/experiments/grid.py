@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from ..core import UserError, text_table
+from ..core import UserError, one_thread, text_table
 from .cells import CellFiles, read_cell, run_cell
 from .design import Arm, Study, check_study, run_of
 from .measures import MEASURES
@@ -58,20 +58,9 @@ def progress_table(study: Study, out: str | Path, seeds: int, workers: int = 1) 
     return f"{text_table(rows, *['s'] * seeds)}\n{done} of {len(states)} cells done{about}"
 
 # %% ../../nbs/experiments/04_grid.ipynb #5f5ce87d
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    "Compute on one thread, as every cell does."
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _run_quietly(study: Study, arm: Arm, seed: int, out: Path, device: str | None) -> None:
     "Run a cell on one thread; its notes are added to notes.txt."
-    with open(out / "notes.txt", "a") as notes, redirect_stderr(notes), _one_thread():
+    with open(out / "notes.txt", "a") as notes, redirect_stderr(notes), one_thread():
         run_cell(study, arm, seed, out, device)
 
 

@@ -11,6 +11,7 @@ __all__ = ['MEASURES', 'UNITS', 'TrainedCell', 'measure_reconstruction', 'measur
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shutil import rmtree
 
 from ..core import UserError
 from ..data.scenes import Scenes
@@ -125,8 +126,6 @@ def measure_probe(cell: TrainedCell) -> dict[str, float]:
 
 def measure_task(cell: TrainedCell, task: str) -> dict[str, float]:
     "Fine-tune for a task and measure its score, also with one modality missing."
-    from shutil import rmtree
-
     folder = cell.folder / task
     rmtree(folder, ignore_errors=True)  # of an interrupted measurement
     run = FinetuneConfig(str(folder), task, TaskDataConfig(cell.study.data), str(cell.checkpoint), device=cell.device)

@@ -154,7 +154,7 @@ def _foot(model, name: str) -> str:
     "Return the page's last lines: what runs here, and whose pictures these are."
     stickers = [] if model.pairs is not None or credits_of([model]) else ["Stickers: OpenMoji (openmoji.org), CC BY-SA 4.0."]
     credits = [] if model.pairs is not None else credits_of([model])
-    runs = f"{escape(name)} runs here by ONNX Runtime Web (MIT), on one thread; no server computes anything, and nothing is sent."
+    runs = f"{escape(name)} runs here by ONNX Runtime Web (MIT); no server computes anything, and nothing is sent."
     return " ".join([runs, *map(escape, credits), *stickers])
 
 

@@ -28,15 +28,15 @@ class DenseInputs(NamedTuple):
     "Hold what a dense model reads: i distinct pictures, c distinct captions, and which of them make up each row."
 
     patches: Tensor  # (i n p*p*c) in 0..1
-    image_mask: Tensor  # (i n) bool, True = hidden
+    image_mask: Tensor  # (i n) bool, True = masked
     has_image: Tensor  # (i) bool, False = the learnt token of an absent image stands here
     input_ids: Tensor  # (c t)
     attention_mask: Tensor  # (c t) bool, True = real token
-    text_mask: Tensor  # (c t) bool, True = hidden
+    text_mask: Tensor  # (c t) bool, True = masked
     has_text: Tensor  # (c) bool, False = the learnt token of an absent caption stands here
     pixel_rows: Tensor  # (2 r) picture and caption of each row whose pixels are predicted
     word_rows: Tensor  # (2 s) the same for words
-    places: Tensor  # (m) the patches to predict, the same of each row, all hidden ones among them
+    places: Tensor  # (m) the patches to predict, the same of each row, all masked ones among them
 
 
 AXES = DenseInputs("i", "i", "i", "ct", "ct", "ct", "c", " r", " s", "m")  # dynamic ones, each by a letter
@@ -75,15 +75,15 @@ class DenseMaskVLM(nn.Module):
         "Predict some patches of each row; the last cross block and the decoder compute no others."
         m, rows, places = self.model, x.pixel_rows, x.places
         text = _take(rows[1], *text)
-        images, hidden, present, *tokens = _take(rows[0], *image)
-        masks = Masks(hidden, hidden, present, present)  # its words are not read here
+        images, masked, present, *tokens = _take(rows[0], *image)
+        masks = Masks(masked, masked, present, present)  # its words are not read here
         first = torch.arange(rows.shape[1], device=rows.device) * tokens[0].shape[1]
         chosen = Packing(first[:, None] + 1 + places, places)  # after the class token
         pixels = m.decode_image(m.fuse_image(masks, tokens, text, segments=chosen), text)
         if not m.refiner:
             return pixels
         whole = patchify(images, m.cfg.image.patch_size).index_copy(1, places, pixels)
-        return m._refine(images, hidden, whole).index_select(1, places)
+        return m._refine(images, masked, whole).index_select(1, places)
 
 # %% ../../../nbs/apps/board/09_onnx_export.ipynb #586ce3a4
 class DenseMLIM(nn.Module):
@@ -133,12 +133,12 @@ def example_inputs(
     ids = torch.randint(5, cfg.text.vocab_size, (captions, t), generator=generator)
     lengths = torch.randint(3, t + 1, (captions,), generator=generator)
     real = torch.arange(t) < lengths[:, None]
-    hidden = (torch.rand(captions, t, generator=generator) < ratios[1]) & real
+    masked = (torch.rand(captions, t, generator=generator) < ratios[1]) & real
     present = [torch.arange(count) < max(1, count - 1) for count in (pictures, captions)]
     pixel_rows = torch.tensor([[0] * captions, list(range(captions))])
     word_rows = torch.tensor([list(range(pictures)), [0] * pictures])
     places = image_mask[0].nonzero().flatten() if image_mask[0].any() else torch.arange(n)
-    tensors = patches, image_mask, present[0], ids, real, hidden, present[1], pixel_rows, word_rows, places
+    tensors = patches, image_mask, present[0], ids, real, masked, present[1], pixel_rows, word_rows, places
     return DenseInputs(*tensors)
 
 # %% ../../../nbs/apps/board/09_onnx_export.ipynb #6dd4b378

@@ -29,8 +29,8 @@ from ..panels.quiz import QUIZ
 from ..panels.race import RACE
 from ..panels.timeline import timeline_panel
 from ..panels.uncertainty import UNCERTAINTY
-from .board import one_thread, open_models
-from ...core import Pair, UserError
+from .board import open_models
+from ...core import Pair, UserError, one_thread
 from ...data.images import resize
 
 # %% ../../../nbs/apps/widgets/01_panels.ipynb #7c8a5717

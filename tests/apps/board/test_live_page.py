@@ -28,7 +28,7 @@ from mvl_bench.apps.board.live_page import (
     tokenizer_table,
 )
 from mvl_bench.apps.board.onnx_export import DenseInputs, dense_model, example_inputs, export_onnx
-from mvl_bench.apps.board.respond import react
+from mvl_bench.apps.board.respond import _guess, react
 from mvl_bench.core import UserError, by_hand, update
 from mvl_bench.data.images import resize
 from mvl_bench.data.pairs import collate
@@ -41,6 +41,7 @@ from mvl_bench.data.tokenizers import (
     typed_marks,
     word_chips,
 )
+from mvl_bench.inference.reconstruction import Guess
 from mvl_bench.models.mlim import MLIM, mlim_tiny
 from mvl_bench.patches import patchify
 
@@ -108,6 +109,24 @@ def test_the_page_reads_captions_as_the_library_does(kind, tmp_path):
             assert mine == expected, text
         assert found[3] == cut_off(tokenizer, text, limit), text
         assert found[4] == [mark for _, mark in typed_marks(tokenizer, text, limit)], text
+
+
+GUESS = """
+import { Host } from './live.js';
+const host = Object.create(Host.prototype), word = { position: 1, text: 'cat', pieces: [1], known: true };
+host.data = { longest: 8 };
+host.tokenizer = { vocab: data.vocab, chips: () => [word] };
+host.words = () => [word];
+console.log(JSON.stringify(host.guesses('cat', [1], [0, 2], () => data.logits).guesses[0].top.map(([text]) => text)));
+"""
+
+
+@needs_node
+def test_the_page_shows_the_end_of_a_word_as_the_board_does(tmp_path):
+    vocab, logits = ["cat", "##d", "##", "#"], [1.0, 4.0, 3.0, 2.0]
+    top = tuple((vocab[i], 0.1) for i in np.argsort(logits)[::-1])
+    expected = [text for text, _ in _guess(Guess(1, "cat", 0.1, top), True)["top"]]
+    assert node(tmp_path, GUESS, dict(vocab=vocab, logits=logits)) == expected and expected[0] == "…d"
 
 
 def test_another_tokenizer_is_refused():

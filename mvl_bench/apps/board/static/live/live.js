@@ -92,9 +92,10 @@ export class Host {
     });
     const nats = tokens.length ? plain(mean(tokens.map((one) => -Math.log(Math.max(one.probability, 1e-12))))) : null;
     const bare = (token) => (token.startsWith('##') && token.length > 2 ? token.slice(2) : token);
+    const shown = (token) => (bare(token) === token ? token : `…${bare(token)}`);  // …d: the end of a word
     const merged = this.words(text).flatMap(({ pieces, known }) => {
       const parts = tokens.filter((one) => pieces.includes(one.position));
-      if (parts.length < 2) return parts.map(({ truth, probability, top }) => ({ truth, probability, top, known }));
+      if (parts.length < 2) return parts.map(({ truth, probability, top }) => ({ truth, probability, top: top.map(([token, p]) => [shown(token), p]), known }));
       const product = (of) => parts.reduce((total, part) => total * of(part), 1);
       return [{ truth: parts.map((part) => bare(part.truth)).join(''), probability: product((part) => part.probability), top: [[parts.map((part) => bare(part.top[0][0])).join(''), product((part) => part.top[0][1])]], known }];
     });
