@@ -93,6 +93,7 @@ def interrupted(study: Study, out: Path, number: int) -> int:
     return wait([process])[0]
 
 
+@pytest.mark.slow
 def test_killed_and_gone_on_with_it_finds_the_same(tmp_path):
     study = replace(SMALL, steps=60)
     whole = run_study(study, tmp_path / "whole", tell=str)
@@ -115,6 +116,7 @@ def test_stopped_it_saves_and_says_so(tmp_path):
     assert CellFiles(out, WORDS, 0).state(5000).endswith("%")
 
 
+@pytest.mark.slow
 def test_two_workers_find_the_same(tmp_path):
     one, lines = run_study(SMALL, tmp_path / "one", tell=str), []
     two = run_study(SMALL, tmp_path / "two", workers=2, tell=lines.append)

@@ -52,7 +52,7 @@ def of_rank(rank, count=2, **how):
 
 
 @pytest.mark.parametrize(
-    "count, how", [(2, dict(passes=2)), (3, dict()), (3, dict(optimizer="adamw", checkpoint_activations=True))]
+    "count, how", [(2, dict(passes=2)), pytest.param(3, dict(), marks=pytest.mark.slow), (3, dict(optimizer="adamw", checkpoint_activations=True))]
 )  # 9 rows: uneven
 def test_shards_do_what_one_process_does(tmp_path, count, how):
     results = ddp.in_processes(partial(of_rank, count=count, **how), tmp_path, count)
