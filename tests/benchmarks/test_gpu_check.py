@@ -28,6 +28,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_a_small_run_reports_every_part_and_goes_on_after_a_failure(tmp_path, monkeypatch, capsys):
     path, kept = tmp_path / "gpu.json", []
 

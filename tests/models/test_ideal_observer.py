@@ -114,6 +114,7 @@ def test_absent_sides_and_strangers(observer):
     assert ideal(noise, by_hand(noise, 64, range(32))).pixels.isfinite().all()
 
 
+@pytest.mark.slow
 def test_a_run_on_a_known_world_knows_its_floor(tmp_path):
     out = tmp_path / "run"
     settings = [

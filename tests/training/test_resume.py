@@ -19,10 +19,10 @@ from mvl_bench.training import runner as runs
 from mvl_bench.training.config import DataConfig, RunConfig
 from mvl_bench.training.resume import changed_settings
 
-LONGER = [pytest.param(name, marks=pytest.mark.slow) for name in ("maskvlm", "stream", "stream by length")]
+LONGER = [pytest.param(name, marks=pytest.mark.slow) for name in ("mlim", "maskvlm", "stream", "stream by length")]
 
 
-@pytest.mark.parametrize("name", ["mlim", *LONGER])
+@pytest.mark.parametrize("name", LONGER)
 def test_killed_and_gone_on_with_it_ends_with_the_same_bytes(name, tmp_path, one_thread):  # noqa: F811
     found = certificate.certify(name, kills=4, steps=30, folder=tmp_path, seed=1)
     assert found["unlike"] == [] and found["tensors"] > 20
@@ -60,6 +60,7 @@ def test_a_stream_that_goes_on_reads_one_window(tmp_path, one_thread, monkeypatc
     assert sum(read) > 12 * before  # without its mark it reads all that went before
 
 
+@pytest.mark.slow
 def test_a_run_that_forgets_something_is_found(tmp_path, one_thread, monkeypatch):  # noqa: F811
     "The certificate is not blind: going on without the optimiser's memory, or one batch further, shows."
     for way in ("straight", "forgetful", "ahead"):

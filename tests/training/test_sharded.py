@@ -92,6 +92,7 @@ def even_images(rank):
     return updates(batch, lambda view: without_image(view, ~batch.has_image))
 
 
+@pytest.mark.slow
 def test_a_process_without_rows_of_a_kind_gathers_what_the_others_need(tmp_path):
     alone = updates(ddp.SOME_CAPTIONS, lambda view: without_text(view, ddp.ODD), shard=False)
     ddp.check_like_one(ddp.in_processes(even_captions, tmp_path), alone)

@@ -46,6 +46,7 @@ def run(book):
     return scope
 
 
+@pytest.mark.slow
 def test_a_card_repeats_its_board_until_the_weights_are_others(saved, tmp_path):
     model, folder = saved
     board = MaskBoard({str(folder): model})

@@ -148,7 +148,7 @@ def test_uncertainty_puts_the_picture_on_the_curve(browser, url):
         expect(panel.locator(".mb-right")).to_contain_text("Is spread a sign of error?")
 
 
-@pytest.mark.parametrize("wide", [390, 820, 1920])
+@pytest.mark.parametrize("wide", [390, *(pytest.param(wide, marks=pytest.mark.slow) for wide in (820, 1920))])
 def test_no_panel_scrolls_sideways(browser, url, wide):
     with tab(browser, width=wide) as page:
         begin(page, url)
